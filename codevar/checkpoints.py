@@ -1,0 +1,274 @@
+"""Weights from a published name, a file, a state dict, or a seed.
+
+A source is one of
+
+    "var_d16", "vae_ch160v4096z32", "drafter_6", ...   a published name (`PUBLISHED`)
+    "path/to/var_d16.pth", ".safetensors"              a file
+    "seeded:var_d16", "seeded:var_d16:7"               random weights from a seed (0, or 7)
+    {"pos_start": tensor, ...}                         a state dict
+
+Published files are pickles and read as tensors only (`weights_only=True`).  Nothing is
+downloaded unless asked.  Sizes are read off the tensors, not asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512
+from codevar.var import VAR, VARConfig
+from codevar.vqvae import VQVAE, VQVAEConfig
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+Model = TypeVar("Model", bound=nn.Module)
+
+#: Published name -> (hub repository, file).
+PUBLISHED = {
+    "vae_ch160v4096z32": ("FoundationVision/var", "vae_ch160v4096z32.pth"),
+    **{f"var_d{d}": ("FoundationVision/var", f"var_d{d}.pth") for d in (16, 20, 24, 30, 36)},
+    **{f"drafter_{n}": ("Zigeng/VAR_CoDe", f"drafter_{n}.pth") for n in (6, 7, 8, 9)},
+    **{f"refiner_{n}": ("Zigeng/VAR_CoDe", f"refiner_{n}.pth") for n in (6, 7, 8, 9)},
+}
+
+# Buffers of the published files that follow from the sizes.
+_DERIVED = re.compile(r"lvl_1L|attn_bias_for_masking|.*zero_k_bias|.*ema_vocab_hit_SV")
+
+
+class CheckpointError(ValueError):
+    """A source that cannot be loaded; the message is one line that names it."""
+
+
+def load_var(
+    source: Source,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    patch_sizes: tuple[int, ...] | None = None,
+    download: bool = False,
+) -> VAR:
+    """A VAR in evaluation mode.
+
+    device: a GPU where there is one, by default.  patch_sizes: only for files without `lvl_1L`
+    whose pyramid is none of the published.  download: fetch a published name that is not in
+    the hub's local cache.
+
+    Raises CheckpointError for what is missing, damaged or does not fit.
+    """
+    if (seeded := _seeded(source)) is not None:
+        name, seed = seeded
+        depth = re.fullmatch(r"var_d(\d+)", name)
+        if not depth or int(depth[1]) < 1:
+            raise CheckpointError(f"{source}: seeded VARs are named var_d16, var_d30, ...")
+        config = VARConfig.published(int(depth[1]))
+        return _fill_from_seed(lambda: VAR(config), seed, str(source), device, dtype)
+
+    tensors, where = _tensors(source, download)
+    if patch_sizes is None and "lvl_1L" in tensors:
+        level = tensors["lvl_1L"].flatten().tolist()
+        patch_sizes = tuple(math.isqrt(level.count(k)) for k in sorted(set(level)))
+    read = VARConfig.from_shapes
+    return _fill(lambda shapes: VAR(read(shapes, patch_sizes)), tensors, where, device, dtype)
+
+
+def load_vqvae(
+    source: Source,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    patch_sizes: tuple[int, ...] = PATCH_SIZES_256,
+    download: bool = False,
+) -> VQVAE:
+    """A multi-scale VQVAE in evaluation mode.
+
+    patch_sizes: a VQVAE serves any pyramid, so its file does not tell; `PATCH_SIZES_512` for
+    VAR-d36.  dtype: of encoder and decoder; the quantiser stays float32.  The rest is as for
+    `load_var`.
+    """
+    if (seeded := _seeded(source)) is not None:
+        name, seed = seeded
+        if name != "vae_ch160v4096z32":
+            raise CheckpointError(f"{source}: the seeded VQVAE is vae_ch160v4096z32")
+        config = VQVAEConfig(patch_sizes=patch_sizes)
+        return _fill_from_seed(lambda: VQVAE(config), seed, str(source), device, dtype)
+    tensors, where = _tensors(source, download)
+    read = VQVAEConfig.from_shapes
+    return _fill(lambda shapes: VQVAE(read(shapes, patch_sizes)), tensors, where, device, dtype)
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def patch_sizes_of(depth: int) -> tuple[int, ...]:
+    """The pyramid of the published VAR of this depth."""
+    return PATCH_SIZES_512 if depth == 36 else PATCH_SIZES_256
+
+
+# Sources
+
+
+def _seeded(source: Source) -> tuple[str, int] | None:
+    """(name, seed) of a "seeded:..." source."""
+    if not isinstance(source, str) or not source.startswith("seeded:"):
+        return None
+    name, _, seed = source.removeprefix("seeded:").partition(":")
+    if seed and not seed.isdecimal():
+        raise CheckpointError(f"{source}: the seed must be a whole number, not {seed}")
+    return name, int(seed or 0)
+
+
+def _tensors(source: Source, download: bool) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of a source that is not seeded, and what to call it in a message."""
+    if isinstance(source, Mapping):
+        tensors, where = dict(source), "state dict"
+    else:
+        path = _published(source, download) if source in PUBLISHED else Path(source)
+        tensors, where = _read(path), str(path)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, np.ndarray):
+            tensors[name] = torch.from_numpy(tensor)
+        elif not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(f"{where}: {name} is no tensor but {type(tensor).__name__}")
+    return tensors, where
+
+
+def _published(name: str | os.PathLike[str], download: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, file = PUBLISHED[str(name)]
+    try:
+        return Path(hf_hub_download(repo, file, local_files_only=not download))
+    except LocalEntryNotFoundError as e:
+        wish = "the hub cannot be reached" if download else "pass download=True (--download)"
+        raise CheckpointError(f"{name}: {file} of {repo} is not cached here; {wish}") from e
+    except (HfHubHTTPError, OSError) as e:
+        raise CheckpointError(f"{name}: {_first_line(e)}") from e
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "no such file, and no published name"
+        raise CheckpointError(f"{path}: {kind}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
+        raise CheckpointError(f"{path}: damaged or no checkpoint ({_first_line(e)})") from e
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a state dict")
+    return loaded
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0]
+
+
+# Filling a model
+
+
+def _fill(
+    build: Callable[[dict[str, tuple[int, ...]]], Model],
+    tensors: dict[str, torch.Tensor],
+    where: str,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+) -> Model:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    try:
+        with torch.device("meta"):
+            model = build(shapes)
+    except KeyError as e:
+        raise CheckpointError(f"{where}: tensor {e.args[0]} is missing") from e
+    except (ValueError, IndexError, ZeroDivisionError) as e:
+        raise CheckpointError(f"{where}: {_first_line(e)}") from e
+    wanted = model.state_dict()
+    for name, tensor in wanted.items():
+        if name not in shapes:
+            raise CheckpointError(f"{where}: tensor {name} is missing")
+        if shapes[name] != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{where}: tensor {name} is {shapes[name]}, expected {tuple(tensor.shape)}"
+            )
+    for name in tensors:
+        if name not in wanted and not _DERIVED.fullmatch(name):
+            raise CheckpointError(f"{where}: tensor {name} is not part of such a model")
+    return _assign(model, lambda name: tensors[name], where, device, dtype)
+
+
+def _fill_from_seed(
+    build: Callable[[], Model],
+    seed: int,
+    where: str,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+) -> Model:
+    with torch.device("meta"):
+        model = build()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+    def tensor(name: str) -> torch.Tensor:
+        return torch.from_numpy(seeded_tensor(name, shapes[name], seed))
+
+    return _assign(model, tensor, where, device, dtype)
+
+
+def _assign(
+    model: Model,
+    tensor: Callable[[str], torch.Tensor],
+    where: str,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+) -> Model:
+    """Fills a model built on the meta device, tensor by tensor, so that no second copy of the
+    whole is ever in memory."""
+    target = torch.device(device) if device is not None else default_device()
+
+    def placed(name: str) -> torch.Tensor:
+        precision = torch.float32 if name.startswith("quantize.") else dtype
+        return tensor(name).to(target, precision, copy=True)
+
+    names = list(model.state_dict())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        filled = dict(zip(names, pool.map(placed, names), strict=True))
+    model.load_state_dict(filled, assign=True)
+    model.source = where
+    return model.eval()
+
+
+def seeded_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """One float32 tensor, the same on every machine for the same (name, shape, seed).
+
+    Scaled so that activations stay of order one and logits are as sharp as a trained model's:
+    decoding random weights costs the same and meets the same branches.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    if name.endswith("scale_mul_1H11"):
+        return np.float32(math.log(4.0)) + np.float32(0.1) * noise
+    if name in ("pos_1LC", "pos_start") or name.endswith(("class_emb.weight", "lvl_embed.weight")):
+        return 0.5 * noise
+    if name.endswith("embedding.weight"):
+        return noise
+    if name.endswith("bias"):
+        return 0.1 * noise
+    if noise.ndim == 1:  # gains of normalisations
+        return 1.0 + 0.1 * noise
+    gain = 6.0 if name == "head.weight" else 0.5 if "ada_lin" in name or "ada_gss" in name else 1.0
+    fan_in = int(np.prod(shape[1:])) if "ada_gss" not in name else shape[-1]
+    noise *= np.float32(gain / math.sqrt(fan_in))
+    return noise

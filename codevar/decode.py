@@ -1,0 +1,217 @@
+"""The loop that decodes any plan.
+
+Reading is per model, caching is per layer.  To predict scale k a model runs one pass over all
+scales it has not read yet, up to k, with the layers that the plan gives for k.  So a refiner
+reads the draft in the pass that predicts its first scale, and a base model whose scale was
+predicted by another reads that scale when it comes back.  A layer that is left out of a pass is
+the identity, caches nothing of it and never catches up.
+
+Shapes: B images, L tokens of all scales, l of one, n of a pass, V codes, Z channels, h w cells
+of the feature map, C width of a model.  Batches of 2B are guidance: classes, then "no class".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from codevar.plan import Plan, original
+from codevar.sampling import Sampling, draw, smooth_codes
+from codevar.stacks import PRECISIONS, Stack
+from codevar.stacks import stack as make_stack
+from codevar.var import VAR, Modulation
+from codevar.vqvae import VQVAE
+
+#: Called with 0 before the first scale and with k after scale k = 1..K.
+OnScale = Callable[[int], None]
+#: (f_hat, h, k from 0) -> f_hat with the feature map h of scale k added.
+Add = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the transformers made, before the VQVAE.
+
+    tokens: (B, L) of all scales.
+    f_hat: (B, Z, h, w) the feature map.
+    kv_cache_bytes: K numbers, held in caches while scale k was predicted.
+    """
+
+    tokens: torch.Tensor
+    f_hat: torch.Tensor
+    kv_cache_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """tokens: (B, L) of all scales.  images: (B, 3, H, W) in [0, 1]."""
+
+    tokens: torch.Tensor
+    images: torch.Tensor
+
+
+def decode(
+    plan: Plan | VAR,
+    vqvae: VQVAE,
+    labels: torch.Tensor | Sequence[int],
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stack: Stack | None = None,
+) -> Decoded:
+    """Images of the given classes.
+
+    labels: B classes.  sampling: VAR's own evaluation by default.  seed: of the one generator
+    that draws every scale.  stack: `modern` in the models' precision by default.
+
+    Raises ValueError for labels, models or settings that do not fit each other.
+    """
+    plan = original(plan)
+    stack = stack or default_stack(plan)
+    made = generate(plan, vqvae, labels, sampling, seed, stack)
+    return Decoded(made.tokens, images_of(made, vqvae, stack))
+
+
+def images_of(made: Generated, vqvae: VQVAE, stack: Stack) -> torch.Tensor:
+    """(B, 3, H, W) images in [0, 1]."""
+    with stack.running(made.f_hat.device):
+        return vqvae.decode_features(made.f_hat)
+
+
+def default_stack(plan: Plan) -> Stack:
+    """`modern` in the precision of the plan's models."""
+    names = {dtype: name for name, dtype in PRECISIONS.items()}
+    return make_stack("modern", names[plan.steps[0].model.dtype])
+
+
+@torch.no_grad()
+def generate(
+    plan: Plan,
+    vqvae: VQVAE,
+    labels: torch.Tensor | Sequence[int],
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stack: Stack | None = None,
+    add: Add | None = None,
+    on_scale: OnScale = lambda k: None,
+) -> Generated:
+    """The decode without the VQVAE's decoder; `decode` is this and that.
+
+    add: how a scale joins f_hat; a sum unless an editing keeps part of an image.
+    on_scale: told when each scale is done; the loop knows nothing of who listens.
+    """
+    sampling, stack = sampling or Sampling(), stack or default_stack(plan)
+    scales, quantizer = plan.scales, vqvae.quantize
+    settings = [sampling.at(k, scales) for k in range(scales.K)]
+    labels_2B = guidance_labels(plan, vqvae, labels, stack)
+    generator = torch.Generator(labels_2B.device).manual_seed(seed)
+    readers: dict[VAR, Reader] = {}
+    input_maps: list[torch.Tensor] = []  # not tokens: an editing changes them
+    tokens, kv_cache_bytes = [], []
+    f_hat = torch.zeros(0)
+
+    on_scale(0)
+    for k, step in enumerate(plan.steps):
+        if step.model not in readers:
+            readers[step.model] = Reader(step.model, plan, labels_2B, stack)
+        logits_2BlV = readers[step.model].logits(k, step.layers, input_maps)
+        kv_cache_bytes.append(sum(reader.cache.nbytes for reader in readers.values()))
+        if k == plan.last_scale_of(step.model):
+            del readers[step.model]  # and its cache: the memory that CoDe saves
+
+        logits_BlV = settings[k].filtered(logits_2BlV)
+        tokens_Bl = draw(logits_BlV, settings[k].temperature, generator)
+        codes_BlZ = quantizer.codes(tokens_Bl)
+        if sampling.more_smooth:
+            codebook = quantizer.embedding.weight
+            codes_BlZ = smooth_codes(logits_BlV, settings[k].ratio, codebook, generator)
+        h_BZhw = quantizer.feature_map(codes_BlZ, k, scales)
+        if k == 0:
+            f_hat = torch.zeros_like(h_BZhw)
+        f_hat = add(f_hat, h_BZhw, k) if add else f_hat + h_BZhw
+        if k + 1 < scales.K:
+            input_maps.append(quantizer.input_map(f_hat, k + 1, scales))
+        tokens.append(tokens_Bl)
+        del logits_2BlV, logits_BlV
+        on_scale(k + 1)
+    return Generated(torch.cat(tokens, dim=1), f_hat, tuple(kv_cache_bytes))
+
+
+class Reader:
+    """One model during one decode: its condition, what it has read, its cache."""
+
+    def __init__(self, model: VAR, plan: Plan, labels_2B: torch.Tensor, stack: Stack) -> None:
+        self.model = model
+        self.stack = stack
+        self.scales_read = 0
+        self.cache = stack.cache(plan.cached_tokens(model), stack.precision)
+        self.cond_BC = model.class_emb(labels_2B)
+        self.positions_1LC = model.positions()
+        with stack.running(self.cond_BC.device):
+            self.block_condition = model.block_condition(self.cond_BC)
+        self._modulations: dict[int, Modulation] = {}
+
+    def logits(
+        self, k: int, layers: tuple[int, ...], input_maps: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """(2B, l, V) float32 logits of scale k (0-based).
+
+        input_maps: (B, l, Z) each, of the scales from the second on.
+        """
+        model, scales, first = self.model, self.model.scales, self.scales_read
+        self.scales_read = k + 1
+        with self.stack.running(self.cond_BC.device):
+            maps = [input_maps[j - 1] for j in range(max(first, 1), k + 1)]
+            inputs = [model.word_embed(m.to(model.dtype)).repeat(2, 1, 1) for m in maps]
+            if first == 0:
+                inputs.insert(0, model.first_input(self.cond_BC))
+            x_BnC = torch.cat(inputs, dim=1) + self.positions_1LC[:, scales.span(first, k)]
+
+            past = max(self.cache.length(layer) for layer in layers)
+            mask = self._mask(first, k, past)
+            for layer in layers:
+                seen = None if mask is None else mask[:, past - self.cache.length(layer) :]
+                x_BnC = model.blocks[layer](x_BnC, self._modulation(layer), seen, self.cache, layer)
+            return model.logits(x_BnC[:, -scales.tokens[k] :], self.cond_BC)
+
+    def _mask(self, first: int, last: int, past: int) -> torch.Tensor | None:
+        """(n, past + n) where a pass over several scales may look; one scale sees all."""
+        if first == last:
+            return None
+        mask_nn = self.model.scales.block_causal_mask(first, last, self.cond_BC.device)
+        return F.pad(mask_nn, (past, 0), value=True)
+
+    def _modulation(self, layer: int) -> Modulation:
+        if layer in self._modulations:
+            return self._modulations[layer]
+        modulation = self.model.blocks[layer].modulation(self.block_condition)
+        if self.stack.condition_once:
+            self._modulations[layer] = modulation
+        return modulation
+
+
+def guidance_labels(
+    plan: Plan, vqvae: VQVAE, labels: torch.Tensor | Sequence[int], stack: Stack
+) -> torch.Tensor:
+    """(2B,) the labels, then as many "no class"; everything the loop relies on is checked."""
+    model = plan.steps[0].model
+    classes = model.config.classes
+    labels_B = torch.as_tensor(labels, dtype=torch.long)
+    if labels_B.ndim != 1 or len(labels_B) == 0:
+        raise ValueError(f"labels must be a list of classes, not of shape {list(labels_B.shape)}")
+    if labels_B.min() < 0 or labels_B.max() >= classes:
+        raise ValueError(f"labels must be 0..{classes - 1}, not {labels_B.tolist()}")
+    for name in ("patch_sizes", "vocab", "channels"):
+        ours, theirs = getattr(model.config, name), getattr(vqvae.config, name)
+        if ours != theirs:
+            raise ValueError(f"the VAR has {name} {ours}, the VQVAE {theirs}")
+    for model in plan.models:
+        if model.dtype != stack.weights:
+            raise ValueError(
+                f"the {stack.name} stack needs weights in {stack.weights}, not {model.dtype}"
+            )
+        if model.device != vqvae.device:
+            raise ValueError(f"the VAR is on {model.device}, the VQVAE on {vqvae.device}")
+    return torch.cat((labels_B, torch.full_like(labels_B, classes))).to(model.device)

@@ -1,0 +1,64 @@
+"""Inpainting and class-conditional editing without training (CoDe, Section 4.2, Fig. 7).
+
+Shapes: B images, H W pixels, h w cells of the feature map, Z channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from codevar.decode import Decoded, default_stack, generate, images_of
+from codevar.plan import Plan, original
+from codevar.sampling import Sampling
+from codevar.stacks import Stack
+from codevar.var import VAR
+from codevar.vqvae import VQVAE
+
+
+@torch.no_grad()
+def edit(
+    plan: Plan | VAR,
+    vqvae: VQVAE,
+    images: torch.Tensor,
+    labels: torch.Tensor | Sequence[int],
+    mask: torch.Tensor,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    stack: Stack | None = None,
+) -> Decoded:
+    """Images with new content under the mask, the rest kept.
+
+    images: (B, 3, H, W) in [0, 1].  labels: B classes; the images' own for inpainting, others
+    for editing.  mask: (H, W) or (B, H, W) at any size, 1 where new content is wanted.
+    The other arguments are those of `decode`.  Tokens under the kept part are drawn but have
+    no effect.
+
+    Raises ValueError for shapes that do not fit each other.
+    """
+    plan = original(plan)
+    stack = stack or default_stack(plan)
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    new_B1hw = mask_of_cells(mask, vqvae)
+    if len(new_B1hw) not in (1, len(images)):
+        raise ValueError(f"{len(images)} images but {len(new_B1hw)} masks")
+    tokens_BL = vqvae.encode(images.to(vqvae.device))
+    kept = list(vqvae.quantize.partial_sums(tokens_BL, vqvae.scales))
+
+    def blend(f_hat_BZhw: torch.Tensor, h_BZhw: torch.Tensor, k: int) -> torch.Tensor:
+        return (f_hat_BZhw + h_BZhw) * new_B1hw + kept[k] * (1 - new_B1hw)
+
+    made = generate(plan, vqvae, labels, sampling, seed, stack, add=blend)
+    return Decoded(made.tokens, images_of(made, vqvae, stack))
+
+
+def mask_of_cells(mask: torch.Tensor, vqvae: VQVAE) -> torch.Tensor:
+    """(B or 1, 1, h, w) float mask of the feature map's cells, by nearest neighbour."""
+    if mask.ndim not in (2, 3):
+        raise ValueError(f"mask must be (H, W) or (B, H, W), not {tuple(mask.shape)}")
+    side = vqvae.scales.patch_sizes[-1]
+    mask_B1HW = mask.reshape(-1, 1, *mask.shape[-2:]).to(vqvae.device, torch.float32)
+    return F.interpolate(mask_B1HW, size=(side, side), mode="nearest")

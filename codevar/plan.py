@@ -1,0 +1,145 @@
+"""Plans: for each scale, which model predicts it, with which of its layers.
+
+Every method of the papers is a plan, and every function here returns one.  Where a function
+takes a model it takes a plan too, so they compose:
+
+    code(drafter, subnet(refiner, depth=2, scales=range(7, 11)), draft_steps=6)
+
+Scales count from 1, layers from 0.  All raise ValueError, in one line, for what cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from codevar.scales import Scales
+from codevar.var import VAR
+
+
+@dataclass(frozen=True)
+class Step:
+    """What predicts one scale."""
+
+    model: VAR
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step for each scale, coarse to fine."""
+
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        first = self.steps[0].model.config
+        for step in self.steps:
+            config = step.model.config
+            for name in ("patch_sizes", "vocab", "channels", "classes"):
+                if getattr(config, name) != getattr(first, name):
+                    raise ValueError(
+                        f"the models of a plan must agree in {name}: "
+                        f"{getattr(first, name)} and {getattr(config, name)}"
+                    )
+        if len(self.steps) != len(first.patch_sizes):
+            raise ValueError(f"{len(self.steps)} steps for {len(first.patch_sizes)} scales")
+
+    @property
+    def scales(self) -> Scales:
+        return self.steps[0].model.scales
+
+    @property
+    def models(self) -> list[VAR]:
+        """Each model once, in order of first use."""
+        return list(dict.fromkeys(step.model for step in self.steps))
+
+    def last_scale_of(self, model: VAR) -> int:
+        """The last scale (0-based) that needs the model."""
+        return max(k for k, step in enumerate(self.steps) if step.model is model)
+
+    def passes_of(self, model: VAR) -> list[tuple[int, int, tuple[int, ...]]]:
+        """The model's passes: (first scale read, scale predicted, layers), 0-based.
+
+        A pass reads all scales the model has not read yet, up to the one it predicts.
+        """
+        read, passes = 0, []
+        for k, step in enumerate(self.steps):
+            if step.model is model:
+                passes.append((read, k, step.layers))
+                read = k + 1
+        return passes
+
+    def cached_tokens(self, model: VAR) -> tuple[int, ...]:
+        """Tokens that each layer of the model has cached in the end."""
+        tokens = [0] * model.config.depth
+        for first, last, layers in self.passes_of(model):
+            for layer in layers:
+                tokens[layer] += sum(self.scales.tokens[first : last + 1])
+        return tuple(tokens)
+
+
+def original(model: VAR | Plan) -> Plan:
+    """VAR as published: all layers at every scale."""
+    if isinstance(model, Plan):
+        return model
+    step = Step(model, tuple(range(model.config.depth)))
+    return Plan((step,) * model.scales.K)
+
+
+def code(drafter: VAR | Plan, refiner: VAR | Plan, draft_steps: int) -> Plan:
+    """CoDe: the drafter predicts scales 1..N, the refiner the rest (CoDe, Eq. 2 and 3).
+
+    With the small model as drafter it is the paper's reversed order (Fig. 3c).
+    """
+    drafts, refines = original(drafter), original(refiner)
+    K = drafts.scales.K
+    if not 1 <= draft_steps < K:
+        raise ValueError(f"draft_steps must be 1..{K - 1}, not {draft_steps}")
+    return Plan(drafts.steps[:draft_steps] + refines.steps[draft_steps:])
+
+
+def variant(model: VAR | Plan, depth: int, bridge_scales: int) -> Plan:
+    """VARiant: all layers on the bridge scales 1..N, the equidistant subnet after (Eq. 3)."""
+    K = original(model).scales.K
+    if not 0 <= bridge_scales <= K:
+        raise ValueError(f"bridge_scales must be 0..{K}, not {bridge_scales}")
+    return subnet(model, depth, range(bridge_scales + 1, K + 1))
+
+
+def subnet(model: VAR | Plan, depth: int, scales: Iterable[int]) -> Plan:
+    """The equidistant subnet on the given scales, everything as before elsewhere (VARiant,
+    Table 1: range(1, 4) is early, range(4, 7) mid, range(7, 11) late)."""
+    plan = original(model)
+    chosen = _scales(scales, plan.scales.K)
+    # Every step is asked, so that a depth which does not fit is refused whatever the scales.
+    subnets = [Step(s.model, equidistant(s.layers, depth)) for s in plan.steps]
+    return Plan(
+        tuple(
+            sub if k in chosen else step
+            for k, (sub, step) in enumerate(zip(subnets, plan.steps, strict=True), 1)
+        )
+    )
+
+
+def swap_scale(base: VAR | Plan, other: VAR | Plan, scale: int) -> Plan:
+    """The base throughout, but one scale by another model (CoDe, Table 4 and Fig. 3a)."""
+    plan, swapped = original(base), original(other)
+    (scale,) = _scales([scale], plan.scales.K)
+    steps = list(plan.steps)
+    steps[scale - 1] = swapped.steps[scale - 1]
+    return Plan(tuple(steps))
+
+
+def equidistant(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """`depth` of the layers, evenly spread, first and last among them (VARiant, Eq. 2)."""
+    if not 2 <= depth <= len(layers):
+        raise ValueError(f"subnet depth must be 2..{len(layers)}, not {depth}")
+    return tuple(layers[i * (len(layers) - 1) // (depth - 1)] for i in range(depth))
+
+
+def _scales(scales: Iterable[int], K: int) -> tuple[int, ...]:
+    chosen = tuple(scales)
+    for k in chosen:
+        if not 1 <= k <= K:
+            raise ValueError(f"scale must be 1..{K}, not {k}")
+    return chosen

@@ -1,0 +1,135 @@
+"""From logits to tokens: guidance, top-k, top-p, temperature, the draw, and smoothing.
+
+Shapes: B images, l tokens of one scale, V codes, Z channels of a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+
+from codevar.scales import Scales
+
+Number = TypeVar("Number", int, float)
+PerScale = Number | Sequence[Number]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.  Every number may also be a sequence of one number per scale.
+
+    cfg: guidance.  One number is the papers' ramp: scale k gets t_k = cfg * k / (K - 1), k
+        from 0; a sequence gives each t_k itself.  logits = (1 + t) * cond - t * uncond.
+    top_k: keep the k best codes; 0 keeps all.
+    top_p: of those keep the smallest set whose probability exceeds p; 0 keeps all.
+    temperature: divides the filtered logits.
+    more_smooth: feed the next scale Gumbel-softmax mixtures of codes instead of the codes
+        (VAR's option for pictures; it makes FID worse).
+
+    The defaults are VAR's own evaluation.  Raises ValueError for impossible values.
+    """
+
+    cfg: float | Sequence[float] = 1.5
+    top_k: int | Sequence[int] = 900
+    top_p: float | Sequence[float] = 0.96
+    temperature: float | Sequence[float] = 1.0
+    more_smooth: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Sequence):
+                object.__setattr__(self, field.name, tuple(value))
+        self._check("cfg", "at least 0", lambda t: t >= 0)
+        self._check("top_k", "a whole number, 0 or more", lambda k: k >= 0 and k == int(k))
+        self._check("top_p", "between 0 and 1", lambda p: 0 <= p <= 1)
+        self._check("temperature", "above 0", lambda t: t > 0)
+
+    def _check(self, name, wanted, holds) -> None:
+        value = getattr(self, name)
+        for v in value if isinstance(value, tuple) else (value,):
+            if not holds(v):
+                raise ValueError(f"{name} must be {wanted}, not {v}")
+
+    def at(self, k: int, scales: Scales) -> ScaleSampling:
+        """The numbers of scale k (0-based).
+
+        Raises ValueError if a sequence has another length than there are scales.
+        """
+
+        def pick(name: str):
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                return value
+            if len(value) != scales.K:
+                raise ValueError(f"{name} has {len(value)} values for {scales.K} scales")
+            return value[k]
+
+        ramp = 1.0 if isinstance(self.cfg, tuple) else scales.ratio(k)
+        return ScaleSampling(
+            guidance=ramp * pick("cfg"),
+            top_k=int(pick("top_k")),
+            top_p=pick("top_p"),
+            temperature=pick("temperature"),
+            ratio=scales.ratio(k),
+        )
+
+
+#: The settings behind the papers' published quality figures.
+PRESETS = {
+    "var": Sampling(cfg=1.5, top_k=900, top_p=0.96),
+    "code": Sampling(cfg=1.5, top_k=600, top_p=0.96, temperature=(1.1,) * 7 + (1.0,) * 3),
+}
+
+
+@dataclass(frozen=True)
+class ScaleSampling:
+    """The settings of one scale: `Sampling.at`."""
+
+    guidance: float
+    top_k: int
+    top_p: float
+    temperature: float
+    ratio: float
+
+    def filtered(self, logits_2BlV: torch.Tensor) -> torch.Tensor:
+        """(B, l, V) logits that are left to draw from: guided, then top-k, then top-p.
+
+        logits_2BlV: first half of the batch conditional, second half unconditional, float32.
+        """
+        cond, uncond = logits_2BlV.chunk(2)
+        t = self.guidance
+        logits_BlV = (1 + t) * cond - t * uncond
+        if self.top_k > 0:
+            kth = logits_BlV.topk(min(self.top_k, logits_BlV.shape[-1])).values[..., -1:]
+            logits_BlV.masked_fill_(logits_BlV < kth, -torch.inf)
+        if self.top_p > 0:
+            rising, order = logits_BlV.sort(dim=-1, descending=False)
+            drop = rising.softmax(dim=-1).cumsum_(dim=-1) <= 1 - self.top_p
+            drop[..., -1] = False
+            logits_BlV.masked_fill_(drop.scatter(-1, order, drop), -torch.inf)
+        return logits_BlV
+
+
+def draw(logits_BlV: torch.Tensor, temperature: float, generator: torch.Generator) -> torch.Tensor:
+    """(B, l) tokens drawn from softmax(logits / temperature).
+
+    The race of exponentials inside `torch.multinomial`, written out: the same tokens from the
+    same generator, but without its check of the weights, for which a GPU must stop and report.
+    """
+    p_BlV = logits_BlV.div(temperature).softmax(dim=-1)
+    race = torch.empty_like(p_BlV).exponential_(generator=generator)
+    return torch.div(p_BlV, race, out=race).argmax(dim=-1)
+
+
+def smooth_codes(
+    logits_BlV: torch.Tensor, ratio: float, codebook_VZ: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """(B, l, Z) Gumbel-softmax mixtures of codes, ever sharper along the pyramid."""
+    temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
+    gumbel = -torch.empty_like(logits_BlV).exponential_(generator=generator).log_()
+    weights = ((logits_BlV * (1 + ratio) + gumbel) / temperature).softmax(dim=-1)
+    return weights @ codebook_VZ

@@ -1,0 +1,95 @@
+"""Stacks: two ways to run the same model, to see what good engineering leaves of a speed-up.
+
+`published` is what the papers measured: float32 weights under autocast, float32 keys and
+half-precision values in a cache that grows by concatenation, AdaLN recomputed at each scale.
+`modern` holds weights and cache in one precision, writes the cache in place and computes the
+conditioning once an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from codevar.cache import GrowingCache, StaticCache
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ATTENTION = {
+    "auto": None,
+    "math": SDPBackend.MATH,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+STACKS = ("published", "modern")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How a plan is run.  `stack(name, precision)` makes the two that are compared.
+
+    weights: precision the models must be loaded in.
+    autocast: precision of autocast, or None.
+    cache: `GrowingCache` or `StaticCache`.
+    condition_once: AdaLN of all layers once an image rather than once a pass.
+    attention: a key of ATTENTION; `auto` leaves the choice to torch.
+    """
+
+    name: str
+    weights: torch.dtype
+    autocast: torch.dtype | None
+    cache: type[GrowingCache] | type[StaticCache]
+    condition_once: bool
+    attention: str = "auto"
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What matrix products run in."""
+        return self.autocast or self.weights
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of a cached key element."""
+        return 4 if self.cache is GrowingCache else self.precision.itemsize
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a cached value element."""
+        return self.precision.itemsize
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Autocast and the attention backend, set for as long as the decode lasts."""
+        backend = ATTENTION[self.attention]
+        # Uncached, as for the frozen weights of the published code: each pass casts them anew,
+        # and no half-precision copy of the model stays in memory.
+        autocast = torch.autocast(
+            device.type, self.autocast, enabled=self.autocast is not None, cache_enabled=False
+        )
+        with autocast, nullcontext() if backend is None else sdpa_kernel(backend):
+            yield
+
+
+def stack(name: str, precision: str = "float32", attention: str = "auto") -> Stack:
+    """The stack of that name.
+
+    precision: `float32`, `bf16` or `fp16`.  Raises ValueError for an unknown name.
+    """
+    for what, given, known in (
+        ("stack", name, STACKS),
+        ("precision", precision, PRECISIONS),
+        ("attention", attention, ATTENTION),
+    ):
+        if given not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}, not {given}")
+    dtype = PRECISIONS[precision]
+    if name == "published":
+        autocast = None if dtype == torch.float32 else dtype
+        made = Stack(name, torch.float32, autocast, GrowingCache, condition_once=False)
+    else:
+        made = Stack(name, dtype, None, StaticCache, condition_once=True)
+    return replace(made, attention=attention)

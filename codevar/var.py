@@ -1,0 +1,274 @@
+"""The VAR transformer, whole.
+
+Shapes: B rows of a batch, L tokens of a pass, C width, H heads, c = C / H, V codes, Z channels
+of the VQVAE, D layers.  Module names are those of the published state dicts.  Facts that a
+state dict does not show (order of the AdaLN chunks, what is normalised) are at their place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from codevar.cache import Cache
+from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
+
+#: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C).
+Modulation = Sequence[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class VARConfig:
+    """Sizes of a VAR.  `VARConfig(depth=30)` is VAR-d30; width and heads follow the depth
+    (64 x depth, one head per 64 channels) unless given."""
+
+    depth: int
+    width: int = 0
+    heads: int = 0
+    classes: int = 1000
+    vocab: int = 4096
+    channels: int = 32
+    patch_sizes: tuple[int, ...] = PATCH_SIZES_256
+    shared_adaln: bool = False
+    l2_norm: bool = True
+    ffn_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        width = self.width or 64 * self.depth
+        object.__setattr__(self, "width", width)
+        object.__setattr__(self, "heads", self.heads or max(1, width // 64))
+        if self.depth < 1 or width % self.heads:
+            raise ValueError(f"no VAR has depth {self.depth}, width {width}, heads {self.heads}")
+
+    @property
+    def scales(self) -> Scales:
+        return Scales(self.patch_sizes)
+
+    @property
+    def ffn_width(self) -> int:
+        return round(self.width * self.ffn_ratio)
+
+    @classmethod
+    def published(cls, depth: int) -> VARConfig:
+        """The published model of this depth: 16, 20, 24, 30 (256 px) or 36 (512 px, shared
+        AdaLN); other depths are of the 256 px form."""
+        if depth == 36:
+            return cls(depth, patch_sizes=PATCH_SIZES_512, shared_adaln=True)
+        return cls(depth)
+
+    @classmethod
+    def from_shapes(
+        cls,
+        shapes: Mapping[str, tuple[int, ...]],
+        patch_sizes: tuple[int, ...] | None = None,
+    ) -> VARConfig:
+        """Sizes as the tensors of a state dict show them.
+
+        patch_sizes: where the state dict has no `lvl_1L`; else told by the number of tokens.
+        Raises KeyError naming the first tensor that is missing, ValueError if the number of
+        tokens fits no known pyramid.
+        """
+        width, channels = shapes["word_embed.weight"]
+        depth = 0
+        while f"blocks.{depth}.attn.mat_qkv.weight" in shapes:
+            depth += 1
+        tokens = shapes["pos_1LC"][1]
+        if patch_sizes is None:
+            known = [PATCH_SIZES_256, PATCH_SIZES_512]
+            patch_sizes = next((p for p in known if tokens == Scales(p).L), None)
+        if patch_sizes is None or tokens != Scales(patch_sizes).L:
+            raise ValueError(f"pos_1LC has {tokens} tokens, patch sizes {patch_sizes}")
+        l2_norm = "blocks.0.attn.scale_mul_1H11" in shapes
+        return cls(
+            depth=depth,
+            width=width,
+            heads=shapes["blocks.0.attn.scale_mul_1H11"][1] if l2_norm else width // 64,
+            classes=shapes["class_emb.weight"][0] - 1,
+            vocab=shapes["head.weight"][0],
+            channels=channels,
+            patch_sizes=patch_sizes,
+            shared_adaln="shared_ada_lin.1.weight" in shapes,
+            l2_norm=l2_norm,
+            ffn_ratio=shapes["blocks.0.ffn.fc1.weight"][0] / width,
+        )
+
+
+class VAR(nn.Module):
+    """p(token maps | class), scale by scale."""
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scales = config.scales
+        C, scales = config.width, config.scales
+        self.pos_start = nn.Parameter(torch.empty(1, 1, C))
+        self.pos_1LC = nn.Parameter(torch.empty(1, scales.L, C))
+        self.word_embed = nn.Linear(config.channels, C)
+        self.class_emb = nn.Embedding(config.classes + 1, C)
+        self.lvl_embed = nn.Embedding(scales.K, C)
+        if config.shared_adaln:
+            self.shared_ada_lin: nn.Module = ada_lin(C, 6)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head_nm = HeadNorm(C)
+        self.head = nn.Linear(C, config.vocab)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def forward(self, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, L, V) float32 logits of all scales at once, as in training.
+
+        labels: (B,) classes; `config.classes` is "no class".
+        inputs: (B, L - 1, Z) from `VQVAE.teacher_forcing_input`.
+        """
+        cond_BC = self.class_emb(labels)
+        first_B1C = self.first_input(cond_BC)
+        rest_BLC = self.word_embed(inputs.to(self.dtype))
+        x_BLC = torch.cat((first_B1C, rest_BLC), dim=1) + self.positions()
+        mask_LL = self.scales.block_causal_mask(0, self.scales.K - 1, x_BLC.device)
+        for block in self.blocks:
+            x_BLC = block(x_BLC, block.modulation(self.block_condition(cond_BC)), mask_LL)
+        return self.logits(x_BLC, cond_BC)
+
+    def first_input(self, cond_BC: torch.Tensor) -> torch.Tensor:
+        """(B, 1, C) what stands at the position of scale 1, before `positions`."""
+        return cond_BC[:, None] + self.pos_start
+
+    def positions(self) -> torch.Tensor:
+        """(1, L, C) position and scale embeddings."""
+        return self.lvl_embed(self.scales.level_of_token(self.device)) + self.pos_1LC
+
+    def block_condition(self, cond_BC: torch.Tensor) -> torch.Tensor:
+        """What the blocks' `modulation` takes: the condition, or its shared AdaLN (B, 6 C)."""
+        return self.shared_ada_lin(cond_BC) if self.config.shared_adaln else cond_BC
+
+    def logits(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
+        """(B, L, V) float32.  The head runs in the weights' precision, also under autocast."""
+        with torch.autocast(x_BLC.device.type, enabled=False):
+            x_BLC, cond_BC = x_BLC.to(self.dtype), cond_BC.to(self.dtype)
+            return self.head(self.head_nm(x_BLC, cond_BC)).float()
+
+
+def ada_lin(width: int, chunks: int) -> nn.Sequential:
+    return nn.Sequential(nn.SiLU(), nn.Linear(width, chunks * width))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, both modulated by the condition."""
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        self.width = config.width
+        self.attn = Attention(config)
+        self.ffn = FeedForward(config.width, config.ffn_width)
+        if config.shared_adaln:
+            self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, config.width))
+        else:
+            self.ada_lin = ada_lin(config.width, 6)
+
+    def modulation(self, condition: torch.Tensor) -> Modulation:
+        """From `VAR.block_condition`."""
+        if hasattr(self, "ada_gss"):
+            chunks_B16C = condition.view(-1, 1, 6, self.width) + self.ada_gss
+        else:
+            chunks_B16C = self.ada_lin(condition).view(-1, 1, 6, self.width)
+        return chunks_B16C.unbind(2)
+
+    def forward(
+        self,
+        x_BLC: torch.Tensor,
+        modulation: Modulation,
+        mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> torch.Tensor:
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
+        h_BLC = modulated_norm(x_BLC, scale1, shift1)
+        x_BLC = x_BLC + self.attn(h_BLC, mask, cache, layer).mul_(gamma1)
+        h_BLC = modulated_norm(x_BLC, scale2, shift2)
+        return x_BLC + self.ffn(h_BLC).mul_(gamma2)
+
+
+def modulated_norm(
+    x_BLC: torch.Tensor, scale_B1C: torch.Tensor, shift_B1C: torch.Tensor
+) -> torch.Tensor:
+    """LayerNorm whose gain and bias are the condition's."""
+    return F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6).mul(scale_B1C + 1).add_(shift_B1C)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the cache and this pass; queries and keys L2-normalised, with
+    a learnt temperature for each head in the place of 1 / sqrt(c)."""
+
+    max_log_scale = math.log(100)
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__()
+        C, H = config.width, config.heads
+        self.heads = H
+        self.l2_norm = config.l2_norm
+        if config.l2_norm:
+            self.scale_mul_1H11 = nn.Parameter(torch.empty(1, H, 1, 1))
+        self.q_bias = nn.Parameter(torch.empty(C))
+        self.v_bias = nn.Parameter(torch.empty(C))
+        self.mat_qkv = nn.Linear(C, 3 * C, bias=False)
+        self.proj = nn.Linear(C, C)
+
+    def forward(
+        self,
+        x_BLC: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Cache | None,
+        layer: int,
+    ) -> torch.Tensor:
+        B, L, C = x_BLC.shape
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        qkv_BLC3 = F.linear(x_BLC, self.mat_qkv.weight, bias)
+        qkv = qkv_BLC3.view(B, L, 3, self.heads, C // self.heads)
+        q_BHLc, k_BHLc, v_BHLc = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.l2_norm:
+            # In float32, also under autocast: hence the float32 keys in the published cache.
+            scale_1H11 = self.scale_mul_1H11.float().clamp_max(self.max_log_scale).exp()
+            q_BHLc = F.normalize(q_BHLc.float(), dim=-1) * scale_1H11
+            k_BHLc = F.normalize(k_BHLc.float(), dim=-1)
+            scale = 1.0
+        else:
+            scale = 0.25 / math.sqrt(C // self.heads)
+        if cache is not None:
+            k_BHLc, v_BHLc = cache.append(layer, k_BHLc, v_BHLc)
+        out_BHLc = F.scaled_dot_product_attention(
+            q_BHLc.to(v_BHLc.dtype), k_BHLc.to(v_BHLc.dtype), v_BHLc, attn_mask=mask, scale=scale
+        )
+        return self.proj(out_BHLc.transpose(1, 2).reshape(B, L, C))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BLC: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x_BLC), approximate="tanh"))
+
+
+class HeadNorm(nn.Module):
+    """The norm before the head; its scale comes first, unlike in a block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ada_lin = ada_lin(width, 2)
+
+    def forward(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
+        scale_B1C, shift_B1C = self.ada_lin(cond_BC)[:, None].chunk(2, dim=-1)
+        return modulated_norm(x_BLC, scale_B1C, shift_B1C)

@@ -1,0 +1,63 @@
+"""Reference cases: outputs of the published code on seeded weights (`tests/data`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import codevar
+
+DATA = Path(__file__).parent / "data"
+
+spec = importlib.util.spec_from_file_location("seeded_weights", DATA / "seeded_weights.py")
+assert spec is not None
+assert spec.loader is not None
+seeded_weights = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(seeded_weights)
+
+
+@pytest.fixture(scope="session")
+def cases():
+    return np.load(DATA / "cases.npz")
+
+
+@pytest.fixture(scope="session")
+def meta(cases):
+    return json.loads(str(cases["meta"]))
+
+
+@pytest.fixture(scope="session")
+def labels(meta):
+    return torch.tensor(meta["labels"])
+
+
+def reference_state_dict(name: str, seed: int) -> dict[str, np.ndarray]:
+    return seeded_weights.state_dict(name, seed)
+
+
+@pytest.fixture(scope="session")
+def vqvae(meta):
+    return codevar.load_vqvae(reference_state_dict(*meta["vae"]), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def drafter(meta):
+    return codevar.load_var(reference_state_dict(*meta["drafter"]), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def refiner(meta):
+    return codevar.load_var(reference_state_dict(*meta["refiner"]), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def image_input(meta):
+    """(2, 3, 256, 256) in [0, 1]."""
+    noise = np.random.default_rng(meta["vae"][1]).uniform(-1, 1, (2, 3, 32, 32))
+    small = torch.from_numpy(noise.astype(np.float32))
+    return torch.nn.functional.interpolate(small, size=(256, 256), mode="nearest") * 0.5 + 0.5
