@@ -61,3 +61,13 @@ def image_input(meta):
     noise = np.random.default_rng(meta["vae"][1]).uniform(-1, 1, (2, 3, 32, 32))
     small = torch.from_numpy(noise.astype(np.float32))
     return torch.nn.functional.interpolate(small, size=(256, 256), mode="nearest") * 0.5 + 0.5
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For models so small that threads only wait for each other: on a busy machine that costs
+    twenty times the decode."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

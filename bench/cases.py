@@ -1,0 +1,275 @@
+"""Cases: one method at one size, batch and precision, as read from an experiment or a record.
+
+A method of the papers is one class here: what its keys may be, what it is called, and which
+plan it is.  A new method is one more class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+import codevar
+from codevar import VAR
+from codevar.plan import Plan, code, original, subnet, swap_scale, variant
+
+Depth = Annotated[int, Field(ge=1, le=60)]
+Scale = Annotated[int, Field(ge=1, le=10)]
+SubnetDepth = Annotated[int, Field(ge=2, le=60)]
+K = 10  # every published VAR has ten scales
+
+
+class UsageError(ValueError):
+    """A mistake of the user's; the message is one line that says what to do."""
+
+
+class Case(BaseModel):
+    """What every method has.  Lists of these keys in an experiment are axes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    depth: Depth = 30
+    batch_size: int = Field(1, ge=1, le=1024)
+    stack: Literal["published", "modern"] = "published"
+    precision: Literal["float32", "bf16", "fp16"] = "fp16"
+    attention: Literal["auto", "math", "efficient", "flash", "cudnn"] = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    weights: str = "seeded"
+    sampling: Literal["var", "code"] = "var"
+    seed: int = Field(0, ge=0)
+    memory_limit_gib: float | None = Field(None, gt=0)
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> str:
+        """Forward steps, as the papers print them: "10" or "6+4"."""
+        return str(K)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Depths of the models it needs, in the order `plan` takes them."""
+        return (self.depth,)
+
+    def plan(self, *models: VAR) -> Plan:
+        raise NotImplementedError
+
+    @cached_property
+    def key(self) -> str:
+        """The same for the same case, whatever the order of its keys."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def model_names(self) -> tuple[str, ...]:
+        """Published names of the models."""
+        return tuple(f"var_d{depth}" for depth in self.depths)
+
+
+class Original(Case):
+    """VAR as published."""
+
+    method: Literal["var"] = "var"
+
+    @property
+    def label(self) -> str:
+        return f"VAR-d{self.depth}"
+
+    def plan(self, *models: VAR) -> Plan:
+        return original(models[0])
+
+
+class CoDe(Case):
+    """A drafter of `depth` for scales 1..draft_steps, a refiner after."""
+
+    method: Literal["code"] = "code"
+    refiner_depth: Depth = 16
+    draft_steps: int = Field(..., ge=1, le=K - 1)
+
+    @property
+    def label(self) -> str:
+        return f"CoDe N={self.draft_steps} (d{self.depth}+d{self.refiner_depth})"
+
+    @property
+    def steps(self) -> str:
+        return f"{self.draft_steps}+{K - self.draft_steps}"
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return self.depth, self.refiner_depth
+
+    def plan(self, *models: VAR) -> Plan:
+        return code(*models, draft_steps=self.draft_steps)
+
+    def model_names(self) -> tuple[str, ...]:
+        if self.weights == "finetuned":
+            return f"drafter_{self.draft_steps}", f"refiner_{self.draft_steps}"
+        return super().model_names()
+
+
+class Subnetted(Case):
+    """Methods that leave out layers."""
+
+    subnet_depth: SubnetDepth
+
+    @property
+    def thinned(self) -> int:
+        """Depth of the model whose layers are left out."""
+        return self.depth
+
+    @model_validator(mode="after")
+    def _subnet_fits(self) -> Subnetted:
+        if self.subnet_depth > self.thinned:
+            raise ValueError(f"subnet_depth must be 2..{self.thinned}, not {self.subnet_depth}")
+        return self
+
+
+class VARiant(Subnetted):
+    """All layers on scales 1..bridge_scales, `subnet_depth` equidistant ones after."""
+
+    method: Literal["variant"] = "variant"
+    bridge_scales: int = Field(6, ge=0, le=K)
+
+    @property
+    def label(self) -> str:
+        return f"VARiant-d{self.subnet_depth} N={self.bridge_scales} (d{self.depth})"
+
+    @property
+    def steps(self) -> str:
+        return f"{self.bridge_scales}+{K - self.bridge_scales}"
+
+    def plan(self, *models: VAR) -> Plan:
+        return variant(models[0], self.subnet_depth, self.bridge_scales)
+
+
+class Subnet(Subnetted):
+    """`subnet_depth` equidistant layers on some scales ("1-3", "4-6,10"), all elsewhere."""
+
+    method: Literal["subnet"] = "subnet"
+    scales: str = Field(..., pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")
+
+    @property
+    def label(self) -> str:
+        return f"VARiant-d{self.subnet_depth} at {self.scales} (d{self.depth})"
+
+    def chosen(self) -> list[int]:
+        spans = [part.split("-") for part in self.scales.split(",")]
+        return [k for span in spans for k in range(int(span[0]), int(span[-1]) + 1)]
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Subnet:
+        chosen = self.chosen()
+        if not chosen or min(chosen) < 1 or max(chosen) > K:
+            raise ValueError(f"scales must lie in 1..{K} and rise, not {self.scales}")
+        return self
+
+    def plan(self, *models: VAR) -> Plan:
+        return subnet(models[0], self.subnet_depth, self.chosen())
+
+
+class Swap(Case):
+    """One scale by another model."""
+
+    method: Literal["swap"] = "swap"
+    other_depth: Depth = 16
+    scale: Scale
+
+    @property
+    def label(self) -> str:
+        return f"VAR-d{self.depth}, scale {self.scale} by d{self.other_depth}"
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return self.depth, self.other_depth
+
+    def plan(self, *models: VAR) -> Plan:
+        return swap_scale(*models, scale=self.scale)
+
+
+class CoDeVARiant(CoDe, Subnetted):
+    """CoDe whose refiner is itself a subnet."""
+
+    method: Literal["code_variant"] = "code_variant"  # type: ignore[assignment]
+
+    @property
+    def thinned(self) -> int:
+        return self.refiner_depth
+
+    @property
+    def label(self) -> str:
+        return (
+            f"CoDe N={self.draft_steps} (d{self.depth}+d{self.refiner_depth}"
+            f" by {self.subnet_depth} layers)"
+        )
+
+    def plan(self, *models: VAR) -> Plan:
+        drafter, refiner = models
+        late = range(self.draft_steps + 1, K + 1)
+        return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)
+
+
+AnyCase = Original | CoDe | VARiant | Subnet | Swap | CoDeVARiant
+
+
+class Methods:
+    """The methods by name."""
+
+    by_name: ClassVar[dict[str, type[Case]]] = {
+        get_args(kind.model_fields["method"].annotation)[0]: kind for kind in get_args(AnyCase)
+    }
+    adapter: ClassVar[TypeAdapter] = TypeAdapter(Annotated[AnyCase, Field(discriminator="method")])
+
+
+def make_case(values: dict[str, Any]) -> Case:
+    """A checked case.  Raises UsageError: one line with the key and the allowed values."""
+    name = values.get("method")
+    if name not in Methods.by_name:
+        raise UsageError(f"method must be one of {', '.join(Methods.by_name)}, not {name!r}")
+    try:
+        return Methods.adapter.validate_python(values)
+    except ValidationError as e:
+        raise UsageError(explain(e, Methods.by_name[name])) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first complaint of pydantic as one line with the key and what it may be."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"] if part not in Methods.by_name]
+    key = keys[-1] if keys else ""
+    where = " of method " + str(first["loc"][0]) if first["loc"][:1] != tuple(keys[:1]) else ""
+    if first["type"] == "extra_forbidden":
+        return f"{key}: no such key{where}; there are {', '.join(model.model_fields)}"
+    if first["type"] == "missing":
+        return f"{key}: missing{where}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    field = model.model_fields.get(key)
+    bounds = {
+        name: getattr(part, name)
+        for part in (field.metadata if field else [])
+        for name in ("ge", "le", "gt")
+        if getattr(part, name, None) is not None
+    }
+    if "ge" in bounds and "le" in bounds:
+        allowed = f"must be {bounds['ge']}..{bounds['le']}"
+    elif "ge" in bounds or "gt" in bounds:
+        allowed = (
+            f"must be {'at least' if 'ge' in bounds else 'above'} {next(iter(bounds.values()))}"
+        )
+    else:
+        allowed = first["msg"].replace("Input should", "must").replace("String should", "must")
+    return f"{key} {allowed}, not {first['input']!r}"
+
+
+def meta_plan(case: Case) -> Plan:
+    """The case's plan on models without weights, for what shapes alone tell."""
+    with torch.device("meta"):
+        return case.plan(*(VAR(codevar.VARConfig.published(d)) for d in case.depths))

@@ -1,0 +1,166 @@
+"""The command line: parse, call, print; nothing else."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from bench import experiment, machine, records, tables
+from bench.cases import UsageError
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+
+
+class Format(StrEnum):
+    rich = "rich"
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+    json = "json"
+
+
+class OneLineErrors(TyperGroup):
+    """A user's mistake is one line on standard error and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as e:
+            print(f"bench.py: {e}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except BrokenPipeError:
+            sys.exit(1)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Benchmark of efficient visual autoregressive image generation: VAR, CoDe, VARiant.",
+)
+
+Changes = Annotated[
+    list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis: batch_size=1,8")
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="how to print")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(help="experiments (their newest run) or folders of runs; default: newest run"),
+]
+
+
+@app.command("list")
+def list_(format: OutputFormat = Format.rich) -> None:
+    """Experiments, methods and published models."""
+    tables.show(tables.catalogue(), format)
+
+
+@app.command()
+def env(format: OutputFormat = Format.rich) -> None:
+    """This machine."""
+    found = machine.environment()
+    if format is Format.json:
+        print(json.dumps(found, indent=1))
+    else:
+        tables.show(tables.environment(found), format)
+
+
+@app.command()
+def predict(
+    experiment_: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="a name from `list`, or a TOML file")
+    ] = "code_table1",
+    changes: Changes = [],  # noqa: B006
+    format: OutputFormat = Format.rich,
+) -> None:
+    """Parameters, KV cache and FLOPs of each case, from shapes alone."""
+    sweep = experiment.load(experiment_, changes)
+    tables.show(tables.predictions(sweep), format)
+
+
+@app.command()
+def run(
+    experiment_: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="a name from `list`, or a TOML file")
+    ] = "quick",
+    changes: Changes = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
+    device: Device = None,
+    resume: Annotated[bool, typer.Option("--resume", help="skip what --out has finished")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch published checkpoints that are not cached")
+    ] = False,
+) -> None:
+    """Measures every case of an experiment, each in its own process."""
+    from bench import runner
+
+    if resume and out is None:
+        raise UsageError("--resume goes on with a run: name its folder with --out")
+    if device is not None:
+        changes = [*changes, f"device={device}"]
+    sweep = experiment.load(experiment_, changes, device=runner.default_device())
+    found = machine.environment()
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
+    console = Console()
+    runner.run(sweep, folder, found, console, resume, download)
+    tables.show(tables.measured(tables.load(folder)), Format.rich)
+    console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
+    """The papers' columns: measured, predicted and as printed there."""
+    for measured in find(targets):
+        for complaint in measured.complaints:
+            print(complaint, file=sys.stderr)
+        tables.show(tables.measured(measured), format)
+
+
+@app.command()
+def plot(
+    targets: Targets = None,
+    figure: Annotated[list[str] | None, typer.Option(help="only these figures")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = ROOT / "plots",
+) -> None:
+    """The papers' figures, as PNG and PDF."""
+    from bench import plots
+
+    for measured in find(targets):
+        for path in plots.draw(measured, figure or measured.sweep.experiment.figures, out):
+            print(path)
+
+
+def find(targets: list[str] | None) -> list[tables.Run]:
+    """The runs that the user means; an experiment that was never run comes without records."""
+    newest = list(records.runs(RESULTS))
+    if not targets:
+        if not newest:
+            raise UsageError(f"no run under {RESULTS}; `bench.py run` makes one")
+        return [tables.load(newest[0])]
+    found = []
+    for target in targets:
+        if Path(target).is_dir():
+            found.append(tables.load(Path(target)))
+            continue
+        sweep = experiment.load(target)
+        named = [
+            p for p in newest if (records.read_json(p / "run.json") or {})["name"] == sweep.name
+        ]
+        found.append(tables.load(named[0]) if named else tables.Run(sweep))
+    return found

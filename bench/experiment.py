@@ -1,0 +1,177 @@
+"""Experiment files: TOML whose axes multiply.
+
+title = "CoDe, Table 1"
+paper = "code_table1"                 # results/papers/code_table1.csv, and its columns
+baseline = { method = "var" }
+
+[defaults]                            # of every case
+batch_size = 64
+
+[[cases]]                             # every list is an axis
+method = "code"
+draft_steps = [9, 8, 7, 6]
+paper_row = "VAR-CoDe N={draft_steps}"
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.cases import Case, Methods, UsageError, explain, make_case
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+
+
+class Experiment(BaseModel):
+    """An experiment file, checked.
+
+    baseline: keys of the case that speed-ups are over, the first that has them; the rest of its
+    keys (batch size, stack, precision, ...) are those of the case it is compared with.
+    samples: decodes to time, after `warmup` decodes that are not; fewer if `max_seconds` of
+    sampling are over.  timeout_s: of a whole case.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    paper: str | None = None
+    baseline: dict[str, str | int] = Field(default_factory=dict)
+    figures: list[str] = Field(default_factory=list)
+    samples: int = Field(5, ge=1)
+    warmup: int = Field(1, ge=0)
+    max_seconds: float = Field(120, gt=0)
+    timeout_s: float = Field(3600, gt=0)
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    cases: list[dict[str, Any]] = Field(min_length=1)
+
+
+class Sweep:
+    """An experiment with its axes multiplied out.
+
+    device: what `auto` stands for.  cases: in the order of the file, each once.
+    paper_rows: by case key, the row of the paper's table that the case repeats.
+
+    Raises UsageError for a key or value that cannot be, before anything runs.
+    """
+
+    def __init__(
+        self, name: str, experiment: Experiment, where: str, device: str | None = None
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.experiment = experiment
+        self.cases: list[Case] = []
+        self.paper_rows: dict[str, str] = {}
+        for block in experiment.cases:
+            for values in multiply({**experiment.defaults, **block}):
+                paper_row = values.pop("paper_row", None)
+                if device and values.get("device", "auto") == "auto":
+                    values["device"] = device
+                try:
+                    case = make_case(values)
+                    row = paper_row.format(**case.model_dump()) if paper_row else None
+                except UsageError as e:
+                    raise UsageError(f"{where}: {e}") from None
+                except (KeyError, IndexError, ValueError) as e:
+                    raise UsageError(f"{where}: paper_row {paper_row!r} has no {e}") from None
+                if case not in self.cases:
+                    self.cases.append(case)
+                    if row:
+                        self.paper_rows[case.key] = row
+        if not self.cases:
+            raise UsageError(f"{where}: no case is left")
+
+    def baseline_of(self, case: dict[str, Any]) -> dict[str, Any] | None:
+        """Keys and values that the baseline of a case has."""
+        if not self.experiment.baseline:
+            return None
+        same = ("batch_size", "stack", "precision", "attention", "device", "memory_limit_gib")
+        return {**{key: case[key] for key in same}, **self.experiment.baseline}
+
+
+def multiply(block: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the block's lists."""
+    axes = [value if isinstance(value, list) else [value] for value in block.values()]
+    return [dict(zip(block, values, strict=True)) for values in itertools.product(*axes)]
+
+
+def names() -> list[str]:
+    """The experiments that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> Sweep:
+    """An experiment by name or by path of a TOML file.
+
+    changes: "axis=value,value" each; a method's own axis changes only that method's cases,
+    `method=var,code` keeps only those methods.  device: what `auto` stands for.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise UsageError(f"{name}: no such experiment; there are {', '.join(names())}")
+    try:
+        text = path.read_text()
+        raw = tomllib.loads(text)
+        experiment = Experiment.model_validate(raw)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UsageError(f"{path}: {e}") from None
+    except ValidationError as e:
+        raise UsageError(f"{path}: {explain(e, Experiment)}") from None
+    for change in changes:
+        apply(experiment, change)
+    return Sweep(path.stem, experiment, str(path), device)
+
+
+def apply(experiment: Experiment, change: str) -> None:
+    """Sets one axis: `--set axis=values`."""
+    key, equals, text = change.partition("=")
+    values = [parse(part) for part in text.split(",")] if text else []
+    if not equals or not values:
+        raise UsageError(f"--set {change}: write axis=value or axis=value,value")
+    if key in ("samples", "warmup", "max_seconds", "timeout_s"):
+        try:
+            Experiment.__pydantic_validator__.validate_assignment(experiment, key, values[0])
+        except ValidationError as e:
+            raise UsageError(f"--set {explain(e, Experiment)}") from None
+        return
+    if key == "method":
+        unknown = [v for v in values if v not in Methods.by_name]
+        if unknown:
+            known = ", ".join(Methods.by_name)
+            raise UsageError(f"--set method must be one of {known}, not {unknown[0]!r}")
+        experiment.cases = [
+            {**block, "method": kept}
+            for block in experiment.cases
+            if (kept := [m for m in _listed(block.get("method")) if m in values])
+        ]
+        if not experiment.cases:
+            raise UsageError(f"--set {change}: this experiment has no such method")
+        return
+    found = False
+    for block in experiment.cases:
+        methods = _listed(block.get("method", experiment.defaults.get("method")))
+        fields = [Methods.by_name[m].model_fields for m in methods if m in Methods.by_name]
+        if any(key in known for known in fields):
+            block[key] = values
+            found = True
+    if not found:
+        known = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
+        raise UsageError(f"--set {key}: no such axis here; axes are {', '.join(known)}")
+
+
+def parse(text: str) -> Any:
+    """A number where it is one, else the text."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

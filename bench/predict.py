@@ -1,0 +1,128 @@
+"""What shapes alone say of a plan: parameters, cache and work, scale by scale.
+
+Nothing runs and no weight is loaded.  Formulas are given for B images, so 2B rows (guidance).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bench.cases import Case, meta_plan
+from codevar import VAR, VQVAE, VQVAEConfig
+from codevar.cache import StaticCache
+from codevar.plan import Plan
+from codevar.stacks import Stack, stack
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes and floating-point operations of one decode.
+
+    params_bytes: of all the plan's models and the VQVAE, in the stack's precision.
+    kv_cache_bytes: by scale, held while it is predicted.
+    flops: by scale, of the transformers' matrix products; a multiply-add is two.
+    """
+
+    params_bytes: int
+    params: int
+    kv_cache_bytes: tuple[int, ...]
+    flops: tuple[int, ...]
+
+    @property
+    def need_bytes(self) -> int:
+        """The least memory that can do: weights and the largest cache."""
+        return self.params_bytes + max(self.kv_cache_bytes)
+
+
+def predict(case: Case) -> Prediction:
+    """The prediction for a case."""
+    plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
+    return Prediction(
+        params_bytes=params_bytes(plan, run),
+        params=sum(p.numel() for model in plan.models for p in model.parameters()),
+        kv_cache_bytes=kv_cache_bytes(plan, case.batch_size, run),
+        flops=flops(plan, case.batch_size, run),
+    )
+
+
+def params_bytes(plan: Plan, run: Stack) -> int:
+    """Weights of the plan's models and of the VQVAE, whose quantiser is always float32."""
+    with torch.device("meta"):
+        vqvae = VQVAE(VQVAEConfig()).cast(run.weights)
+    elements = sum(p.numel() for model in plan.models for p in model.parameters())
+    return elements * run.weights.itemsize + sum(p.nbytes for p in vqvae.parameters())
+
+
+def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
+    """By scale: 2B * width * (key + value bytes) * tokens, over the layers that read them.
+
+    A growing cache holds what was read so far; a static one, from a model's first pass on,
+    what the model will have read in the end.  Both are gone after the model's last scale.
+    """
+    totals = [0] * plan.scales.K
+    for model in plan.models:
+        per_token = 2 * batch_size * model.config.width * (run.key_bytes + run.value_bytes)
+        passes, held = plan.passes_of(model), 0
+        final = sum(plan.cached_tokens(model))
+        at_scale = {}
+        for first, last, layers in passes:
+            held += sum(plan.scales.tokens[first : last + 1]) * len(layers)
+            at_scale[last] = final if run.cache is StaticCache else held
+        tokens = 0
+        for k in range(passes[0][1], passes[-1][1] + 1):
+            tokens = at_scale.get(k, tokens)
+            totals[k] += per_token * tokens
+    return tuple(totals)
+
+
+def flops(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
+    """By scale, as the stack computes them: attention over masked positions counts in full,
+    AdaLN once an image or once a pass."""
+    work = [0] * plan.scales.K
+    for model in plan.models:
+        cached = [0] * model.config.depth
+        conditioned: set[int] = set()
+        for first, last, layers in plan.passes_of(model):
+            tokens = sum(plan.scales.tokens[first : last + 1])
+            new = [layer for layer in layers if layer not in conditioned]
+            conditioned.update(layers if run.condition_once else ())
+            attended = sum(cached[layer] + tokens for layer in layers)
+            for layer in layers:
+                cached[layer] += tokens
+            work[last] += (
+                pass_flops(model, batch_size, first, tokens, len(layers), attended)
+                + 2 * batch_size * adaln_flops(model, len(new), first_pass=first == 0)
+                + 2 * batch_size * head_flops(model, plan.scales.tokens[last])
+            )
+    return tuple(work)
+
+
+def pass_flops(
+    model: VAR, batch_size: int, first: int, tokens: int, layers: int, attended: int
+) -> int:
+    """Blocks and input embedding of one pass over `tokens` positions; attended: keys that a
+    position sees, summed over the layers that run."""
+    config, rows = model.config, 2 * batch_size
+    C = config.width
+    linear = 2 * tokens * layers * (4 * C * C + 2 * C * config.ffn_width)
+    attention = 4 * tokens * C * attended
+    embedded = tokens - (model.scales.tokens[0] if first == 0 else 0)
+    return rows * (linear + attention) + batch_size * 2 * embedded * config.channels * C
+
+
+def adaln_flops(model: VAR, layers: int, first_pass: bool) -> int:
+    """The condition's products for that many layers, of one row."""
+    C = model.config.width
+    if model.config.shared_adaln:
+        return 12 * C * C if first_pass else 0
+    return layers * 12 * C * C
+
+
+def head_flops(model: VAR, tokens: int) -> int:
+    """Norm's condition and logits of one row."""
+    C = model.config.width
+    return 4 * C * C + 2 * tokens * C * model.config.vocab

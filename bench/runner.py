@@ -1,0 +1,239 @@
+"""Cases to records: each in a process of its own, whatever becomes of the one before."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bench.cases import Case, UsageError
+from bench.experiment import Sweep
+from bench.predict import MIB, Prediction, predict
+from bench.records import SCHEMA, Record, RunFolder
+
+GIB = 2**30
+# A case's share of a sweep's time, in FLOPs: its decodes, and a process that starts and loads.
+START_UP_FLOPS = 2e12
+
+
+def run(
+    sweep: Sweep,
+    path: Path,
+    env: dict[str, Any],
+    console: Console,
+    resume: bool = False,
+    download: bool = False,
+) -> list[Record]:
+    """Runs what is not done yet and returns the records of the whole run."""
+    check_devices(sweep.cases)
+    what = {
+        "name": sweep.name,
+        "device": sweep.device,
+        "experiment": sweep.experiment.model_dump(mode="json"),
+    }
+    folder = RunFolder(path, what, env, resume)
+    try:
+        done = {record["key"] for record in folder.records}
+        todo = [case for case in sweep.cases if case.key not in done]
+        if done:
+            console.print(f"{len(done)} of {len(sweep.cases)} cases were done before")
+        with Watch(console, todo) as watch:
+            for case in todo:
+                watch.starts(case)
+                record = run_case(case, sweep, folder.path, env, download)
+                folder.append(record)
+                watch.done(case, record)
+        return folder.records
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped; {len(folder.records)} records are in {path}, --resume goes on from there"
+        )
+        raise
+    finally:
+        folder.close()
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_devices(cases: list[Case]) -> None:
+    """Refuses what this machine cannot run, before anything runs."""
+    for case in cases:
+        if case.device.startswith("cuda"):
+            if not torch.cuda.is_available():
+                raise UsageError("device cuda: no CUDA device here; use --device cpu")
+            index = int(case.device.partition(":")[2] or 0)
+            if index >= torch.cuda.device_count():
+                raise UsageError(f"device {case.device}: there are {torch.cuda.device_count()}")
+        elif case.precision == "fp16":
+            raise UsageError("precision fp16 needs a GPU; --set precision=float32, or bf16")
+        elif case.attention in ("efficient", "cudnn"):
+            raise UsageError(f"attention {case.attention} needs a GPU; auto, math and flash do not")
+
+
+def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], download: bool) -> Record:
+    """The record of one case, whatever happens to its process."""
+    experiment, predicted = sweep.experiment, predict(case)
+    job = {
+        "case": case.model_dump(),
+        "warmup": experiment.warmup,
+        "samples": experiment.samples,
+        "max_seconds": experiment.max_seconds,
+        "download": download,
+    }
+    began, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
+    result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}.log")
+    if result["status"] == "killed":
+        limit = (case.memory_limit_gib or psutil.virtual_memory().total / GIB) * GIB
+        out_of_memory = case.device == "cpu" and predicted.need_bytes > limit
+        result["status"] = "oom" if out_of_memory else "error"
+    if result["status"] == "oom":
+        need = f"needs at least {predicted.need_bytes / GIB:.1f} GiB for weights and KV cache"
+        result["reason"] = "; ".join(filter(None, [result.get("reason"), need]))
+    return {
+        "schema": SCHEMA,
+        "key": case.key,
+        "experiment": sweep.name,
+        "method": case.label,
+        "batch_size": case.batch_size,
+        "stack": case.stack,
+        "precision": case.precision,
+        "device": case.device,
+        "weights": case.weights,
+        "steps": case.steps,
+        "case": case.model_dump(),
+        "paper_row": sweep.paper_rows.get(case.key),
+        "baseline": sweep.baseline_of(case.model_dump()),
+        "reason": None,
+        **result,
+        "predicted": prediction_json(predicted),
+        "machine": env["machine"],
+        "commit": env["commit"],
+        "dirty": env["dirty"],
+        "torch": env["packages"]["torch"],
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "duration_s": round(time.monotonic() - began, 3),
+    }
+
+
+def prediction_json(predicted: Prediction) -> dict[str, Any]:
+    """A prediction under the names that records and tables use."""
+    return {
+        "params": predicted.params,
+        "params_mib": predicted.params_bytes / MIB,
+        "kv_cache_mib": max(predicted.kv_cache_bytes) / MIB,
+        "kv_cache_by_scale_mib": [b / MIB for b in predicted.kv_cache_bytes],
+        "flops": sum(predicted.flops),
+        "flops_by_scale": list(predicted.flops),
+    }
+
+
+def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, Any]:
+    """Runs `bench.child`; its result, or a status and the reason why there is none."""
+    root = str(Path(__file__).parent.parent)
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+    }
+    try:
+        errors = open(log, "wb")  # noqa: SIM115
+    except OSError as e:
+        raise UsageError(f"{log}: cannot be written ({e.strerror})") from None
+    with errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "bench.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environ,
+            start_new_session=True,  # Ctrl-C is for the runner, which ends the child
+        )
+        try:
+            output, _ = child.communicate(json.dumps(job).encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return {"status": "timeout", "reason": f"took longer than {timeout_s:g} s"}
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+    try:
+        return json.loads(output)
+    except ValueError:
+        if child.returncode == -signal.SIGKILL:
+            return {"status": "killed", "reason": "killed by SIGKILL"}
+        return {"status": "error", "reason": f"crashed: {how_it_ended(child.returncode, log)}"}
+
+
+def how_it_ended(returncode: int, log: Path) -> str:
+    if returncode < 0:
+        return signal.Signals(-returncode).name
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"exit {returncode}" + (f", {lines[-1]}" if lines else "")
+
+
+class Watch:
+    """Progress: a live bar with time left on a terminal, a line for each case otherwise."""
+
+    def __init__(self, console: Console, todo: list[Case]) -> None:
+        self.console = console
+        self.total = len(todo)
+        self.finished = 0
+        self.work = {case.key: sum(predict(case).flops) + START_UP_FLOPS for case in todo}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=sum(self.work.values()), count="")
+
+    def __enter__(self) -> Watch:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def starts(self, case: Case) -> None:
+        count = f"{self.finished + 1}/{self.total}"
+        self.progress.update(self.task, description=case.label, count=count)
+
+    def done(self, case: Case, record: Record) -> None:
+        self.finished += 1
+        self.progress.update(self.task, advance=self.work[case.key])
+        how = f"batch {case.batch_size}, {case.stack} {case.precision}, {case.device}"
+        self.console.print(
+            f"[{self.finished}/{self.total}] {case.label}, {how}: {outcome(record)}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def outcome(record: Record) -> str:
+    """What became of a case, in a few words."""
+    if record["status"] != "ok":
+        return f"{record['status'].upper()} ({record['reason']})"
+    latency = statistics.median(record["samples"]["latency_s"])
+    return f"{latency:.3g} s, {record['memory']['total_mib']:.0f} MiB"

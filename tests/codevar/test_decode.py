@@ -1,0 +1,366 @@
+"""The loop: memory, reading, hooks, seeds, precisions, and any sizes of models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+import codevar
+from codevar import Sampling
+from codevar.decode import generate
+from codevar.plan import code, original, swap_scale, variant
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GREEDY = Sampling(cfg=1.5, top_k=1, top_p=0)
+LABELS = [3, 7]
+
+
+@pytest.fixture(scope="module")
+def big():
+    return tiny.var(depth=3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny.var(depth=2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def small_vqvae():
+    return tiny.vqvae()
+
+
+# Memory
+
+
+def recording(stack, kept):
+    """The stack with a cache that notes, by heads and layer, what memory it last gave out."""
+
+    class Recording(stack.cache):
+        def append(self, layer, k_BHlc, v_BHlc):
+            k_BHLc, v_BHLc = super().append(layer, k_BHlc, v_BHlc)
+            kept[k_BHLc.shape[1], layer] = [
+                StorageWeakRef(x.untyped_storage()) for x in (k_BHLc, v_BHLc)
+            ]
+            return k_BHLc, v_BHLc
+
+    return replace(stack, cache=Recording)
+
+
+@pytest.mark.parametrize("stack", ["published", "modern"])
+@pytest.mark.parametrize(
+    ("plan_of", "held"),
+    [
+        (lambda big, small: code(big, small, 1), ["", "", "small", "small", ""]),
+        (lambda big, small: code(big, small, 3), ["", "big", "big", "", ""]),
+        (lambda big, small: swap_scale(big, small, 1), ["", "", "big", "big", ""]),
+        (lambda big, small: swap_scale(big, small, 3), ["", "big", "big", "big", ""]),
+        (lambda big, small: variant(big, 2, 2), ["", "big", "big", "big", ""]),
+    ],
+)
+def test_caches_are_gone_after_the_last_scale_of_their_model(small_vqvae, plan_of, held, stack):
+    models = {"big": tiny.var(3, heads=2), "small": tiny.var(2, heads=4)}
+    kept, seen = {}, []
+
+    def on_scale(k):
+        live = {heads for (heads, _), refs in kept.items() if not all(r.expired() for r in refs)}
+        seen.append(" ".join(name for name, m in models.items() if m.config.heads in live))
+
+    stack = recording(codevar.stack(stack), kept)
+    generate(plan_of(**models), small_vqvae, LABELS, stack=stack, on_scale=on_scale)
+    assert seen == held
+
+
+TOKEN_LAYERS = {  # tokens times layers in caches while scales 1..4 (1, 4, 9, 16 tokens) are read
+    "original": (lambda big, small: original(big), (3, 15, 42, 90)),
+    "code": (lambda big, small: code(big, small, 2), (3, 15, 28, 60)),
+    "variant": (lambda big, small: variant(big, 2, 2), (3, 15, 33, 65)),
+    "swap": (lambda big, small: swap_scale(big, small, 3), (3, 15, 15 + 28, 90)),
+}
+
+
+@pytest.mark.parametrize(
+    ("precision", "bytes_of_key_and_value"), [("float32", 4 + 4), ("bf16", 4 + 2), ("fp16", 4 + 2)]
+)
+@pytest.mark.parametrize("method", TOKEN_LAYERS)
+def test_growing_cache_bytes(big, small, small_vqvae, method, precision, bytes_of_key_and_value):
+    plan_of, token_layers = TOKEN_LAYERS[method]
+    stack = codevar.stack("published", precision)
+    made = generate(plan_of(big, small), small_vqvae, LABELS, stack=stack)
+    rows, width = 2 * len(LABELS), 64
+    assert made.kv_cache_bytes == tuple(
+        rows * width * bytes_of_key_and_value * n for n in token_layers
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("method", "token_layers"),
+    [
+        ("original", (90, 90, 90, 90)),
+        ("code", (15, 15, 60, 60)),
+        ("variant", (65, 65, 65, 65)),
+        ("swap", (90, 90, 90 + 28, 90)),
+    ],
+)
+def test_static_cache_bytes(small_vqvae, method, token_layers, precision):
+    stack = codevar.stack("modern", precision)
+    dtype = stack.weights
+    plan = TOKEN_LAYERS[method][0](tiny.var(3, dtype=dtype), tiny.var(2, dtype=dtype))
+    made = generate(plan, small_vqvae, LABELS, stack=stack)
+    rows, width = 2 * len(LABELS), 64
+    assert made.kv_cache_bytes == tuple(rows * width * 2 * dtype.itemsize * n for n in token_layers)
+
+
+@pytest.mark.parametrize(
+    "l2_norm",
+    [
+        True,
+        pytest.param(
+            False,
+            marks=pytest.mark.xfail(
+                strict=True, reason="keys that are not normalised stay in half precision"
+            ),
+        ),
+    ],
+)
+def test_stack_tells_the_bytes_of_the_published_cache(small_vqvae, l2_norm):
+    stack = codevar.stack("published", "bf16")
+    plan = original(tiny.var(l2_norm=l2_norm))
+    made = generate(plan, small_vqvae, LABELS, stack=stack)
+    cached = sum(plan.cached_tokens(plan.models[0]))
+    per_token = stack.key_bytes + stack.value_bytes
+    assert made.kv_cache_bytes[-1] == 2 * len(LABELS) * 64 * cached * per_token
+
+
+# Reading
+
+
+def lengths_seen(module, run):
+    """Sequence lengths that the module is called with while `run` runs."""
+    lengths = []
+    hook = module.register_forward_hook(lambda _, args, out: lengths.append(args[0].shape[1]))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return lengths
+
+
+def test_refiner_reads_the_draft_in_one_pass_and_predicts_only_its_scale(big, small, small_vqvae):
+    def run():
+        generate(code(big, small, 2), small_vqvae, LABELS)
+
+    assert lengths_seen(small.blocks[0], run) == [1 + 4 + 9, 16]
+    assert lengths_seen(small.head, run) == [9, 16]
+    assert lengths_seen(big.head, run) == [1, 4]
+
+
+def test_a_model_coming_back_reads_what_another_predicted(big, small, small_vqvae):
+    def run():
+        generate(swap_scale(big, small, 2), small_vqvae, LABELS)
+
+    assert lengths_seen(big.blocks[0], run) == [1, 4 + 9, 16]
+    assert lengths_seen(big.head, run) == [1, 9, 16]
+
+
+def test_layers_left_out_do_not_run(big, small_vqvae):
+    def run():
+        generate(variant(big, 2, 1), small_vqvae, LABELS)
+
+    assert lengths_seen(big.blocks[1], run) == [1]
+    assert lengths_seen(big.blocks[2], run) == [1, 4, 9, 16]
+
+
+def test_greedy_decode_is_what_teacher_forcing_on_its_tokens_predicts(big, small_vqvae):
+    unguided = replace(GREEDY, cfg=0)
+    tokens = codevar.decode(big, small_vqvae, LABELS, unguided).tokens
+    with torch.no_grad():
+        logits = big(torch.tensor(LABELS), small_vqvae.teacher_forcing_input(tokens))
+    assert torch.equal(logits.argmax(-1), tokens)
+
+
+def test_an_image_does_not_depend_on_the_rest_of_the_batch(big, small, small_vqvae):
+    plan = code(big, small, 2)
+    together = codevar.decode(plan, small_vqvae, [3, 7], GREEDY).tokens
+    alone = [codevar.decode(plan, small_vqvae, [label], GREEDY).tokens for label in (3, 7)]
+    assert torch.equal(together, torch.cat(alone))
+    assert not torch.equal(*alone)
+
+
+# Hooks and seeds
+
+
+def test_on_scale_is_called_before_the_first_scale_and_after_each(big, small, small_vqvae):
+    calls = []
+    generate(code(big, small, 2), small_vqvae, LABELS, on_scale=calls.append)
+    assert calls == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("more_smooth", [False, True])
+def test_the_seed_decides_the_images(big, small, small_vqvae, more_smooth):
+    sampling = Sampling(more_smooth=more_smooth)
+    one, again, other = (
+        codevar.decode(code(big, small, 2), small_vqvae, LABELS, sampling, seed)
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(one.tokens, again.tokens)
+    assert torch.equal(one.images, again.images)
+    assert not torch.equal(one.tokens, other.tokens)
+    assert not torch.equal(one.images, other.images)
+
+
+def test_the_global_generator_is_left_alone(big, small_vqvae):
+    before = torch.get_rng_state()
+    one = codevar.decode(big, small_vqvae, LABELS).tokens
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert torch.equal(codevar.decode(big, small_vqvae, LABELS).tokens, one)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([-1, 3], "0..9"),
+        ([3, 10], "0..9"),
+        (torch.tensor([10]), "0..9"),
+        ([], "labels"),
+        ([[1, 2]], "labels"),
+        (3, "labels"),
+        pytest.param(
+            [1.7],
+            "labels",
+            marks=pytest.mark.xfail(strict=True, reason="fractions are cut off silently"),
+        ),
+    ],
+)
+def test_labels_are_refused(big, small_vqvae, labels, said):
+    with tiny.refused("labels", said):
+        codevar.decode(big, small_vqvae, labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [(3, 7), torch.tensor([3, 7], dtype=torch.int32), torch.tensor([3, 7], dtype=torch.uint8)],
+)
+def test_labels_may_be_any_whole_numbers(big, small_vqvae, labels):
+    result = codevar.decode(big, small_vqvae, labels)
+    assert torch.equal(result.tokens, codevar.decode(big, small_vqvae, [3, 7]).tokens)
+
+
+@pytest.mark.parametrize(
+    ("stack", "precision", "weights"),
+    [
+        ("published", "bf16", torch.bfloat16),
+        ("modern", "bf16", torch.float32),
+        ("modern", "float32", torch.bfloat16),
+    ],
+)
+def test_a_stack_refuses_weights_of_another_precision(small_vqvae, stack, precision, weights):
+    made = codevar.stack(stack, precision)
+    plan = code(tiny.var(dtype=made.weights), tiny.var(dtype=weights), 2)
+    with tiny.refused(stack, str(made.weights), str(weights)):
+        codevar.decode(plan, small_vqvae, LABELS, stack=made)
+
+
+@pytest.mark.parametrize(
+    ("what", "wrong", "known"),
+    [
+        ("stack", {"name": "fast"}, "published, modern"),
+        ("precision", {"precision": "int8"}, "float32, bf16, fp16"),
+        ("attention", {"attention": "ring"}, "auto, math, efficient, flash, cudnn"),
+    ],
+)
+def test_unknown_names_of_a_stack_are_refused(what, wrong, known):
+    with tiny.refused(what, known, *wrong.values()):
+        codevar.stack(**({"name": "modern"} | wrong))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ours"),
+    [("patch_sizes", (1, 2, 3, 5), "(1, 2, 3, 4)"), ("vocab", 64, "128"), ("channels", 8, "16")],
+)
+def test_a_vqvae_that_does_not_fit_is_refused(big, name, value, ours):
+    with tiny.refused(name, ours, str(value)):
+        codevar.decode(big, tiny.vqvae(**{name: value}), LABELS)
+
+
+@pytest.mark.parametrize("name", ["cfg", "top_k", "top_p", "temperature"])
+def test_a_sequence_of_another_length_than_the_scales_is_refused(big, small_vqvae, name):
+    with tiny.refused(name, "3 values", "4 scales"):
+        codevar.decode(big, small_vqvae, LABELS, Sampling(**{name: [1, 1, 1]}))
+
+
+# Precisions, backends, sizes
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("stack", ["published", "modern"])
+def test_half_precision_makes_images(small_vqvae, stack, precision):
+    stack = codevar.stack(stack, precision)
+    plan = code(tiny.var(3, dtype=stack.weights), tiny.var(2, 1, dtype=stack.weights), 2)
+    images = codevar.decode(plan, small_vqvae, LABELS, stack=stack).images
+    assert_images(images, side=8)
+
+
+def assert_images(images, side):
+    assert images.shape == (2, 3, side, side)
+    assert images.dtype == torch.float32
+    assert images.isfinite().all()
+    assert (images >= 0).all()
+    assert (images <= 1).all()
+    assert images.std() > 0
+
+
+def test_the_default_stack_follows_the_weights(small_vqvae):
+    model = tiny.var(dtype=torch.bfloat16)
+    tokens = codevar.decode(model, small_vqvae, LABELS).tokens
+    bf16 = codevar.stack("modern", "bf16")
+    assert torch.equal(tokens, codevar.decode(model, small_vqvae, LABELS, stack=bf16).tokens)
+
+
+@pytest.mark.parametrize("attention", ["math", "flash"])
+@pytest.mark.parametrize("stack", ["published", "modern"])
+def test_attention_backends_agree(big, small, small_vqvae, stack, attention):
+    plan = swap_scale(code(big, small, 2), big, 4)
+    auto, chosen = (
+        codevar.decode(plan, small_vqvae, LABELS, GREEDY, stack=codevar.stack(stack, "float32", a))
+        for a in ("auto", attention)
+    )
+    assert torch.equal(auto.tokens, chosen.tokens)
+
+
+@pytest.mark.parametrize("shared_adaln", [False, True])
+@pytest.mark.parametrize("patch_sizes", [(1, 2, 3, 4), (1, 3, 8), (2, 4), (4,)])
+def test_other_pyramids_decode(patch_sizes, shared_adaln):
+    model = tiny.var(patch_sizes=patch_sizes, shared_adaln=shared_adaln)
+    result = codevar.decode(model, tiny.vqvae(patch_sizes), LABELS)
+    assert result.tokens.shape == (2, sum(p * p for p in patch_sizes))
+    assert_images(result.images, side=2 * patch_sizes[-1])
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"depth": 1},
+        {"depth": 5, "width": 32, "heads": 2},
+        {"depth": 2, "width": 96, "heads": 3},
+        {"depth": 2, "ffn_ratio": 2.0},
+        {"depth": 2, "l2_norm": False},
+    ],
+)
+def test_any_depth_and_width_decodes_alike_on_both_stacks(small_vqvae, sizes):
+    model = tiny.var(**({"width": 64, "heads": 1} | sizes))
+    published, modern = (
+        codevar.decode(model, small_vqvae, LABELS, GREEDY, stack=codevar.stack(name))
+        for name in ("published", "modern")
+    )
+    assert torch.equal(published.tokens, modern.tokens)
+    assert_images(modern.images, side=8)
