@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -107,7 +108,8 @@ class CoDe(Case):
         return self.depth, self.refiner_depth
 
     def plan(self, *models: VAR) -> Plan:
-        return code(*models, draft_steps=self.draft_steps)
+        drafter, refiner = models
+        return code(drafter, refiner, self.draft_steps)
 
     def model_names(self) -> tuple[str, ...]:
         if self.weights == "finetuned":
@@ -191,7 +193,8 @@ class Swap(Case):
         return self.depth, self.other_depth
 
     def plan(self, *models: VAR) -> Plan:
-        return swap_scale(*models, scale=self.scale)
+        base, other = models
+        return swap_scale(base, other, self.scale)
 
 
 class CoDeVARiant(CoDe, Subnetted):
@@ -242,30 +245,33 @@ def make_case(values: dict[str, Any]) -> Case:
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first complaint of pydantic as one line with the key and what it may be."""
     first = error.errors()[0]
-    keys = [str(part) for part in first["loc"] if part not in Methods.by_name]
-    key = keys[-1] if keys else ""
-    where = " of method " + str(first["loc"][0]) if first["loc"][:1] != tuple(keys[:1]) else ""
-    if first["type"] == "extra_forbidden":
-        return f"{key}: no such key{where}; there are {', '.join(model.model_fields)}"
-    if first["type"] == "missing":
-        return f"{key}: missing{where}"
-    if first["type"] == "value_error":
+    kind, message = first["type"], first["msg"]
+    if kind == "value_error":
         return str(first["ctx"]["error"])
-    field = model.model_fields.get(key)
+    method = f" of method {first['loc'][0]}" if first["loc"][0] in Methods.by_name else ""
+    keys = [
+        part for part in first["loc"] if part in model.model_fields or kind == "extra_forbidden"
+    ]
+    key = str(keys[-1])
+    if kind == "extra_forbidden":
+        return f"{key}: no such key{method}; there are {', '.join(model.model_fields)}"
+    if kind == "missing":
+        return f"{key}: missing{method}"
     bounds = {
         name: getattr(part, name)
-        for part in (field.metadata if field else [])
+        for part in model.model_fields[key].metadata
         for name in ("ge", "le", "gt")
         if getattr(part, name, None) is not None
     }
-    if "ge" in bounds and "le" in bounds:
-        allowed = f"must be {bounds['ge']}..{bounds['le']}"
-    elif "ge" in bounds or "gt" in bounds:
-        allowed = (
-            f"must be {'at least' if 'ge' in bounds else 'above'} {next(iter(bounds.values()))}"
-        )
-    else:
-        allowed = first["msg"].replace("Input should", "must").replace("String should", "must")
+    match bounds:
+        case {"ge": low, "le": high}:
+            allowed = f"must be {low}..{high}"
+        case {"ge": low}:
+            allowed = f"must be at least {low}"
+        case {"gt": low}:
+            allowed = f"must be above {low}"
+        case _:
+            allowed = re.sub(r"^(Input|String|List) should", "must", message)
     return f"{key} {allowed}, not {first['input']!r}"
 
 

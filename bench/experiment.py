@@ -19,13 +19,29 @@ import itertools
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.cases import Case, Methods, UsageError, explain, make_case
 
-FOLDER = Path(__file__).parent.parent / "experiments"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "experiments"
+PAPERS = ROOT / "results" / "papers"
+
+#: What `plots` draws.
+Figure = Literal[
+    "speed",
+    "scales",
+    "memory",
+    "batch",
+    "code_figure5a",
+    "code_figure5b",
+    "code_figure5c",
+    "variant_figure5a",
+    "variant_figure5b",
+    "variant_figure5c",
+]
 
 
 class Experiment(BaseModel):
@@ -42,13 +58,20 @@ class Experiment(BaseModel):
     title: str
     paper: str | None = None
     baseline: dict[str, str | int] = Field(default_factory=dict)
-    figures: list[str] = Field(default_factory=list)
+    figures: list[Figure] = Field(default_factory=list)
     samples: int = Field(5, ge=1)
     warmup: int = Field(1, ge=0)
     max_seconds: float = Field(120, gt=0)
     timeout_s: float = Field(3600, gt=0)
     defaults: dict[str, Any] = Field(default_factory=dict)
     cases: list[dict[str, Any]] = Field(min_length=1)
+
+    @field_validator("paper")
+    @classmethod
+    def _paper_is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in papers():
+            raise ValueError(f"paper must be one of {', '.join(papers())}, not {name}")
+        return name
 
 
 class Sweep:
@@ -106,6 +129,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def papers() -> list[str]:
+    """The papers' tables, `results/papers/*.csv`."""
+    return sorted(path.stem for path in PAPERS.glob("*.csv"))
+
+
 def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> Sweep:
     """An experiment by name or by path of a TOML file.
 
@@ -161,8 +189,8 @@ def apply(experiment: Experiment, change: str) -> None:
             block[key] = values
             found = True
     if not found:
-        known = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
-        raise UsageError(f"--set {key}: no such axis here; axes are {', '.join(known)}")
+        axes = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
+        raise UsageError(f"--set {key}: no such axis here; axes are {', '.join(axes)}")
 
 
 def parse(text: str) -> Any:

@@ -65,7 +65,8 @@ def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     """
     totals = [0] * plan.scales.K
     for model in plan.models:
-        per_token = 2 * batch_size * model.config.width * (run.key_bytes + run.value_bytes)
+        element = run.key_bytes(model.config.l2_norm) + run.value_bytes
+        per_token = 2 * batch_size * model.config.width * element
         passes, held = plan.passes_of(model), 0
         final = sum(plan.cached_tokens(model))
         at_scale = {}

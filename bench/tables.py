@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,10 @@ from rich.table import Table
 
 from bench import experiment, records
 from bench.cases import Case, Methods, UsageError
-from bench.experiment import Experiment, Sweep
+from bench.experiment import PAPERS, Experiment, Sweep
 from bench.predict import Prediction, predict
 from bench.records import Record
 from codevar import PUBLISHED
-
-PAPERS = Path(__file__).parent.parent / "results" / "papers"
 
 # A column of the papers' files -> ours.  The papers' MB are MiB.
 PAPER_COLUMNS = {
@@ -190,15 +189,8 @@ def paper_rows(name: str | None) -> list[dict[str, Any]]:
     """The rows of a paper's table."""
     if name is None:
         return []
-    file = PAPERS / f"{name}.csv"
-    if not file.is_file():
-        raise UsageError(f"paper {name}: no such table; there are {', '.join(papers())}")
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table = pd.read_csv(PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def papers() -> list[str]:
-    return sorted(path.stem for path in PAPERS.glob("*.csv"))
 
 
 def find_paper_row(paper: list[dict[str, Any]], name: str | None, batch_size: int) -> list[int]:
@@ -313,8 +305,8 @@ def predictions(sweep: Sweep) -> Printed:
     """What shapes alone say of each case."""
     data = frame(Run(sweep))
     data = data[data["status"] == "not run"].drop(columns=["status"])
-    data = data.drop(columns=[name for name in data if name.endswith("_paper")])
-    data = data.rename(columns=lambda name: name.removesuffix("_predicted"))
+    data = data.loc[:, ~data.columns.str.endswith("_paper")]
+    data = data.rename(columns=lambda name: str(name).removesuffix("_predicted"))
     text = data[["method", "batch_size", "stack", "precision"]].copy()
     text["params M"] = (data["params"] / 1e6).map("{:.0f}".format)
     text["params MiB"] = data["params_mib"].map("{:.1f}".format)
@@ -383,14 +375,14 @@ def either(data: pd.DataFrame, name: str) -> list[str]:
     return [o or t for o, t in zip(ours, column(data, f"{name}_paper", "{}"), strict=True)]
 
 
-def params_text(row: dict[str, Any]) -> str:
+def params_text(row: Mapping[Any, Any]) -> str:
     theirs = row.get("params_paper")
     if not missing(row.get("params")):
         return f"{row['params'] / 1e6:.0f}M" + (f" ({theirs})" if not missing(theirs) else "")
     return f"- ({theirs})" if not missing(theirs) else ""
 
 
-def status_text(row: dict[str, Any]) -> str:
+def status_text(row: Mapping[Any, Any]) -> str:
     theirs = row.get("status_paper")
     ours = row["status"].upper() if row["status"] == "oom" else row["status"]
     return ours + (" (OOM)" if theirs == "oom" else "")

@@ -7,6 +7,7 @@ monotonic clock.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Marks:
 
     def seconds(self) -> list[float]:
         """One figure between every two marks."""
-        pairs = zip(self._marks, self._marks[1:], strict=False)
+        pairs = itertools.pairwise(self._marks)
         if self.device.type == "cuda":
             self._marks[-1].synchronize()
             return [a.elapsed_time(b) / 1000 for a, b in pairs]
@@ -83,9 +84,12 @@ def sample(
         if time.perf_counter() - began > max_seconds:
             break
     for i in range(len(taken.latency_s) + 1):
-        seconds = once(lambda mark: (mark(0), decode_images(), mark(1)), device)[0]
+        marks = Marks(device)
+        marks(0)
+        decode_images()
+        marks(1)
         if i > 0:  # the first one warms up
-            taken.vqvae_latency_s.append(seconds)
+            taken.vqvae_latency_s += marks.seconds()
         if time.perf_counter() - began > 2 * max_seconds:
             break
     return taken

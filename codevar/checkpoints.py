@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +73,7 @@ def load_var(
         if not depth or int(depth[1]) < 1:
             raise CheckpointError(f"{source}: seeded VARs are named var_d16, var_d30, ...")
         config = VARConfig.published(int(depth[1]))
-        return _fill_from_seed(lambda: VAR(config), seed, str(source), device, dtype)
+        return _fill_from_seed(lambda: VAR(config), seed, device, dtype)
 
     tensors, where = _tensors(source, download)
     if patch_sizes is None and "lvl_1L" in tensors:
@@ -100,7 +102,7 @@ def load_vqvae(
         if name != "vae_ch160v4096z32":
             raise CheckpointError(f"{source}: the seeded VQVAE is vae_ch160v4096z32")
         config = VQVAEConfig(patch_sizes=patch_sizes)
-        return _fill_from_seed(lambda: VQVAE(config), seed, str(source), device, dtype)
+        return _fill_from_seed(lambda: VQVAE(config), seed, device, dtype)
     tensors, where = _tensors(source, download)
     read = VQVAEConfig.from_shapes
     return _fill(lambda shapes: VQVAE(read(shapes, patch_sizes)), tensors, where, device, dtype)
@@ -138,21 +140,29 @@ def _tensors(source: Source, download: bool) -> tuple[dict[str, torch.Tensor], s
     for name, tensor in tensors.items():
         if isinstance(tensor, np.ndarray):
             tensors[name] = torch.from_numpy(tensor)
+        elif not isinstance(name, str):
+            raise CheckpointError(f"{where}: {name!r} is no name of a tensor")
         elif not isinstance(tensor, torch.Tensor):
             raise CheckpointError(f"{where}: {name} is no tensor but {type(tensor).__name__}")
     return tensors, where
 
 
 def _published(name: str | os.PathLike[str], download: bool) -> Path:
-    from huggingface_hub import hf_hub_download
+    # `hf_hub_download(local_files_only=True)` talks to the network all the same.
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repo, file = PUBLISHED[str(name)]
+    missing = f"{name}: {file} of {repo} is not cached here"
+    if not download:
+        cached = try_to_load_from_cache(repo, file)
+        if not isinstance(cached, str):
+            raise CheckpointError(f"{missing}; pass download=True (--download)")
+        return Path(cached)
     try:
-        return Path(hf_hub_download(repo, file, local_files_only=not download))
+        return Path(hf_hub_download(repo, file))
     except LocalEntryNotFoundError as e:
-        wish = "the hub cannot be reached" if download else "pass download=True (--download)"
-        raise CheckpointError(f"{name}: {file} of {repo} is not cached here; {wish}") from e
+        raise CheckpointError(f"{missing}; the hub cannot be reached") from e
     except (HfHubHTTPError, OSError) as e:
         raise CheckpointError(f"{name}: {_first_line(e)}") from e
 
@@ -166,7 +176,11 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as e:
+        raise CheckpointError(f"{path}: no state dict of plain tensors, or damaged") from e
     except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
         raise CheckpointError(f"{path}: damaged or no checkpoint ({_first_line(e)})") from e
     if not isinstance(loaded, dict):
@@ -207,13 +221,12 @@ def _fill(
     for name in tensors:
         if name not in wanted and not _DERIVED.fullmatch(name):
             raise CheckpointError(f"{where}: tensor {name} is not part of such a model")
-    return _assign(model, lambda name: tensors[name], where, device, dtype)
+    return _assign(model, lambda name: tensors[name], device, dtype)
 
 
 def _fill_from_seed(
     build: Callable[[], Model],
     seed: int,
-    where: str,
     device: torch.device | str | None,
     dtype: torch.dtype,
 ) -> Model:
@@ -224,13 +237,12 @@ def _fill_from_seed(
     def tensor(name: str) -> torch.Tensor:
         return torch.from_numpy(seeded_tensor(name, shapes[name], seed))
 
-    return _assign(model, tensor, where, device, dtype)
+    return _assign(model, tensor, device, dtype)
 
 
 def _assign(
     model: Model,
     tensor: Callable[[str], torch.Tensor],
-    where: str,
     device: torch.device | str | None,
     dtype: torch.dtype,
 ) -> Model:
@@ -246,7 +258,6 @@ def _assign(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         filled = dict(zip(names, pool.map(placed, names), strict=True))
     model.load_state_dict(filled, assign=True)
-    model.source = where
     return model.eval()
 
 

@@ -186,7 +186,7 @@ class Reader:
     def _modulation(self, layer: int) -> Modulation:
         if layer in self._modulations:
             return self._modulations[layer]
-        modulation = self.model.blocks[layer].modulation(self.block_condition)
+        modulation = self.model.modulation(layer, self.block_condition)
         if self.stack.condition_once:
             self._modulations[layer] = modulation
         return modulation
@@ -198,7 +198,10 @@ def guidance_labels(
     """(2B,) the labels, then as many "no class"; everything the loop relies on is checked."""
     model = plan.steps[0].model
     classes = model.config.classes
-    labels_B = torch.as_tensor(labels, dtype=torch.long)
+    labels_B = torch.as_tensor(labels)
+    if labels_B.is_floating_point():
+        raise ValueError(f"labels must be whole numbers, not {labels_B.tolist()}")
+    labels_B = labels_B.long()
     if labels_B.ndim != 1 or len(labels_B) == 0:
         raise ValueError(f"labels must be a list of classes, not of shape {list(labels_B.shape)}")
     if labels_B.min() < 0 or labels_B.max() >= classes:

@@ -40,8 +40,9 @@ def edit(
     """
     plan = original(plan)
     stack = stack or default_stack(plan)
-    if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    labels = torch.as_tensor(labels)
+    if len(images) != labels.numel():
+        raise ValueError(f"{len(images)} images but {labels.numel()} labels")
     new_B1hw = mask_of_cells(mask, vqvae)
     if len(new_B1hw) not in (1, len(images)):
         raise ValueError(f"{len(images)} images but {len(new_B1hw)} masks")

@@ -32,17 +32,11 @@ class Plan:
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        first = self.steps[0].model.config
-        for step in self.steps:
-            config = step.model.config
-            for name in ("patch_sizes", "vocab", "channels", "classes"):
-                if getattr(config, name) != getattr(first, name):
-                    raise ValueError(
-                        f"the models of a plan must agree in {name}: "
-                        f"{getattr(first, name)} and {getattr(config, name)}"
-                    )
-        if len(self.steps) != len(first.patch_sizes):
-            raise ValueError(f"{len(self.steps)} steps for {len(first.patch_sizes)} scales")
+        first, *others = self.models
+        for other in others:
+            _must_agree(first, other)
+        if len(self.steps) != self.scales.K:
+            raise ValueError(f"{len(self.steps)} steps for {self.scales.K} scales")
 
     @property
     def scales(self) -> Scales:
@@ -92,6 +86,7 @@ def code(drafter: VAR | Plan, refiner: VAR | Plan, draft_steps: int) -> Plan:
     With the small model as drafter it is the paper's reversed order (Fig. 3c).
     """
     drafts, refines = original(drafter), original(refiner)
+    _must_agree(drafts.models[0], refines.models[0])
     K = drafts.scales.K
     if not 1 <= draft_steps < K:
         raise ValueError(f"draft_steps must be 1..{K - 1}, not {draft_steps}")
@@ -124,6 +119,7 @@ def subnet(model: VAR | Plan, depth: int, scales: Iterable[int]) -> Plan:
 def swap_scale(base: VAR | Plan, other: VAR | Plan, scale: int) -> Plan:
     """The base throughout, but one scale by another model (CoDe, Table 4 and Fig. 3a)."""
     plan, swapped = original(base), original(other)
+    _must_agree(plan.models[0], swapped.models[0])
     (scale,) = _scales([scale], plan.scales.K)
     steps = list(plan.steps)
     steps[scale - 1] = swapped.steps[scale - 1]
@@ -135,6 +131,15 @@ def equidistant(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
     if not 2 <= depth <= len(layers):
         raise ValueError(f"subnet depth must be 2..{len(layers)}, not {depth}")
     return tuple(layers[i * (len(layers) - 1) // (depth - 1)] for i in range(depth))
+
+
+def _must_agree(one: VAR, other: VAR) -> None:
+    for name in ("patch_sizes", "vocab", "channels", "classes"):
+        values = getattr(one.config, name), getattr(other.config, name)
+        if values[0] != values[1]:
+            raise ValueError(
+                f"the models of a plan must agree in {name}: {values[0]} and {values[1]}"
+            )
 
 
 def _scales(scales: Iterable[int], K: int) -> tuple[int, ...]:

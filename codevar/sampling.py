@@ -5,16 +5,13 @@ Shapes: B images, l tokens of one scale, V codes, Z channels of a code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import torch
 
 from codevar.scales import Scales
-
-Number = TypeVar("Number", int, float)
-PerScale = Number | Sequence[Number]
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,10 @@ class Sampling:
             value = getattr(self, field.name)
             if isinstance(value, Sequence):
                 object.__setattr__(self, field.name, tuple(value))
-        self._check("cfg", "at least 0", lambda t: t >= 0)
-        self._check("top_k", "a whole number, 0 or more", lambda k: k >= 0 and k == int(k))
+        self._check("cfg", "at least 0", lambda t: 0 <= t < math.inf)
+        self._check("top_k", "a whole number, 0 or more", lambda k: k >= 0 and k % 1 == 0)
         self._check("top_p", "between 0 and 1", lambda p: 0 <= p <= 1)
-        self._check("temperature", "above 0", lambda t: t > 0)
+        self._check("temperature", "above 0", lambda t: 0 < t < math.inf)
 
     def _check(self, name, wanted, holds) -> None:
         value = getattr(self, name)

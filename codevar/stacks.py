@@ -51,10 +51,9 @@ class Stack:
         """What matrix products run in."""
         return self.autocast or self.weights
 
-    @property
-    def key_bytes(self) -> int:
-        """Bytes of a cached key element."""
-        return 4 if self.cache is GrowingCache else self.precision.itemsize
+    def key_bytes(self, l2_norm: bool) -> int:
+        """Bytes of a cached key element; normalised keys come out of autocast as float32."""
+        return 4 if self.cache is GrowingCache and l2_norm else self.precision.itemsize
 
     @property
     def value_bytes(self) -> int:

@@ -8,7 +8,7 @@ state dict does not show (order of the AdaLN chunks, what is normalised) are at 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 
 from codevar.cache import Cache
 from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
+from codevar.shapes import Shapes, count, size
 
 #: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C).
 Modulation = Sequence[torch.Tensor]
@@ -64,20 +65,18 @@ class VARConfig:
     @classmethod
     def from_shapes(
         cls,
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Shapes,
         patch_sizes: tuple[int, ...] | None = None,
     ) -> VARConfig:
         """Sizes as the tensors of a state dict show them.
 
         patch_sizes: where the state dict has no `lvl_1L`; else told by the number of tokens.
-        Raises KeyError naming the first tensor that is missing, ValueError if the number of
-        tokens fits no known pyramid.
+        Raises KeyError naming the first tensor that is missing, ValueError if one has no such
+        dimensions or the number of tokens fits no known pyramid.
         """
-        width, channels = shapes["word_embed.weight"]
-        depth = 0
-        while f"blocks.{depth}.attn.mat_qkv.weight" in shapes:
-            depth += 1
-        tokens = shapes["pos_1LC"][1]
+        width, channels = size(shapes, "word_embed.weight", 2)
+        depth = count(shapes, "blocks.", "0.attn.mat_qkv.weight")
+        tokens = size(shapes, "pos_1LC", 3)[1]
         if patch_sizes is None:
             known = [PATCH_SIZES_256, PATCH_SIZES_512]
             patch_sizes = next((p for p in known if tokens == Scales(p).L), None)
@@ -87,14 +86,14 @@ class VARConfig:
         return cls(
             depth=depth,
             width=width,
-            heads=shapes["blocks.0.attn.scale_mul_1H11"][1] if l2_norm else width // 64,
-            classes=shapes["class_emb.weight"][0] - 1,
-            vocab=shapes["head.weight"][0],
+            heads=size(shapes, "blocks.0.attn.scale_mul_1H11", 4)[1] if l2_norm else width // 64,
+            classes=size(shapes, "class_emb.weight", 2)[0] - 1,
+            vocab=size(shapes, "head.weight", 2)[0],
             channels=channels,
             patch_sizes=patch_sizes,
             shared_adaln="shared_ada_lin.1.weight" in shapes,
             l2_norm=l2_norm,
-            ffn_ratio=shapes["blocks.0.ffn.fc1.weight"][0] / width,
+            ffn_ratio=size(shapes, "blocks.0.ffn.fc1.weight", 2)[0] / width,
         )
 
 
@@ -136,8 +135,9 @@ class VAR(nn.Module):
         rest_BLC = self.word_embed(inputs.to(self.dtype))
         x_BLC = torch.cat((first_B1C, rest_BLC), dim=1) + self.positions()
         mask_LL = self.scales.block_causal_mask(0, self.scales.K - 1, x_BLC.device)
-        for block in self.blocks:
-            x_BLC = block(x_BLC, block.modulation(self.block_condition(cond_BC)), mask_LL)
+        condition = self.block_condition(cond_BC)
+        for layer, block in enumerate(self.blocks):
+            x_BLC = block(x_BLC, self.modulation(layer, condition), mask_LL)
         return self.logits(x_BLC, cond_BC)
 
     def first_input(self, cond_BC: torch.Tensor) -> torch.Tensor:
@@ -149,8 +149,14 @@ class VAR(nn.Module):
         return self.lvl_embed(self.scales.level_of_token(self.device)) + self.pos_1LC
 
     def block_condition(self, cond_BC: torch.Tensor) -> torch.Tensor:
-        """What the blocks' `modulation` takes: the condition, or its shared AdaLN (B, 6 C)."""
+        """What `modulation` takes: the condition, or its shared AdaLN (B, 6 C)."""
         return self.shared_ada_lin(cond_BC) if self.config.shared_adaln else cond_BC
+
+    def modulation(self, layer: int, condition: torch.Tensor) -> Modulation:
+        """What the condition makes of a block's norms and residuals."""
+        block = self.blocks[layer]
+        assert isinstance(block, Block)
+        return block.modulation(condition)
 
     def logits(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
         """(B, L, V) float32.  The head runs in the weights' precision, also under autocast."""

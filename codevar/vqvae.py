@@ -7,7 +7,6 @@ Images are in [0, 1]; the networks see [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codevar.scales import PATCH_SIZES_256, Scales
+from codevar.shapes import Shapes, count, size
 
 # Which phi serves which of ten scales.  The published arithmetic (nearest of four ticks) ties
 # at scales 2 and 7 and float rounding decided, so the result is kept.
@@ -45,33 +45,28 @@ class VQVAEConfig:
     @classmethod
     def from_shapes(
         cls,
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Shapes,
         patch_sizes: tuple[int, ...] = PATCH_SIZES_256,
     ) -> VQVAEConfig:
         """Sizes as the tensors of a state dict show them; patch sizes are not among them.
 
-        Raises KeyError naming the first tensor that is missing.
+        Raises KeyError naming the first tensor that is missing, ValueError if one has no such
+        dimensions.
         """
-        width = shapes["encoder.conv_in.weight"][0]
-        levels = _count(shapes, "encoder.down.{}.block.0.conv1.weight")
-        outs = [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)]
-        vocab, channels = shapes["quantize.embedding.weight"]
+        width = size(shapes, "encoder.conv_in.weight", 4)[0]
+        first, down = "block.0.conv1.weight", "encoder.down."
+        levels = count(shapes, down, f"0.{first}")
+        outs = [size(shapes, f"{down}{i}.{first}", 4)[0] for i in range(levels)]
+        vocab, channels = size(shapes, "quantize.embedding.weight", 2)
         return cls(
             width=width,
             multipliers=tuple(n // width for n in outs),
-            res_blocks=_count(shapes, "encoder.down.0.block.{}.conv1.weight"),
+            res_blocks=count(shapes, f"{down}0.block.", "0.conv1.weight"),
             vocab=vocab,
             channels=channels,
-            phis=_count(shapes, "quantize.quant_resi.qresi_ls.{}.weight"),
+            phis=count(shapes, "quantize.quant_resi.qresi_ls.", "0.weight"),
             patch_sizes=patch_sizes,
         )
-
-
-def _count(names: Mapping[str, object], pattern: str) -> int:
-    n = 0
-    while pattern.format(n) in names:
-        n += 1
-    return n
 
 
 class VQVAE(nn.Module):
@@ -273,7 +268,8 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by attention at the lowest."""
+    """Residual blocks at one resolution, each followed by attention at the lowest; then the
+    step to the next resolution, if there is one."""
 
     def __init__(self, n_in: int, n_out: int, blocks: int, attention: bool) -> None:
         super().__init__()
@@ -281,13 +277,15 @@ class Level(nn.Module):
             ResBlock(n_in if i == 0 else n_out, n_out) for i in range(blocks)
         )
         self.attn = nn.ModuleList(SelfAttention(n_out) for _ in range(blocks if attention else 0))
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for i, block in enumerate(self.block):
             x = block(x)
             if len(self.attn) > 0:
                 x = self.attn[i](x)
-        return x
+        return self.upsample(self.downsample(x))
 
 
 class Resample(nn.Module):
@@ -323,8 +321,6 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x)), inplace=True))
 
 
@@ -349,6 +345,4 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
         return self.conv_out(F.silu(self.norm_out(x), inplace=True))

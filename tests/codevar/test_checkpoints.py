@@ -213,7 +213,6 @@ def test_files_that_cannot_be_read_are_named(weights, tmp_path, file, damage):
             loader(tmp_path / file)
 
 
-@pytest.mark.xfail(strict=True, reason="mmap=True: a sound file is called damaged")
 def test_files_of_the_old_serialisation_load(weights, tmp_path):
     torch.save(weights, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     assert_weights(load(tmp_path / "x.pth"), weights)
@@ -237,7 +236,6 @@ def test_a_pickle_is_not_executed(weights, tmp_path):
     assert target.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="torch's advice, with terminal escapes, is passed on")
 def test_a_refused_pickle_is_told_in_plain_text(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
     with pytest.raises(CheckpointError) as e:
@@ -265,9 +263,6 @@ def without(weights, *names):
     return {name: tensor for name, tensor in weights.items() if name not in names}
 
 
-NO_NAME = pytest.mark.xfail(strict=True, reason="the message does not name the tensor")
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -279,8 +274,8 @@ NO_NAME = pytest.mark.xfail(strict=True, reason="the message does not name the t
         "blocks.0.attn.q_bias",
         "blocks.1.ffn.fc2.bias",
         "head_nm.ada_lin.1.bias",
-        pytest.param("blocks.0.attn.mat_qkv.weight", marks=NO_NAME),
-        pytest.param("blocks.1.attn.mat_qkv.weight", marks=NO_NAME),
+        "blocks.0.attn.mat_qkv.weight",
+        "blocks.1.attn.mat_qkv.weight",
     ],
 )
 def test_a_missing_tensor_is_named(weights, save, name):
@@ -296,7 +291,7 @@ def test_a_missing_tensor_is_named(weights, save, name):
         "quantize.embedding.weight",
         "decoder.up.1.block.0.conv1.bias",
         "quantize.quant_resi.qresi_ls.1.bias",
-        pytest.param("encoder.down.0.block.0.conv1.weight", marks=NO_NAME),
+        "encoder.down.0.block.0.conv1.weight",
     ],
 )
 def test_a_missing_tensor_of_the_vqvae_is_named(vqvae_weights, save, name):
@@ -305,7 +300,6 @@ def test_a_missing_tensor_of_the_vqvae_is_named(vqvae_weights, save, name):
         load_vqvae(source)
 
 
-@pytest.mark.xfail(strict=True, reason="loads, without a phi, and fails when it decodes")
 def test_a_vqvae_without_phis_is_refused(vqvae_weights):
     phis = [name for name in vqvae_weights if "qresi_ls" in name]
     with tiny.refused("state dict", phis[0], error=CheckpointError):
@@ -318,8 +312,8 @@ def test_a_vqvae_without_phis_is_refused(vqvae_weights):
         ("pos_start", (1, 1, 32), (1, 1, 64)),
         ("blocks.1.attn.proj.weight", (64, 65), (64, 64)),
         ("head.bias", (127,), (128,)),
-        pytest.param("word_embed.weight", (64,), (64, 16), marks=NO_NAME),
-        pytest.param("pos_1LC", (64,), (1, 30, 64), marks=NO_NAME),
+        ("word_embed.weight", (64,), "2 dimensions"),
+        ("pos_1LC", (64,), "3 dimensions"),
     ],
 )
 def test_a_tensor_of_another_shape_is_named(weights, save, name, shape, expected):
@@ -339,9 +333,9 @@ def test_the_first_tensor_that_does_not_fit_is_named(weights, save):
     "name",
     [
         "head.scale",
-        "blocks.2.ffn.fc1.bias",
+        "blocks.1.ffn.fc3.bias",
         "encoder.conv_in.weight",
-        pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="TypeError")),
+        1,
     ],
 )
 def test_an_unexpected_tensor_is_named(weights, save, name):
@@ -434,12 +428,11 @@ except codevar.CheckpointError as e:
 """
 
 
-@pytest.mark.xfail(strict=True, reason="hf_hub_download fetches a list of agents when first called")
 def test_no_connection_is_opened_unless_asked(tmp_path):
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path)}
+    hub = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-c", OFFLINE]
     root = DATA.parents[1]
-    result = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    result = subprocess.run(command, env=os.environ | hub, cwd=root, capture_output=True, text=True)
     assert result.stdout.startswith("var_d16: ")
 
 
@@ -449,11 +442,11 @@ def test_no_connection_is_opened_unless_asked(tmp_path):
 def test_a_download_that_fails_is_told_in_one_line(monkeypatch, error):
     asked = []
 
-    def fail(repo, file, local_files_only):
-        asked.append((repo, file, local_files_only))
+    def fail(repo, file):
+        asked.append((repo, file))
         raise error
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with tiny.refused("var_d30", error=CheckpointError):
         codevar.load_var("var_d30", device="cpu", download=True)
-    assert asked == [("FoundationVision/var", "var_d30.pth", False)]
+    assert asked == [("FoundationVision/var", "var_d30.pth")]

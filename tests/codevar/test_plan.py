@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -66,7 +67,13 @@ def mixed(plans, names):
 
 @cache
 def twins():
-    return tiny.var(depth=3), tiny.var(depth=3)
+    return tiny.var(depth=3, dtype=torch.float64), tiny.var(depth=3, dtype=torch.float64)
+
+
+def drawn(plan, vqvae, labels, sampling, stack):
+    """Tokens, in double precision: another order of sums must not turn a close draw."""
+    stack = replace(codevar.stack(stack), weights=torch.float64)
+    return codevar.decode(plan, vqvae, labels, sampling, seed=5, stack=stack).tokens
 
 
 @pytest.mark.parametrize("stack", ["published", "modern"])
@@ -75,24 +82,22 @@ def twins():
 def test_two_names_of_one_model_decode_as_one(small_vqvae, names, depth, stack):
     a, b = (subnet(model, depth, range(1, 5)) for model in twins())
     sampling = Sampling(cfg=1.5, top_k=100, top_p=0.95, temperature=1.2)
-    one, two = (
-        codevar.decode(plan, small_vqvae, [3, 7, 1], sampling, 5, codevar.stack(stack)).tokens
-        for plan in (a, mixed({"A": a, "B": b}, names))
-    )
+    one = drawn(a, small_vqvae, [3, 7, 1], sampling, stack)
+    two = drawn(mixed({"A": a, "B": b}, names), small_vqvae, [3, 7, 1], sampling, stack)
     assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("stack", ["published", "modern"])
 @pytest.mark.parametrize("mix", range(2))
 def test_two_names_of_one_model_decode_as_one_at_256_pixels(vqvae, refiner, labels, mix, stack):
-    twin = codevar.load_var(refiner.state_dict(), device="cpu")
-    names = np.random.default_rng(mix).permutation(list("AAAAABBBBB"))
-    plan = mixed({"A": original(refiner), "B": original(twin)}, names)
-    sampling = Sampling(cfg=1.5, top_k=50, top_p=0.9)
-    one, two = (
-        codevar.decode(p, vqvae, labels, sampling, 3, codevar.stack(stack)).tokens
-        for p in (refiner, plan)
+    a, b = (
+        original(codevar.load_var(refiner.state_dict(), device="cpu", dtype=torch.float64))
+        for _ in range(2)
     )
+    names = np.random.default_rng(mix).permutation(list("AAAAABBBBB"))
+    sampling = Sampling(cfg=1.5, top_k=50, top_p=0.9)
+    one = drawn(a, vqvae, labels, sampling, stack)
+    two = drawn(mixed({"A": a, "B": b}, names), vqvae, labels, sampling, stack)
     assert torch.equal(one, two)
 
 
@@ -284,14 +289,8 @@ def test_models_must_agree(name, value, ours):
         lambda four, three: code(four, three, draft_steps=2),
         lambda four, three: code(three, four, draft_steps=2),
         lambda four, three: swap_scale(three, four, scale=3),
-        pytest.param(
-            lambda four, three: code(four, three, draft_steps=3),
-            marks=pytest.mark.xfail(strict=True, reason="says only: 3 steps for 4 scales"),
-        ),
-        pytest.param(
-            lambda four, three: swap_scale(four, three, scale=4),
-            marks=pytest.mark.xfail(strict=True, reason="IndexError"),
-        ),
+        lambda four, three: code(four, three, draft_steps=3),
+        lambda four, three: swap_scale(four, three, scale=4),
     ],
 )
 def test_models_must_agree_in_the_number_of_scales(plan):

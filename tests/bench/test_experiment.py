@@ -1,0 +1,139 @@
+"""What an experiment file may say, and the one line that a mistake gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import experiment
+from bench.cases import UsageError, make_case
+
+
+def load(tmp_path, text, changes=()):
+    file = tmp_path / "mine.toml"
+    file.write_text('title = "mine"\n' + text)
+    return experiment.load(str(file), changes)
+
+
+def labels(sweep):
+    return [case.label for case in sweep.cases]
+
+
+def test_axes_multiply_in_the_order_of_the_file(tmp_path):
+    sweep = load(
+        tmp_path,
+        """
+        [defaults]
+        batch_size = [1, 8]
+        [[cases]]
+        method = "code"
+        draft_steps = [6, 8]
+        paper_row = "VAR-CoDe N={draft_steps}"
+        """,
+    )
+    got = [(case.batch_size, case.draft_steps) for case in sweep.cases]
+    assert got == [(1, 6), (1, 8), (8, 6), (8, 8)]
+    assert {sweep.paper_rows[c.key] for c in sweep.cases} == {"VAR-CoDe N=6", "VAR-CoDe N=8"}
+
+
+def test_equal_cases_run_once(tmp_path):
+    twice = '[[cases]]\nmethod = "var"\n[[cases]]\nmethod = "var"\ndepth = 30\n'
+    assert len(load(tmp_path, twice).cases) == 1
+
+
+@pytest.mark.parametrize("name", experiment.names())
+def test_every_shipped_experiment_is_valid_and_has_its_baseline(name):
+    sweep = experiment.load(name)
+    baselines = [sweep.baseline_of(case.model_dump()) for case in sweep.cases]
+    for wanted in baselines:
+        assert any(wanted.items() <= case.model_dump().items() for case in sweep.cases)
+
+
+def test_set_changes_an_axis_of_every_method_that_has_it():
+    sweep = experiment.load("code_table1", ["batch_size=1,2", "draft_steps=6"])
+    assert {case.batch_size for case in sweep.cases} == {1, 2}
+    assert [c.draft_steps for c in sweep.cases if c.method == "code"] == [6, 6]
+
+
+def test_set_method_keeps_only_those_methods():
+    sweep = experiment.load("variant_table2", ["method=var,code"])
+    assert {case.method for case in sweep.cases} == {"var", "code"}
+
+
+def test_set_measurement(tmp_path):
+    sweep = load(tmp_path, '[[cases]]\nmethod = "var"', ["samples=9", "max_seconds=1.5"])
+    assert (sweep.experiment.samples, sweep.experiment.max_seconds) == (9, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[[cases]]\nmethod = "vqgan"', "method must be one of var, code, variant"),
+        ('[[cases]]\nmethod = "code"\ndraft_steps = 10', "draft_steps must be 1..9, not 10"),
+        ('[[cases]]\nmethod = "code"\ndraft_steps = 0', "draft_steps must be 1..9, not 0"),
+        ('[[cases]]\nmethod = "code"', "draft_steps: missing"),
+        ('[[cases]]\nmethod = "var"\nbatch_size = 0', "batch_size must be 1..1024, not 0"),
+        ('[[cases]]\nmethod = "var"\nbatch_size = "x"', "batch_size must be 1..1024, not 'x'"),
+        ('[[cases]]\nmethod = "var"\ndraft_steps = 6', "draft_steps: no such key of method var"),
+        ('[[cases]]\nmethod = "var"\nbatchsize = 6', "batchsize: no such key of method var"),
+        (
+            '[[cases]]\nmethod = "variant"\ndepth = 16\nsubnet_depth = 20',
+            "subnet_depth must be 2..16, not 20",
+        ),
+        ('[[cases]]\nmethod = "variant"\nsubnet_depth = 1', "subnet_depth must be 2..60, not 1"),
+        (
+            '[[cases]]\nmethod = "variant"\nsubnet_depth = 4\nbridge_scales = 11',
+            "bridge_scales must be 0..10, not 11",
+        ),
+        (
+            '[[cases]]\nmethod = "subnet"\nsubnet_depth = 4\nscales = "9-11"',
+            "scales must lie in 1..10 and rise, not 9-11",
+        ),
+        ('[[cases]]\nmethod = "swap"\nscale = 11', "scale must be 1..10, not 11"),
+        ('[[cases]]\nmethod = "var"\nprecision = "int8"', "precision must be 'float32'"),
+        ('[[cases]]\nmethod = "var"\ndevice = "tpu"', "device must match pattern"),
+        ('colour = 1\n[[cases]]\nmethod = "var"', "colour: no such key"),
+        ('samples = 0\n[[cases]]\nmethod = "var"', "samples must be at least 1, not 0"),
+        ("cases = []", "cases must have at least 1 item"),
+        ('[[cases]]\nmethod = "var"\npaper_row = "N={n}"', "paper_row 'N={n}' has no 'n'"),
+        ("[[cases]", "mine.toml"),
+        ('paper = "code_table9"\n[[cases]]\nmethod = "var"', "paper must be one of"),
+        ('figures = ["pie"]\n[[cases]]\nmethod = "var"', "figures"),
+        ("", "cases: missing"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_key_and_what_it_may_be(tmp_path, text, line):
+    with pytest.raises(UsageError) as e:
+        load(tmp_path, text)
+    assert line in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("batch_size", "--set batch_size: write axis=value"),
+        ("batch_size=", "write axis=value"),
+        ("colour=1", "--set colour: no such axis"),
+        ("method=dit", "--set method must be one of"),
+        ("method=swap", "this experiment has no such method"),
+        ("samples=0", "--set samples must be at least 1, not 0"),
+        ("draft_steps=10", "draft_steps must be 1..9, not 10"),
+    ],
+)
+def test_a_mistake_in_set_is_one_line(change, line):
+    with pytest.raises(UsageError) as e:
+        experiment.load("code_table1", [change])
+    assert line in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_an_unknown_experiment_names_the_known_ones():
+    with pytest.raises(UsageError, match=r"code_table9: no such experiment; .*code_table1"):
+        experiment.load("code_table9")
+
+
+def test_a_case_has_the_same_key_however_it_is_written():
+    a = make_case({"method": "code", "draft_steps": 6, "batch_size": 1})
+    b = make_case({"batch_size": 1, "draft_steps": 6, "method": "code", "depth": 30})
+    c = make_case({"method": "code", "draft_steps": 7, "batch_size": 1})
+    assert a.key == b.key != c.key
