@@ -13,7 +13,15 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 import codevar
 from codevar import VAR
@@ -40,11 +48,18 @@ class Case(BaseModel):
     stack: Literal["published", "modern"] = "published"
     precision: Literal["float32", "bf16", "fp16"] = "fp16"
     attention: Literal["auto", "math", "efficient", "flash", "cudnn"] = "auto"
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = "auto"
     weights: str = "seeded"
     sampling: Literal["var", "code"] = "var"
     seed: int = Field(0, ge=0)
     memory_limit_gib: float | None = Field(None, gt=0)
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_one(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+        return device
 
     @property
     def label(self) -> str:
@@ -156,21 +171,23 @@ class Subnet(Subnetted):
     """`subnet_depth` equidistant layers on some scales ("1-3", "4-6,10"), all elsewhere."""
 
     method: Literal["subnet"] = "subnet"
-    scales: str = Field(..., pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")
+    scales: str
 
     @property
     def label(self) -> str:
         return f"VARiant-d{self.subnet_depth} at {self.scales} (d{self.depth})"
 
     def chosen(self) -> list[int]:
+        """The scales, from 1."""
         spans = [part.split("-") for part in self.scales.split(",")]
         return [k for span in spans for k in range(int(span[0]), int(span[-1]) + 1)]
 
     @model_validator(mode="after")
     def _scales_fit(self) -> Subnet:
-        chosen = self.chosen()
+        written = re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.scales)
+        chosen = self.chosen() if written else []
         if not chosen or min(chosen) < 1 or max(chosen) > K:
-            raise ValueError(f"scales must lie in 1..{K} and rise, not {self.scales}")
+            raise ValueError(f"scales must be like 7-10 or 1-3,5, in 1..{K}, not {self.scales!r}")
         return self
 
     def plan(self, *models: VAR) -> Plan:

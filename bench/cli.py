@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,24 +29,32 @@ class Format(StrEnum):
     json = "json"
 
 
+# The base of typer's own complaints (its module has moved between versions).
+Complaint: Any = typer.BadParameter.__mro__[-4]
+
+
 class OneLineErrors(TyperGroup):
     """A user's mistake is one line on standard error and exit code 2."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        args = sys.argv[1:] if args is None else args
         try:
-            return super().invoke(ctx)
+            super().main(args or ["--help"], **{**kwargs, "standalone_mode": False})
         except UsageError as e:
-            print(f"bench.py: {e}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
+            fail(str(e))
+        except Complaint as e:
+            fail(e.format_message())
+        except (KeyboardInterrupt, typer.Abort):
             sys.exit(130)
-        except BrokenPipeError:
-            sys.exit(1)
+
+
+def fail(message: str) -> NoReturn:
+    print(f"bench.py: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 app = typer.Typer(
     cls=OneLineErrors,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Benchmark of efficient visual autoregressive image generation: VAR, CoDe, VARiant.",
@@ -142,7 +151,7 @@ def plot(
     from bench import plots
 
     for measured in find(targets):
-        for path in plots.draw(measured, figure or measured.sweep.experiment.figures, out):
+        for path in plots.draw(measured, figure or [], out):
             print(path)
 
 

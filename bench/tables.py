@@ -434,8 +434,8 @@ def show_rich(printed: Printed) -> None:
     for table in (printed, *printed.more):
         grid = Table(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD)
         for name in table.text.columns:
-            left = table.text[name].map(lambda cell: not str(cell)[:1].isdecimal()).all()
-            grid.add_column(escape(str(name)), justify="left" if left else "right")
+            right = table.text[name].map(lambda cell: str(cell)[:1] in "-0123456789").all()
+            grid.add_column(escape(str(name)), justify="right" if right else "left")
         for cells in table.text.itertuples(index=False):
             grid.add_row(*(escape(str(cell)) for cell in cells))
         console.print(grid)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512
+from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from codevar.var import VAR, VARConfig
 from codevar.vqvae import VQVAE, VQVAEConfig
 
@@ -78,7 +78,7 @@ def load_var(
     tensors, where = _tensors(source, download)
     if patch_sizes is None and "lvl_1L" in tensors:
         level = tensors["lvl_1L"].flatten().tolist()
-        patch_sizes = tuple(math.isqrt(level.count(k)) for k in sorted(set(level)))
+        patch_sizes = Scales.from_level_of_token(level).patch_sizes
     read = VARConfig.from_shapes
     return _fill(lambda shapes: VAR(read(shapes, patch_sizes)), tensors, where, device, dtype)
 

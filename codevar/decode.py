@@ -83,7 +83,10 @@ def images_of(made: Generated, vqvae: VQVAE, stack: Stack) -> torch.Tensor:
 def default_stack(plan: Plan) -> Stack:
     """`modern` in the precision of the plan's models."""
     names = {dtype: name for name, dtype in PRECISIONS.items()}
-    return make_stack("modern", names[plan.steps[0].model.dtype])
+    dtype = plan.steps[0].model.dtype
+    if dtype not in names:
+        raise ValueError(f"no stack runs weights in {dtype}; load them in one of {list(names)}")
+    return make_stack("modern", names[dtype])
 
 
 @torch.no_grad()

@@ -32,11 +32,18 @@ class Plan:
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError("a plan needs a step for each scale")
         first, *others = self.models
         for other in others:
             _must_agree(first, other)
         if len(self.steps) != self.scales.K:
             raise ValueError(f"{len(self.steps)} steps for {self.scales.K} scales")
+        for step in self.steps:
+            known = range(step.model.config.depth)
+            rising = list(step.layers) == sorted(set(step.layers))
+            if not step.layers or not rising or not set(step.layers) <= set(known):
+                raise ValueError(f"layers must rise within 0..{known[-1]}, not {step.layers}")
 
     @property
     def scales(self) -> Scales:

@@ -8,6 +8,7 @@ sequence of L = sum p_k^2 tokens (VAR, Eq. 3).  In everything a user sees scales
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,8 +75,6 @@ class Scales:
 
     @classmethod
     def from_level_of_token(cls, level: Iterable[int]) -> Scales:
-        """Patch sizes from the `lvl_1L` buffer of a published state dict."""
-        counts: dict[int, int] = {}
-        for k in level:
-            counts[k] = counts.get(k, 0) + 1
-        return cls(tuple(math.isqrt(counts[k]) for k in sorted(counts)))
+        """Read off the `lvl_1L` buffer of a published state dict."""
+        tokens = Counter(level)
+        return cls(tuple(math.isqrt(tokens[k]) for k in sorted(tokens)))

@@ -14,6 +14,9 @@ import codevar
 
 DATA = Path(__file__).parent / "data"
 
+# Two threads that wait for each other on a busy machine take ten times as long as one.
+torch.set_num_threads(1)
+
 spec = importlib.util.spec_from_file_location("seeded_weights", DATA / "seeded_weights.py")
 assert spec is not None
 assert spec.loader is not None
@@ -61,13 +64,3 @@ def image_input(meta):
     noise = np.random.default_rng(meta["vae"][1]).uniform(-1, 1, (2, 3, 32, 32))
     small = torch.from_numpy(noise.astype(np.float32))
     return torch.nn.functional.interpolate(small, size=(256, 256), mode="nearest") * 0.5 + 0.5
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """For models so small that threads only wait for each other: on a busy machine that costs
-    twenty times the decode."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

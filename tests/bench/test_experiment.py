@@ -86,11 +86,14 @@ def test_set_measurement(tmp_path):
         ),
         (
             '[[cases]]\nmethod = "subnet"\nsubnet_depth = 4\nscales = "9-11"',
-            "scales must lie in 1..10 and rise, not 9-11",
+            "scales must be like 7-10 or 1-3,5, in 1..10, not '9-11'",
         ),
         ('[[cases]]\nmethod = "swap"\nscale = 11', "scale must be 1..10, not 11"),
         ('[[cases]]\nmethod = "var"\nprecision = "int8"', "precision must be 'float32'"),
-        ('[[cases]]\nmethod = "var"\ndevice = "tpu"', "device must match pattern"),
+        (
+            '[[cases]]\nmethod = "var"\ndevice = "tpu"',
+            "device must be auto, cpu, cuda or cuda:N, not 'tpu'",
+        ),
         ('colour = 1\n[[cases]]\nmethod = "var"', "colour: no such key"),
         ('samples = 0\n[[cases]]\nmethod = "var"', "samples must be at least 1, not 0"),
         ("cases = []", "cases must have at least 1 item"),

@@ -15,7 +15,6 @@ from codevar import Sampling
 from codevar.decode import generate
 from codevar.plan import Plan, Step, code, original, subnet, swap_scale, variant
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 GREEDY = Sampling(cfg=1.5, top_k=1, top_p=0)
 LABELS = [3, 7]
 
@@ -122,10 +121,7 @@ def test_static_cache_bytes(small_vqvae, method, token_layers, precision):
     assert made.kv_cache_bytes == tuple(rows * width * 2 * dtype.itemsize * n for n in token_layers)
 
 
-@pytest.mark.parametrize(
-    "l2_norm",
-    [True, False],
-)
+@pytest.mark.parametrize("l2_norm", [True, False])
 def test_stack_tells_the_bytes_of_the_published_cache(small_vqvae, l2_norm):
     stack = codevar.stack("published", "bf16")
     plan = original(tiny.var(l2_norm=l2_norm))
@@ -358,6 +354,21 @@ def test_attention_backends_agree(big, small, small_vqvae, stack, attention):
         for a in ("auto", attention)
     )
     assert torch.equal(auto.tokens, chosen.tokens)
+
+
+@pytest.mark.parametrize(
+    ("attention", "math", "flash"),
+    [("auto", True, True), ("math", True, False), ("flash", False, True)],
+)
+def test_the_attention_backend_is_that_of_the_stack(small_vqvae, attention, math, flash):
+    model, enabled = tiny.var(), set()
+    sdp = torch.backends.cuda
+    model.blocks[0].register_forward_hook(
+        lambda *_: enabled.add((sdp.math_sdp_enabled(), sdp.flash_sdp_enabled()))
+    )
+    stack = codevar.stack("modern", attention=attention)
+    generate(original(model), small_vqvae, LABELS, stack=stack)
+    assert enabled == {(math, flash)}
 
 
 @pytest.mark.parametrize("shared_adaln", [False, True])

@@ -10,7 +10,6 @@ import codevar
 from codevar import Sampling
 from codevar.plan import code
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LABELS = [3, 7]
 LEFT = torch.zeros(8, 8)
 LEFT[:, :4] = 1

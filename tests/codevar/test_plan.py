@@ -24,7 +24,6 @@ from codevar.plan import (
     variant,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 MIXES = ["".join(names) for names in product("AB", repeat=4) if len(set(names)) == 2]
 ALL = tuple(range(30))
 

@@ -9,7 +9,6 @@ import torch
 import codevar
 from codevar import PATCH_SIZES_512, VQVAEConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PYRAMIDS = [tiny.PATCH_SIZES, (1, 3, 8), (2, 4), PATCH_SIZES_512]
 
 

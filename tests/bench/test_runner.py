@@ -1,0 +1,337 @@
+"""A sweep goes on, whatever becomes of a case, and nothing that was finished is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench import child, experiment, records, runner, tables
+from bench.cases import UsageError, make_case
+from bench.predict import predict
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+title = "tiny"
+baseline = { method = "var" }
+samples = 1
+[defaults]
+depth = 2
+precision = "float32"
+[[cases]]
+method = "var"
+[[cases]]
+method = "variant"
+subnet_depth = 2
+bridge_scales = [6, 8]
+"""
+ENV = {
+    "machine": "here",
+    "commit": "0" * 40,
+    "dirty": False,
+    "packages": {"torch": "2"},
+    "gpus": [],
+    "cpu": "a CPU",
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    return experiment.load(str(file), device="cpu")
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """Stands in for the cases' processes: a list of what they were asked, and what they say."""
+
+    class Children(list):
+        def says(self, job):
+            return {"status": "ok", **fake_result(make_case(job["case"]))}
+
+    asked = Children()
+
+    def in_process(job, timeout_s, log):
+        asked.append(job["case"])
+        return asked.says(job)
+
+    monkeypatch.setattr(runner, "in_process", in_process)
+    return asked
+
+
+def fake_result(case):
+    predicted = runner.prediction_json(predict(case))
+    parts = {key: predicted[key] for key in ("params_mib", "kv_cache_mib")}
+    total = sum(parts.values()) + 10
+    memory = {**parts, "running_mib": 10.0, "total_mib": total, "process_mib": total}
+    memory["kv_cache_by_scale_mib"] = predicted["kv_cache_by_scale_mib"]
+    latency = {"latency_s": [1.0, 3.0, 2.0], "scale_latency_s": [[0.1] * 10] * 3}
+    return {"memory": memory, "samples": {**latency, "vqvae_latency_s": [0.5]}}
+
+
+def quiet():
+    return Console(file=open(os.devnull, "w"))
+
+
+def run(sweep, folder, **options):
+    return runner.run(sweep, folder, ENV, quiet(), **options)
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_records_hold_what_a_reader_needs(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").open()]
+    assert [line["method"] for line in lines] == [case.label for case in tiny.cases]
+    for line, case in zip(lines, tiny.cases, strict=True):
+        assert line["case"] == case.model_dump()
+        assert (line["batch_size"], line["stack"], line["status"]) == (1, "published", "ok")
+        assert line["samples"]["latency_s"] == [1.0, 3.0, 2.0]
+        assert line["predicted"]["kv_cache_mib"] == line["memory"]["kv_cache_mib"]
+
+
+def test_a_record_is_on_disk_before_the_next_case_starts(tiny, children, tmp_path):
+    seen = []
+
+    def says(job):
+        file = tmp_path / "run" / "records.jsonl"
+        seen.append(len(file.read_text().splitlines()) if file.exists() else 0)
+        return {"status": "error", "reason": "no"}
+
+    children.says = says
+    run(tiny, tmp_path / "run")
+    assert seen == [0, 1, 2]
+
+
+def test_resume_skips_exactly_what_is_finished(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    file = tmp_path / "run" / "records.jsonl"
+    first, second, third = file.read_text().splitlines(keepends=True)
+    file.write_text(first + third + second[:40])  # a power cut in the middle of a line
+    del children[:]
+    run(tiny, tmp_path / "run", resume=True)
+    assert children == [tiny.cases[1].model_dump()]
+    lines, complaints = records.read(tmp_path / "run")
+    assert sorted(line["key"] for line in lines) == sorted(case.key for case in tiny.cases)
+    assert complaints == []
+
+
+def test_a_second_run_into_a_folder_needs_resume(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    with pytest.raises(UsageError) as e:
+        run(tiny, tmp_path / "run")
+    assert "--resume" in one_line(e)
+    assert len(records.read(tmp_path / "run")[0]) == 3
+
+
+def test_an_edited_experiment_is_not_mixed_into_a_run(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    (tmp_path / "tiny.toml").write_text(TINY.replace("[6, 8]", "[6, 9]"))
+    edited = experiment.load(str(tmp_path / "tiny.toml"), device="cpu")
+    with pytest.raises(UsageError) as e:
+        run(edited, tmp_path / "run", resume=True)
+    assert "edited" in one_line(e)
+    assert len(records.read(tmp_path / "run")[0]) == 3
+
+
+def test_two_runs_cannot_share_a_folder(tiny, children, tmp_path):
+    script = (
+        "import sys, time; from filelock import FileLock;"
+        "held = FileLock(sys.argv[1]); held.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, "-c", script, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UsageError) as e:
+            run(tiny, tmp_path / "run")
+        other.kill()
+    assert "another run is writing here" in one_line(e)
+    run(tiny, tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tiny, children):
+    with pytest.raises(UsageError) as e:
+        run(tiny, Path("/proc/nowhere"))
+    assert "/proc/nowhere: cannot be written" in one_line(e)
+    assert children == []
+
+
+def test_a_full_disk_leaves_the_earlier_records(tiny, children, tmp_path, monkeypatch):
+    real = os.fsync
+
+    def says(job):
+        if len(children) == 2:
+
+            def full(descriptor):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            monkeypatch.setattr(os, "fsync", full)
+        return {"status": "ok", **fake_result(make_case(job["case"]))}
+
+    children.says = says
+    with pytest.raises(UsageError) as e:
+        run(tiny, tmp_path / "run")
+    assert "No space left on device" in one_line(e)
+    monkeypatch.setattr(os, "fsync", real)
+    lines, complaints = records.read(tmp_path / "run")
+    assert (len(lines), complaints) == (1, [])
+
+
+def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    file = tmp_path / "run" / "records.jsonl"
+    first, _, third = file.read_text().splitlines(keepends=True)
+    file.write_text(first + "{oops\n" + third.replace('"schema": 1', '"schema": 99'))
+    loaded = tables.load(tmp_path / "run")
+    assert len(loaded.records) == 1
+    assert [c.partition(": ")[0] for c in loaded.complaints] == [f"{file}:2", f"{file}:3"]
+
+
+def test_the_reason_of_a_failure_is_in_its_row(tiny, children, tmp_path):
+    outcomes = iter(
+        [
+            {"status": "oom", "reason": "can't allocate memory"},
+            {"status": "timeout", "reason": "took longer than 1 s"},
+            {"status": "error", "reason": "crashed: SIGSEGV"},
+        ]
+    )
+    children.says = lambda job: next(outcomes)
+    done = run(tiny, tmp_path / "run")
+    assert [r["status"] for r in done] == ["oom", "timeout", "error"]
+    assert "needs at least 0.4 GiB" in done[0]["reason"]
+    data = tables.frame(tables.load(tmp_path / "run"))
+    assert list(data["status"]) == ["oom", "timeout", "error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("precision=fp16", "fp16 needs a GPU"),
+        ("attention=efficient", "efficient needs a GPU"),
+        ("device=cuda", "no CUDA device here"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused_before_anything_runs(
+    tiny, children, tmp_path, change, line, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    sweep = experiment.load(str(tmp_path / "tiny.toml"), [change], device="cpu")
+    with pytest.raises(UsageError) as e:
+        run(sweep, tmp_path / "run")
+    assert line in one_line(e)
+    assert not (tmp_path / "run").exists()
+
+
+# Real processes
+
+
+def job(**case):
+    measured = {"warmup": 0, "samples": 1, "max_seconds": 1, "download": False}
+    values = {"method": "var", "depth": 1, "device": "cpu", "precision": "float32"} | case
+    return {"case": make_case(values).model_dump(), **measured}
+
+
+def test_a_case_too_large_for_its_memory_is_out_of_memory(tmp_path):
+    result = runner.in_process(job(memory_limit_gib=0.2), 120, tmp_path / "log")
+    assert result["status"] == "oom"
+
+
+def test_a_case_that_takes_too_long_is_ended(tmp_path):
+    began = time.monotonic()
+    result = runner.in_process(job(), 0.5, tmp_path / "log")
+    assert result == {"status": "timeout", "reason": "took longer than 0.5 s"}
+    assert time.monotonic() - began < 20
+
+
+def test_a_case_without_its_weights_is_an_error_with_one_line(tmp_path):
+    result = runner.in_process(job(weights=str(tmp_path)), 120, tmp_path / "log")
+    assert result["status"] == "error"
+    assert str(tmp_path / "var_d1.pth") in result["reason"]
+    assert "\n" not in result["reason"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os; os.abort()", "crashed: SIGABRT"),
+        ("import sys; sys.exit('no luck')", "crashed: exit 1, no luck"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+    ],
+)
+def test_a_crash_is_told_with_its_reason(tmp_path, monkeypatch, code, reason):
+    class Crashing(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Crashing)
+    assert runner.in_process({}, 60, tmp_path / "log")["reason"] == reason
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    assert child.is_oom(MemoryError())
+    assert child.is_oom(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert not child.is_oom(RuntimeError("No available kernel"))
+
+
+def start(folder, *more):
+    command = [sys.executable, "bench.py", "run", str(folder / "tiny.toml"), "--device", "cpu"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*command, "--out", str(folder / "run"), *more], cwd=ROOT, **options)
+
+
+def test_killed_stopped_and_resumed(tmp_path):
+    """The whole of it: `kill -9` in the first case, Ctrl-C in the next, then to the end."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    file = tmp_path / "run" / "records.jsonl"
+    process = start(tmp_path)
+    while not file.exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    before = file.read_text()
+    assert before.count("\n") == 1
+
+    process = start(tmp_path, "--resume")
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in output
+    assert "Traceback" not in output
+    assert file.read_text().startswith(before)
+
+    process = start(tmp_path, "--resume")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    lines, complaints = records.read(tmp_path / "run")
+    assert sorted(r["method"] for r in lines) == [
+        "VAR-d2",
+        "VARiant-d2 N=6 (d2)",
+        "VARiant-d2 N=8 (d2)",
+    ]
+    assert complaints == []
+    for record in lines:
+        memory, samples = record["memory"], record["samples"]
+        parts = sum(memory[f"{name}_mib"] for name in ("params", "kv_cache", "running"))
+        assert record["status"] == "ok"
+        assert memory["total_mib"] == pytest.approx(parts)
+        assert memory["kv_cache_mib"] == record["predicted"]["kv_cache_mib"]
+        assert memory["params_mib"] == record["predicted"]["params_mib"]
+        assert len(samples["latency_s"]) == len(samples["scale_latency_s"]) == 1
+        assert all(len(scales) == 10 for scales in samples["scale_latency_s"])
+        assert len(record["tokens_sha256"]) == 64
+    assert len({record["tokens_sha256"] for record in lines}) == 1  # two of two layers
