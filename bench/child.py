@@ -60,8 +60,7 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     def decode(on_scale):
         return generate(plan, vqvae, labels, sampling, case.seed, how, on_scale=on_scale)
 
-    used = memory.measure(decode, [*plan.models, vqvae], device)
-    made = decode(lambda k: None)
+    used, made = memory.measure(decode, [*plan.models, vqvae], device)
     taken = timing.sample(
         decode,
         lambda: images_of(made, vqvae, how),

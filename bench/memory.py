@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench.timing import Run
+from codevar.decode import Generated, OnScale
 
 MIB = 2**20
 
@@ -44,8 +44,10 @@ def tensor_bytes(models: Iterable[nn.Module]) -> int:
     return sum(weights.values())
 
 
-def measure(run: Run, models: Iterable[nn.Module], device: torch.device) -> Memory:
-    """Runs one decode and accounts for it; `run` returns a `Generated`."""
+def measure(
+    run: Callable[[OnScale], Generated], models: Iterable[nn.Module], device: torch.device
+) -> tuple[Memory, Generated]:
+    """Runs one decode and accounts for it; what it made comes back too."""
     params = tensor_bytes(models)
     if device.type == "cuda":
         made, above = _cuda_peaks(run, device)
@@ -53,7 +55,7 @@ def measure(run: Run, models: Iterable[nn.Module], device: torch.device) -> Memo
         made, above = _cpu_peaks(run)
     kv = made.kv_cache_bytes
     process, by = process_bytes(device)
-    return Memory(
+    used = Memory(
         params_mib=params / MIB,
         kv_cache_mib=max(kv) / MIB,
         running_mib=(max(above) - max(kv)) / MIB,
@@ -63,9 +65,12 @@ def measure(run: Run, models: Iterable[nn.Module], device: torch.device) -> Memo
         process_mib=process / MIB,
         process_by=by,
     )
+    return used, made
 
 
-def _cuda_peaks(run: Run, device: torch.device):
+def _cuda_peaks(
+    run: Callable[[OnScale], Generated], device: torch.device
+) -> tuple[Generated, list[int]]:
     """(what the run made, peak bytes above the start by scale)."""
     torch.cuda.synchronize(device)
     start, peaks = torch.cuda.memory_allocated(device), []
@@ -78,7 +83,7 @@ def _cuda_peaks(run: Run, device: torch.device):
     return run(on_scale), peaks
 
 
-def _cpu_peaks(run: Run):
+def _cpu_peaks(run: Callable[[OnScale], Generated]) -> tuple[Generated, list[int]]:
     """The same, by replaying the profiler's allocations."""
 
     def on_scale(k: int) -> None:

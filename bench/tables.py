@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -283,22 +283,30 @@ def notes(run: Run, data: pd.DataFrame, constant: str) -> list[str]:
 
 def by_scale(data: pd.DataFrame) -> Printed:
     """Latency, KV cache and work of each scale."""
-    parts = {
-        "scale_latency_s": ("ms", 1000, "{:.1f}"),
-        "kv_cache_by_scale_mib": ("KV MiB", 1, "{:.1f}"),
-        "kv_cache_by_scale_mib_predicted": ("KV MiB predicted", 1, "{:.1f}"),
-        "gflops_by_scale_predicted": ("GFLOP predicted", 1, "{:.4g}"),
-    }
     rows = []
     for row in data.to_dict("records"):
-        for name, (unit, factor, form) in parts.items():
-            values = row.get(name)
-            if isinstance(values, list):
-                named = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
-                scales = {f"{k}": form.format(v * factor) for k, v in enumerate(values, 1)}
-                rows.append({**named, "by scale": unit, **scales})
+        if not isinstance(row.get("kv_cache_by_scale_mib_predicted"), list):
+            continue  # a row of the paper's alone
+        predicted = numbers(row["kv_cache_by_scale_mib_predicted"], "{:.1f}")
+        parts = {"GFLOP predicted": numbers(row["gflops_by_scale_predicted"], "{:.4g}")}
+        if isinstance(row.get("scale_latency_s"), list):
+            latency_ms = [1000 * s for s in row["scale_latency_s"]]
+            kv = numbers(row["kv_cache_by_scale_mib"], "{:.1f}")
+            both = [m if m == p else f"{m} ({p})" for m, p in zip(kv, predicted, strict=True)]
+            parts |= {"ms": numbers(latency_ms, "{:.1f}"), "KV MiB (predicted)": both}
+        else:
+            parts["KV MiB predicted"] = predicted
+        for what, cells in sorted(parts.items(), key=lambda part: part[0] != "ms"):
+            named = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
+            scales = {str(k): cell for k, cell in enumerate(cells, 1)}
+            rows.append({**named, "by scale": what, **scales})
     table = pd.DataFrame(rows)
-    return Printed("By scale", table, table)
+    note = "KV cache: the prediction stands in brackets where it differs."
+    return Printed("By scale", table, table, [note])
+
+
+def numbers(values: Sequence[float], form: str) -> list[str]:
+    return [form.format(value) for value in values]
 
 
 def predictions(sweep: Sweep) -> Printed:
