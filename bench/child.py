@@ -60,18 +60,13 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     def decode(on_scale):
         return generate(plan, vqvae, labels, sampling, case.seed, how, on_scale=on_scale)
 
+    first_latency_s = sum(timing.once(decode, device))
     used, made = memory.measure(decode, [*plan.models, vqvae], device)
-    taken = timing.sample(
-        decode,
-        lambda: images_of(made, vqvae, how),
-        device,
-        job["warmup"],
-        job["samples"],
-        job["max_seconds"],
-    )
+    effort = timing.Effort(**job["effort"])
+    taken = timing.sample(decode, lambda: images_of(made, vqvae, how), device, effort)
     return {
         "status": "ok",
-        "samples": asdict(taken),
+        "samples": {**asdict(taken), "first_latency_s": first_latency_s},
         "memory": asdict(used),
         "tokens_sha256": hashlib.sha256(made.tokens.cpu().numpy().tobytes()).hexdigest(),
         "sources": sources,

@@ -29,6 +29,13 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "experiments"
 PAPERS = ROOT / "results" / "papers"
 
+# Keys that make it another model, so that a row of the paper's no longer speaks of it.
+SIZES = {
+    key
+    for kind in Methods.by_name.values()
+    for key in kind.model_fields.keys() - Case.model_fields.keys() | {"depth"}
+}
+
 #: What `plots` draws.
 Figure = Literal[
     "speed",
@@ -49,8 +56,7 @@ class Experiment(BaseModel):
 
     baseline: keys of the case that speed-ups are over, the first that has them; the rest of its
     keys (batch size, stack, precision, ...) are those of the case it is compared with.
-    samples: decodes to time, after `warmup` decodes that are not; fewer if `max_seconds` of
-    sampling are over.  timeout_s: of a whole case.
+    warmup, samples, target, max_seconds: `timing.Effort`.  timeout_s: of a whole case.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,9 +65,10 @@ class Experiment(BaseModel):
     paper: str | None = None
     baseline: dict[str, str | int] = Field(default_factory=dict)
     figures: list[Figure] = Field(default_factory=list)
-    samples: int = Field(5, ge=1)
     warmup: int = Field(1, ge=0)
-    max_seconds: float = Field(120, gt=0)
+    samples: int = Field(6, ge=1)
+    target: float = Field(0.01, gt=0)
+    max_seconds: float = Field(60, gt=0)
     timeout_s: float = Field(3600, gt=0)
     defaults: dict[str, Any] = Field(default_factory=dict)
     cases: list[dict[str, Any]] = Field(min_length=1)
@@ -162,7 +169,7 @@ def apply(experiment: Experiment, change: str) -> None:
     values = [parse(part) for part in text.split(",")] if text else []
     if not equals or not values:
         raise UsageError(f"--set {change}: write axis=value or axis=value,value")
-    if key in ("samples", "warmup", "max_seconds", "timeout_s"):
+    if key in ("warmup", "samples", "target", "max_seconds", "timeout_s"):
         try:
             Experiment.__pydantic_validator__.validate_assignment(experiment, key, values[0])
         except ValidationError as e:
@@ -188,6 +195,8 @@ def apply(experiment: Experiment, change: str) -> None:
         if any(key in known for known in fields):
             block[key] = values
             found = True
+            if key in SIZES and f"{{{key}}}" not in block.get("paper_row", ""):
+                block.pop("paper_row", None)  # another model than the paper's
     if not found:
         axes = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
         raise UsageError(f"--set {key}: no such axis here; axes are {', '.join(axes)}")

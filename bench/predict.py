@@ -5,6 +5,7 @@ Nothing runs and no weight is loaded.  Formulas are given for B images, so 2B ro
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +39,9 @@ class Prediction:
         return self.params_bytes + max(self.kv_cache_bytes)
 
 
+@functools.cache
 def predict(case: Case) -> Prediction:
-    """The prediction for a case."""
+    """The prediction for a case; remembered, since models take a while to lay out."""
     plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
     return Prediction(
         params_bytes=params_bytes(plan, run),

@@ -99,9 +99,12 @@ def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], downlo
     experiment, predicted = sweep.experiment, predict(case)
     job = {
         "case": case.model_dump(),
-        "warmup": experiment.warmup,
-        "samples": experiment.samples,
-        "max_seconds": experiment.max_seconds,
+        "effort": {
+            "warmup": experiment.warmup,
+            "samples": experiment.samples,
+            "target": experiment.target,
+            "max_seconds": experiment.max_seconds,
+        },
         "download": download,
     }
     began, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC)

@@ -170,16 +170,14 @@ def measured_columns(record: Record | None) -> dict[str, Any]:
 
 
 def add_speedups(rows: list[dict[str, Any]], sweep: Sweep, cases: list[Case]) -> None:
-    """Latency of each row's baseline over its own."""
+    """Latency of each row's baseline over its own; none where the baseline ran out of memory."""
     for row, case in zip(rows, cases, strict=True):
-        wanted = sweep.baseline_of(case.model_dump())
-        if wanted is None or "latency_s" not in row:
-            continue
-        for other, base in zip(rows, cases, strict=True):
-            values = base.model_dump()
-            if "latency_s" in other and all(values.get(k) == v for k, v in wanted.items()):
-                row["speedup"] = other["latency_s"] / row["latency_s"]
-                break
+        wanted = (sweep.baseline_of(case.model_dump()) or {"method": None}).items()
+        same = [
+            o for o, base in zip(rows, cases, strict=True) if wanted <= base.model_dump().items()
+        ]
+        if same and {"latency_s"} <= row.keys() & same[0].keys():
+            row["speedup"] = same[0]["latency_s"] / row["latency_s"]
 
 
 # The papers
@@ -259,8 +257,9 @@ def measured(run: Run) -> Printed:
 
 def notes(run: Run, data: pd.DataFrame, constant: str) -> list[str]:
     """What a reader must know to read the table."""
-    found = [f"In brackets: the paper ({run.sweep.experiment.paper}: NVIDIA L20, fp16)."]
-    if run.sweep.experiment.paper is None:
+    paper = run.sweep.experiment.paper
+    found = [f"In brackets: the paper ({paper}: NVIDIA L20, fp16, batch 64 unless it says)."]
+    if paper is None:
         found = []
     if constant:
         found.append(f"All rows: {constant}.")

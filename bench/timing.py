@@ -8,6 +8,8 @@ monotonic clock.
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,18 +45,37 @@ class Marks:
         return [b - a for a, b in pairs]
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Warm-up: at least `warmup` decodes, and until one is no faster than the one before.
+    Sampling: at least `samples` decodes, and until the 95 % interval of their median is within
+    `target` of it, or has stopped narrowing; but no longer than `max_seconds` each.
+    """
+
+    warmup: int
+    samples: int
+    target: float
+    max_seconds: float
+
+
 @dataclass
 class Samples:
     """Raw samples; every statistic is computed by who reads them.
 
     latency_s: the whole decode without the VQVAE.  scale_latency_s: by scale, a list for each
-    sample.  vqvae_latency_s: of the VQVAE's decoder.  warmup_latency_s: decodes not counted.
+    sample.  vqvae_latency_s: of the VQVAE's decoder.  first_latency_s: the first decode of the
+    process, with all that is done once.  warmup_latency_s: decodes not counted.  stopped_by:
+    what ended the sampling: "target", "noise" or "time".
     """
 
+    first_latency_s: float = math.nan
+    warmup_latency_s: list[float] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)
     scale_latency_s: list[list[float]] = field(default_factory=list)
     vqvae_latency_s: list[float] = field(default_factory=list)
-    warmup_latency_s: list[float] = field(default_factory=list)
+    stopped_by: str = ""
 
 
 def once(run: Run, device: torch.device) -> list[float]:
@@ -65,31 +86,79 @@ def once(run: Run, device: torch.device) -> list[float]:
 
 
 def sample(
-    run: Run,
-    decode_images: Callable[[], object],
-    device: torch.device,
-    warmup: int,
-    samples: int,
-    max_seconds: float,
+    run: Run, decode_images: Callable[[], object], device: torch.device, effort: Effort
 ) -> Samples:
-    """Decodes, one after the other, until there are enough or the time is over."""
+    """Warms up, then decodes until the effort says it is enough."""
     taken = Samples()
-    for _ in range(warmup):
+    clock = Budget(effort.max_seconds)
+    while not clock.is_over() and not is_warm(taken.warmup_latency_s, effort.warmup):
         taken.warmup_latency_s.append(sum(once(run, device)))
-    began = time.perf_counter()
-    while len(taken.latency_s) < samples:
+
+    clock, widths = Budget(effort.max_seconds), []
+    while not taken.stopped_by:
         by_scale = once(run, device)
         taken.latency_s.append(sum(by_scale))
         taken.scale_latency_s.append(by_scale)
-        if time.perf_counter() - began > max_seconds:
-            break
-    for i in range(len(taken.latency_s) + 1):
-        marks = Marks(device)
-        marks(0)
+        widths.append(relative_width(taken.latency_s))
+        taken.stopped_by = enough(widths, effort, clock)
+
+    def images(mark: OnScale) -> None:
+        mark(0)
         decode_images()
-        marks(1)
-        if i > 0:  # the first one warms up
-            taken.vqvae_latency_s += marks.seconds()
-        if time.perf_counter() - began > 2 * max_seconds:
-            break
+        mark(1)
+
+    once(images, device)  # warms up
+    clock = Budget(effort.max_seconds / 2)
+    while len(taken.vqvae_latency_s) < len(taken.latency_s) and not (
+        taken.vqvae_latency_s and clock.is_over()
+    ):
+        taken.vqvae_latency_s += once(images, device)
     return taken
+
+
+class Budget:
+    """Seconds that may pass."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.perf_counter() + seconds
+
+    def is_over(self) -> bool:
+        return time.perf_counter() >= self.end
+
+
+def is_warm(latencies: list[float], least: int) -> bool:
+    """Whether the last warm-up was not clearly faster than the one before; 0 asks for none."""
+    if least == 0:
+        return True
+    return len(latencies) >= max(least, 2) and latencies[-1] > 0.95 * latencies[-2]
+
+
+def enough(widths: list[float], effort: Effort, clock: Budget) -> str:
+    """What ends the sampling, or "".
+
+    widths: after each sample, the relative width of the median's interval.
+    """
+    if len(widths) >= effort.samples and widths[-1] <= 2 * effort.target:
+        return "target"
+    window = 12  # NVBench's idea: more samples no longer help
+    if len(widths) >= max(effort.samples, 2 * window):
+        before, now = widths[-2 * window : -window], widths[-window:]
+        if statistics.median(now) > 0.98 * statistics.median(before):
+            return "noise"
+    return "time" if clock.is_over() else ""
+
+
+def relative_width(samples: list[float]) -> float:
+    """Width of the median's 95 % interval over the median; infinite below six samples."""
+    low, high = median_interval(samples)
+    return (high - low) / statistics.median(samples)
+
+
+def median_interval(samples: list[float]) -> tuple[float, float]:
+    """95 % interval of the median from order statistics: no assumption but independence."""
+    n, ordered, below, k = len(samples), sorted(samples), 0.0, 0
+    if n < 6:
+        return -math.inf, math.inf
+    while (below := below + math.comb(n, k) / 2**n) <= 0.025:
+        k += 1
+    return ordered[k - 1], ordered[n - k]

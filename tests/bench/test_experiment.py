@@ -140,3 +140,12 @@ def test_a_case_has_the_same_key_however_it_is_written():
     b = make_case({"batch_size": 1, "draft_steps": 6, "method": "code", "depth": 30})
     c = make_case({"method": "code", "draft_steps": 7, "batch_size": 1})
     assert a.key == b.key != c.key
+
+
+def test_a_model_that_is_not_the_papers_does_not_stand_beside_its_row():
+    sweep = experiment.load("code_table1", ["refiner_depth=20", "depth=30"])
+    rows = {case.label: sweep.paper_rows.get(case.key) for case in sweep.cases}
+    assert rows["VAR-d30"] == "VAR-d30"
+    assert rows["CoDe N=6 (d30+d20)"] is None
+    kept = experiment.load("code_table1", ["batch_size=1", "draft_steps=6"])
+    assert [kept.paper_rows.get(c.key) for c in kept.cases][-1] == "VAR-CoDe N=6"

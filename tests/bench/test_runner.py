@@ -23,6 +23,8 @@ TINY = """
 title = "tiny"
 baseline = { method = "var" }
 samples = 1
+warmup = 0
+max_seconds = 0.1
 [defaults]
 depth = 2
 precision = "float32"
@@ -240,7 +242,8 @@ def test_what_this_machine_cannot_do_is_refused_before_anything_runs(
 
 
 def job(**case):
-    measured = {"warmup": 0, "samples": 1, "max_seconds": 1, "download": False}
+    effort = {"warmup": 0, "samples": 1, "target": 0.01, "max_seconds": 0.1}
+    measured = {"effort": effort, "download": False}
     values = {"method": "var", "depth": 1, "device": "cpu", "precision": "float32"} | case
     return {"case": make_case(values).model_dump(), **measured}
 

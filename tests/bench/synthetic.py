@@ -1,0 +1,81 @@
+"""Runs that nobody measured: records as the runner makes them, with invented samples."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from bench import experiment, runner
+from bench.cases import Case, make_case, meta_plan
+from bench.memory import Memory
+from bench.predict import MIB, predict
+from bench.tables import Run
+from bench.timing import Samples
+
+ENV: dict[str, Any] = {
+    "cpu": "Invented CPU",
+    "gpus": [{"name": "NVIDIA L20", "memory_gib": 44.5}],
+    "packages": {"torch": "2.9.0"},
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "machine": "l20",
+}
+FLOP_PER_S = {"published": 100e12, "modern": 170e12}
+LAYER_S = {"published": 1.1e-3, "modern": 0.25e-3}  # a layer takes no less, however small
+
+
+def fake_run(
+    experiment_name: str, measured: bool = True, gpu_gib: float = 44.5, **axes: Any
+) -> Run:
+    """The experiment as if run on a GPU of that memory; a case that needs more is out of memory.
+
+    axes: as of `--set`, one value or a list.  measured: False leaves out all records.
+    """
+    changes = [
+        f"{axis}={','.join(map(str, value if isinstance(value, list | tuple) else [value]))}"
+        for axis, value in axes.items()
+    ]
+    sweep = experiment.load(experiment_name, changes, device="cuda")
+    if not measured:
+        return Run(sweep)
+
+    def invented(job: dict[str, Any], *_: Any) -> dict[str, Any]:
+        return invent(make_case(job["case"]), job["effort"]["samples"], gpu_gib)
+
+    with mock.patch.object(runner, "in_process", invented):
+        records = [runner.run_case(case, sweep, Path(), ENV, False) for case in sweep.cases]
+    return Run(sweep, records, env=ENV)
+
+
+def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
+    """What `bench.child` would say: latency from FLOPs, memory from the prediction."""
+    told = predict(case)
+    params, cache = told.params_bytes / MIB, [b / MIB for b in told.kv_cache_bytes]
+    running = 35.0 * case.batch_size
+    total = params + max(cache) + running
+    if total > gpu_gib * 1024:
+        return {"status": "oom", "reason": "OutOfMemoryError: CUDA out of memory."}
+    seconds = [
+        flops / FLOP_PER_S[case.stack] + len(step.layers) * LAYER_S[case.stack]
+        for flops, step in zip(told.flops, meta_plan(case).steps, strict=True)
+    ]
+    noise = np.random.default_rng(case.seed).uniform(1, 1.02, (samples, len(seconds)))
+    by_scale = (noise * seconds).tolist()
+    decoder = [0.02 + 0.006 * case.batch_size] * samples
+    totals = [sum(s) for s in by_scale]
+    first = 2 * sum(seconds)
+    taken = Samples(first, totals[:2], totals, by_scale, decoder, "target")
+    peaks = [params + c + running for c in cache]
+    used = Memory(params, max(cache), running, total, peaks, cache, total + 500, "nvml")
+    return {
+        "status": "ok",
+        "samples": asdict(taken),
+        "memory": asdict(used),
+        "tokens_sha256": "0" * 64,
+        "sources": [f"seeded:{name}:{case.seed}" for name in case.model_names()],
+        "torch_threads": 1,
+    }

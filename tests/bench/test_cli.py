@@ -1,0 +1,89 @@
+"""The commands as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+
+    def call(*words):
+        return CliRunner().invoke(cli.app, list(words))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("run nope", "nope: no such experiment"),
+        ("run quick --set batch_size=0", "batch_size must be 1..1024, not 0"),
+        ("run quick --set draft_steps=10", "draft_steps must be 1..9, not 10"),
+        ("run quick --set subnet_depth=17", "subnet_depth must be 2..16, not 17"),
+        ("run quick --device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
+        ("run quick --resume", "name its folder with --out"),
+        ("run quick --out /proc/nowhere", "/proc/nowhere: cannot be written"),
+        ("run --colour", "No such option: --colour"),
+        ("predict quick --format jsn", "'--format'"),
+        ("table", "no run under"),
+        ("table nope", "nope: no such experiment"),
+        ("table /tmp", "no run.json here"),
+        ("plot nope", "nope: no such experiment"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(bench, words, line):
+    result = bench(*words.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert line in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_list_names_experiments_methods_and_models(bench):
+    result = bench("list", "--format", "json")
+    names = {(row["kind"], row["name"]) for row in json.loads(result.stdout)}
+    expected = {
+        ("experiment", "code_table1"),
+        ("method", "variant"),
+        ("published model", "var_d36"),
+    }
+    assert expected <= names
+
+
+def test_env_is_json_with_the_machine_and_the_versions(bench):
+    found = json.loads(bench("env", "--format", "json").stdout)
+    assert {"machine", "cpu", "gpus", "memory_gib", "commit", "packages"} <= found.keys()
+    assert found["packages"]["torch"]
+
+
+def test_predict_gives_the_papers_cache(bench):
+    rows = json.loads(bench("predict", "code_table3", "--format", "json").stdout)
+    at_64 = {row["method"]: row["kv_cache_mib"] for row in rows if row["batch_size"] == 64}
+    assert at_64 == {"VAR-d30": 28687.5, "CoDe N=6 (d30+d16)": 8160.0}
+
+
+def test_a_table_of_an_experiment_that_was_never_run_is_the_papers(bench):
+    rows = json.loads(bench("table", "code_table1", "--format", "json").stdout)
+    assert [row["status"] for row in rows].count("not measured") == 4
+    assert rows[0]["latency_s_paper"] == 3.62
+
+
+def test_help_names_every_command():
+    command = [sys.executable, "bench.py"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0
+    for name in ("list", "env", "predict", "run", "table", "plot"):
+        assert name in result.stdout

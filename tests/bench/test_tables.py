@@ -1,0 +1,126 @@
+"""What a table shows: ours, the paper's and the prediction, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from synthetic import fake_run
+
+from bench import tables
+from bench.cases import make_case
+from bench.predict import predict
+
+FORMATS = ("rich", "md", "csv", "latex", "json")
+
+
+def rows(run):
+    return {row["method"]: row for row in tables.frame(run).to_dict("records")}
+
+
+def printed(run, format, capsys):
+    tables.show(tables.measured(run), format)
+    return capsys.readouterr().out
+
+
+def test_every_row_of_the_paper_is_there_measured_or_not():
+    table = tables.frame(fake_run("code_table1"))
+    measured = table[table["status"] == "ok"]
+    assert sorted(measured["method_paper"]) == sorted(
+        ["VAR-d30", "VAR-d24", "VAR-d20", *(f"VAR-CoDe N={n}" for n in (6, 7, 8, 9))]
+    )
+    quoted = table[table["status"] == "not measured"]
+    assert list(quoted["method"]) == ["DiT-XL/2", "MAR-B", "AiM-XL", "LlamaGen-XXL"]
+    assert quoted["latency_s"].isna().all()
+    assert list(quoted["latency_s_paper"]) == [19.20, 29.80, 9.32, 73.97]
+
+
+def test_a_case_stands_beside_the_papers_row_of_its_batch_size():
+    table = tables.frame(fake_run("code_table3"))
+    ours = table[(table["method"] == "VAR-d30") & (table["batch_size"] == 32)].iloc[0]
+    assert ours["kv_cache_mib_paper"] == 14345
+    assert ours["running_mib_paper"] == 1216
+    assert ours["kv_cache_mib_predicted"] == 14343.75
+
+
+def test_out_of_memory_is_a_row_as_in_the_paper(capsys):
+    run = fake_run("code_table3")
+    table = tables.frame(run)
+    lost = table[table["status"] == "oom"]
+    assert list(lost["method"]) == ["VAR-d30"]
+    assert list(lost["status_paper"]) == ["oom"]
+    assert "OOM (OOM)" in printed(run, "md", capsys)
+
+
+def test_latency_is_the_median_and_speed_up_is_over_the_baseline_of_the_same_axes():
+    run = fake_run("code_figure5", batch_size=[1, 64])
+    run.records[0]["samples"]["latency_s"] = [1.0, 9.0, 2.0]
+    table = tables.frame(run)
+    assert table["latency_s"][0] == 2.0
+    base = table[table["method"] == "VAR-d30"].set_index(["batch_size", "stack"])["latency_s"]
+    for row in table.to_dict("records"):
+        expected = base[row["batch_size"], row["stack"]] / row["latency_s"]
+        assert row["speedup"] == pytest.approx(expected)
+
+
+def test_quality_is_the_papers_and_marked_as_not_measured(capsys):
+    text = printed(fake_run("code_table1"), "md", capsys)
+    assert "- (1.95)" in text
+    assert "quality is not measured" in text
+
+
+def test_an_experiment_that_was_never_run_shows_predictions_and_the_paper(capsys):
+    run = fake_run("variant_table2", measured=False)
+    table = rows(run)
+    assert {row["status"] for row in table.values()} == {"not run", "not measured"}
+    assert table["VARiant-d2 N=6 (d30)"]["kv_cache_mib_predicted"] == pytest.approx(5495.6, abs=0.1)
+    assert "- (3.62)" in printed(run, "md", capsys)
+
+
+def test_json_has_the_documented_names(capsys):
+    first = json.loads(printed(fake_run("code_table1"), "json", capsys))[0]
+    assert {"method", "batch_size", "stack", "status", "latency_s", "params_mib"} <= first.keys()
+    assert first["kv_cache_mib"] == pytest.approx(28687.5)
+    assert len(first["scale_latency_s"]) == 10
+
+
+def test_csv_can_be_read_back(capsys):
+    table = list(csv.DictReader(io.StringIO(printed(fake_run("code_table1"), "csv", capsys))))
+    assert len(table) == 11
+    assert float(table[0]["kv_cache_mib"]) == pytest.approx(28687.5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_prints_every_method(format, capsys):
+    run = fake_run("variant_table3")
+    text = printed(run, format, capsys)
+    for case in run.sweep.cases:
+        assert case.label in text
+
+
+def test_a_hostile_text_stays_text(capsys):
+    run = fake_run("variant_table3", batch_size=64)
+    run.records[0] |= {"status": "error", "reason": "[red]| a & b_c % </table>[/red]"}
+    assert "[red]| a & b_c % </table>[/red]" in printed(run, "rich", capsys)
+    run.records[0]["status"] = "a & b_c %"
+    assert r"a \& b\_c \%" in printed(run, "latex", capsys)
+
+
+def test_predictions_carry_the_same_names(capsys):
+    sweep = fake_run("code_table3", measured=False).sweep
+    tables.show(tables.predictions(sweep), "json")
+    first = json.loads(capsys.readouterr().out)[0]
+    told = predict(make_case({"method": "var", "batch_size": 8}))
+    assert first["kv_cache_mib"] == max(told.kv_cache_bytes) / 2**20
+    assert first["params_mib"] == told.params_bytes / 2**20
+    assert len(first["gflops_by_scale"]) == len(first["kv_cache_by_scale_mib"]) == 10
+
+
+def test_no_speed_up_over_a_baseline_that_ran_out_of_memory():
+    table = tables.frame(fake_run("code_figure5", batch_size=[64, 128], stack="published"))
+    lost = table[(table["method"] == "VAR-d30") & (table["batch_size"] == 128)].iloc[0]
+    assert lost["status"] == "oom"
+    assert table[table["batch_size"] == 128]["speedup"].isna().all()
+    assert table[table["batch_size"] == 64]["speedup"].notna().all()

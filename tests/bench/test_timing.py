@@ -1,0 +1,121 @@
+"""When measuring ends, and what a sample is."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+
+import pytest
+import torch
+
+from bench import timing
+from bench.timing import Budget, Effort, Samples, enough, is_warm, median_interval
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    """A clock that a fake decode moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", clock)
+    return clock
+
+
+def measure(clock, latencies, **effort):
+    """Samples of a decode of two scales that takes the given seconds, one after the other."""
+    times = iter(latencies)
+
+    def decode(on_scale):
+        seconds = next(times)
+        on_scale(0)
+        clock.now += seconds / 4
+        on_scale(1)
+        clock.now += 3 * seconds / 4
+        on_scale(2)
+
+    def images():
+        clock.now += 0.5
+
+    defaults = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 100}
+    return timing.sample(decode, images, CPU, Effort(**(defaults | effort)))
+
+
+def test_a_sample_is_the_sum_of_its_scales(clock):
+    taken = measure(clock, itertools.repeat(1.0))
+    assert taken.scale_latency_s == [[0.25, 0.75]] * len(taken.latency_s)
+    assert taken.latency_s == [1.0] * 6
+    assert set(taken.vqvae_latency_s) == {0.5}
+
+
+def test_steady_samples_end_at_the_target(clock):
+    taken = measure(clock, itertools.repeat(1.0))
+    assert (taken.stopped_by, len(taken.latency_s)) == ("target", 6)
+
+
+def test_noise_that_no_longer_shrinks_ends_it(clock):
+    two_clocks = itertools.cycle([1.0, 1.5])
+    taken = measure(clock, two_clocks, max_seconds=1e6)
+    assert taken.stopped_by == "noise"
+    assert len(taken.latency_s) < 100
+
+
+def test_the_budget_ends_it_with_what_there_is(clock):
+    taken = measure(clock, itertools.repeat(30.0), max_seconds=50)
+    assert (taken.stopped_by, taken.latency_s) == ("time", [30.0, 30.0])
+
+
+def test_one_sample_is_taken_whatever_the_budget(clock):
+    taken = measure(clock, itertools.repeat(30.0), max_seconds=0.001)
+    assert len(taken.latency_s) == len(taken.vqvae_latency_s) == 1
+
+
+def test_warm_up_goes_on_until_it_is_steady_and_is_not_sampled(clock):
+    taken = measure(clock, itertools.chain([9.0, 5.0, 2.0, 1.0, 1.0], itertools.repeat(1.0)))
+    assert taken.warmup_latency_s == [9.0, 5.0, 2.0, 1.0, 1.0]
+    assert set(taken.latency_s) == {1.0}
+
+
+def test_warm_up_can_be_left_out():
+    assert is_warm([], least=0)
+    assert not is_warm([], least=1)
+    assert not is_warm([5.0], least=2)
+
+
+def test_noisy_samples_need_more_than_steady_ones(clock):
+    rng = random.Random(0)
+    noisy = (rng.gauss(1, 0.02) for _ in itertools.count())
+    taken = measure(clock, noisy, max_seconds=1e6, target=0.01)
+    assert len(taken.latency_s) > 12
+    low, high = median_interval(taken.latency_s)
+    assert (high - low) / statistics.median(taken.latency_s) < 0.03
+
+
+@pytest.mark.parametrize("n", [6, 7, 10, 25, 100])
+def test_the_interval_holds_the_median_as_often_as_it_says(n):
+    rng = random.Random(n)
+    held = 0
+    for _ in range(2000):
+        low, high = median_interval([rng.expovariate(1) for _ in range(n)])
+        held += low <= math.log(2) <= high
+    assert 0.94 < held / 2000 < 0.995
+
+
+def test_few_samples_have_no_interval():
+    assert median_interval([1.0] * 5) == (-math.inf, math.inf)
+    assert enough([math.inf] * 5, Effort(1, 1, 0.01, 1e9), Budget(1e9)) == ""
+
+
+def test_samples_start_empty():
+    assert Samples().latency_s == []

@@ -1,0 +1,108 @@
+"""What only a CUDA device can show: `make test-gpu`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import reference_state_dict
+
+import codevar
+from bench import child, memory, runner, timing
+from bench.cases import make_case
+from bench.predict import kv_cache_bytes, params_bytes
+from codevar.decode import generate
+from codevar.plan import code
+
+pytestmark = pytest.mark.gpu
+GREEDY = codevar.Sampling(cfg=3.0, top_k=1, top_p=0)
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact_products():
+    if not torch.cuda.is_available():
+        pytest.fail("no CUDA device here")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.fixture(scope="module")
+def models(meta):
+    names = ("vae", "drafter", "refiner")
+    load = (codevar.load_vqvae, codevar.load_var, codevar.load_var)
+    return [
+        f(reference_state_dict(*meta[n]), device="cuda") for f, n in zip(load, names, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["published", "modern"])
+@pytest.mark.parametrize("N", [1, 6, 9])
+def test_greedy_tokens_are_the_references_but_for_ties(models, cases, labels, name, N):
+    vqvae, drafter, refiner = models
+    plan = code(drafter, refiner, N)
+    result = codevar.decode(plan, vqvae, labels, GREEDY, stack=codevar.stack(name))
+    differ = result.tokens.cpu().numpy() != cases[f"code_greedy_tokens_N{N}"]
+    tied = np.cumsum(cases[f"code_greedy_margins_N{N}"] < 1e-2, axis=1) > 0
+    assert not (differ & ~tied).any()
+
+
+@pytest.mark.parametrize("name", ["published", "modern"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_memory_is_what_shapes_predict(meta, name, precision):
+    how = codevar.stack(name, precision)
+    options = {"device": "cuda", "dtype": how.weights}
+    vqvae = codevar.load_vqvae(reference_state_dict(*meta["vae"]), **options)
+    drafter, refiner = (
+        codevar.load_var(reference_state_dict(*meta[n]), **options) for n in ("drafter", "refiner")
+    )
+    plan = code(drafter, refiner, 6)
+
+    def decode(on_scale):
+        return generate(plan, vqvae, [1, 2, 3, 4], stack=how, on_scale=on_scale)
+
+    decode(lambda k: None)  # cuBLAS takes its workspace
+    used, _ = memory.measure(decode, [drafter, refiner, vqvae], CUDA)
+    assert used.kv_cache_by_scale_mib == [b / 2**20 for b in kv_cache_bytes(plan, 4, how)]
+    parts = used.params_mib + used.kv_cache_mib + used.running_mib
+    assert used.total_mib == pytest.approx(parts)
+    assert used.running_mib > 0
+    assert params_bytes(plan, how) > 0
+
+
+def test_scales_add_up_to_the_total(models):
+    vqvae, drafter, _ = models
+    plan, how = codevar.plan.original(drafter), codevar.stack("modern")
+
+    def decode(on_scale):
+        return generate(plan, vqvae, [1] * 8, stack=how, on_scale=on_scale)
+
+    decode(lambda k: None)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    by_scale = timing.once(decode, CUDA)
+    end.record()
+    end.synchronize()
+    assert len(by_scale) == 10
+    assert sum(by_scale) <= start.elapsed_time(end) / 1000
+
+
+def job(case):
+    effort = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 9}
+    return {"case": case.model_dump(), "effort": effort, "download": False}
+
+
+@pytest.mark.parametrize("attention", ["math", "efficient", "flash"])
+def test_a_case_runs_in_its_process(tmp_path, attention):
+    case = make_case({"method": "var", "depth": 2, "device": "cuda", "attention": attention})
+    result = runner.in_process(job(case), 300, tmp_path / "log")
+    assert result["status"] == "ok", result
+    assert result["samples"]["latency_s"]
+
+
+def test_too_large_a_batch_is_out_of_memory(tmp_path):
+    values = {"method": "var", "depth": 16, "device": "cuda", "batch_size": 64}
+    case = make_case(values | {"memory_limit_gib": 4})
+    result = runner.in_process(job(case), 300, tmp_path / "log")
+    assert result["status"] == "oom"
+    assert child.is_oom(torch.OutOfMemoryError())
