@@ -296,20 +296,24 @@ def start(folder, *more):
     return subprocess.Popen([*command, "--out", str(folder / "run"), *more], cwd=ROOT, **options)
 
 
+def wait_for_records(file, n, process):
+    while process.poll() is None and (not file.exists() or file.read_text().count("\n") < n):
+        time.sleep(0.05)
+
+
 def test_killed_stopped_and_resumed(tmp_path):
     """The whole of it: `kill -9` in the first case, Ctrl-C in the next, then to the end."""
     (tmp_path / "tiny.toml").write_text(TINY)
     file = tmp_path / "run" / "records.jsonl"
     process = start(tmp_path)
-    while not file.exists() and process.poll() is None:
-        time.sleep(0.1)
+    wait_for_records(file, 1, process)
     process.kill()
     process.communicate()
     before = file.read_text()
     assert before.count("\n") == 1
 
     process = start(tmp_path, "--resume")
-    time.sleep(5)
+    wait_for_records(file, 2, process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
