@@ -39,7 +39,8 @@ class OneLineErrors(TyperGroup):
     def main(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         args = sys.argv[1:] if args is None else args
         try:
-            super().main(args or ["--help"], **{**kwargs, "standalone_mode": False})
+            # Without "standalone mode" an exit code is returned, Ctrl-C's included.
+            sys.exit(super().main(args or ["--help"], **{**kwargs, "standalone_mode": False}))
         except UsageError as e:
             fail(str(e))
         except Complaint as e:
