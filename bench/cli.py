@@ -174,3 +174,43 @@ def find(targets: list[str] | None) -> list[tables.Run]:
         ]
         found.append(tables.load(named[0]) if named else tables.Run(sweep))
     return found
+
+
+class GateFormat(StrEnum):
+    rich = "rich"
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+    json = "json"
+    github = "github"
+    junit = "junit"
+
+
+@app.command("compare")
+def compare_(
+    base: Annotated[str, typer.Argument(help="a run's folder, or pytest-benchmark's JSON file")],
+    new: Annotated[str, typer.Argument(help="the same, to be judged against BASE")],
+    threshold: Annotated[str, typer.Option(help="change of the median that matters")] = "3%",
+    alpha: Annotated[float, typer.Option(help="chance of a false change in all the table")] = 0.01,
+    format: Annotated[GateFormat, typer.Option("--format", help="how to print")] = GateFormat.rich,
+    plot: Annotated[Path | None, typer.Option(help="folder for pictures of the samples")] = None,
+) -> None:
+    """Regression gate: exit code 1 for a regression, 2 for what cannot be compared."""
+    from bench import compare, gate
+
+    sides = [
+        compare.of_benchmark(Path(side)) if side.endswith(".json") else find([side])[0]
+        for side in (base, new)
+    ]
+    comparison = compare.compare(sides[0], sides[1], compare.share(threshold), alpha)
+    paths = gate.draw(comparison, plot) if plot else []
+    if format is GateFormat.github:
+        print(gate.annotations(comparison))
+        gate.step_summary(comparison)
+    elif format is GateFormat.junit:
+        print(gate.junit(comparison))
+    else:
+        tables.show(gate.printed(comparison), format)
+    for path in paths:
+        print(path, file=sys.stderr)
+    raise typer.Exit(comparison.exit_code)

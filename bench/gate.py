@@ -1,0 +1,231 @@
+"""What the regression gate says: a table, GitHub's annotations, JUnit XML, pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import io
+import os
+import re
+import textwrap
+import xml.etree.ElementTree as ET
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bench import tables
+from bench.cases import UsageError
+from bench.compare import Comparison, Finding
+from bench.pages import BLUE, GREY, STYLE, VERMILLION, WIDE
+
+ONE_COLUMN = ("latency", "VQVAE latency", "speed-up", "total memory", "KV cache")
+
+
+# A table
+
+
+def printed(comparison: Comparison) -> tables.Printed:
+    """A row for each case; what changed, in full; and what a reader must know."""
+    by_case: dict[str, dict[str, Finding]] = {}
+    for found in comparison.findings:
+        by_case.setdefault(found.key, {})[found.figure] = found
+    text = pd.DataFrame([row_of(figures) for figures in by_case.values()]).fillna("")
+    text = text[[name for name in ("case", "latency", "scales", *ONE_COLUMN[1:]) if name in text]]
+    title = f"{comparison.base.where} to {comparison.new.where}: {outcome(comparison)}"
+    data = pd.DataFrame([asdict(found) for found in comparison.findings])
+    notes = [
+        f"Change of the median; slower or faster by more than {comparison.threshold:.3g}, "
+        f"at {comparison.alpha:.3g} for the whole table (Holm)."
+    ]
+    changed = [f for f in comparison.findings if f.verdict in ("slower", "faster")]
+    rows = [[f.case, f.figure, values_of(f), change_of(f), f.word] for f in changed]
+    detail = pd.DataFrame(rows, columns=["case", "figure", "BASE to NEW", "change", "verdict"])
+    more = [tables.Printed("What changed", detail, detail)] if rows else []
+    return tables.Printed(title, data, text, notes + comparison.notes, more)
+
+
+def outcome(comparison: Comparison) -> str:
+    counts = Counter(found.verdict for found in comparison.findings)
+    told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
+    many = len(comparison.regressions)
+    return f"{many} regression{'s' * (many != 1)} ({told})"
+
+
+def row_of(figures: dict[str, Finding]) -> dict[str, str]:
+    first = next(iter(figures.values()))
+    row = {"case": first.case}
+    for name in ("status", "case"):
+        if name in figures:
+            row["latency"] = figures[name].reason
+    for name in ONE_COLUMN:
+        if name in figures:
+            change = figures[name].change
+            percent = "" if change is None else f"{change:+.1%} "
+            row[name] = percent + figures[name].word
+    scales = [f for name, f in figures.items() if name.startswith("scale ")]
+    if scales:
+        found = Counter(f.verdict for f in scales)
+        row["scales"] = ", ".join(f"{n} {verdict}" for verdict, n in found.most_common())
+    return row
+
+
+def values_of(found: Finding) -> str:
+    if found.base is None or found.new is None:
+        return found.reason
+    return f"{found.base:.4g} to {found.new:.4g} {found.unit}"
+
+
+def change_of(found: Finding) -> str:
+    if found.change is None:
+        return ""
+    if found.low is None or found.high is None:
+        return f"{found.change:+.1%}"
+    return f"{found.change:+.1%} [{found.low:+.1%} to {found.high:+.1%}]"
+
+
+# For CI
+
+
+def annotations(comparison: Comparison) -> str:
+    """An error for each regression and a notice, as GitHub's workflow commands."""
+    lines = [
+        f"::error title={escape(f'Regression: {f.case}', True)}::{escape(str(f))}"
+        for f in comparison.regressions
+    ]
+    return "\n".join([*lines, f"::notice title=Benchmark::{escape(outcome(comparison))}"])
+
+
+def escape(text: str, of_property: bool = False) -> str:
+    """As actions/toolkit does it: a property ends at a comma and its name at a colon."""
+    for character in "%\r\n" + ":," * of_property:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+def step_summary(comparison: Comparison) -> None:
+    """Appends the table to GitHub's step summary, where there is one.  Raises UsageError."""
+    file = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not file:
+        return
+    table = printed(comparison)
+    pages = [
+        replace(
+            page,
+            title=in_markdown(page.title),
+            text=page.text.map(in_markdown),
+            notes=[in_markdown(note) for note in page.notes],
+        )
+        for page in (table, *table.more)
+    ]
+    try:
+        with open(file, "a", encoding="utf-8") as summary:
+            summary.writelines(tables.as_text(page, "md") + "\n" for page in pages)
+    except OSError as e:
+        raise UsageError(f"{file}: cannot be written ({e.strerror})") from None
+
+
+def in_markdown(text: object) -> str:
+    """Without markup: neither HTML nor Markdown's own, but for `|`, which the table escapes."""
+    return re.sub(r"([\\`*_\[\]~])", r"\\\1", html.escape(str(text), quote=False))
+
+
+def junit(comparison: Comparison) -> str:
+    """A test case for each case and figure: a regression fails, undecided is skipped."""
+    counts = {
+        "tests": len(comparison.findings),
+        "failures": len(comparison.regressions),
+        "skipped": sum(f.verdict == "undecided" for f in comparison.findings),
+    }
+    suite = ET.Element("testsuite", {"name": "bench.compare", "errors": "0"})
+    suite.attrib.update({name: str(count) for name, count in counts.items()})
+    for found in comparison.findings:
+        named = {"classname": found.case, "name": found.figure}
+        if found.unit == "s" and found.new is not None:
+            named["time"] = f"{found.new:.6g}"
+        case = ET.SubElement(suite, "testcase", named)
+        if found.regression:
+            ET.SubElement(case, "failure", {"message": str(found)}).text = str(found)
+        elif found.verdict == "undecided":
+            ET.SubElement(case, "skipped", {"message": found.reason or "undecided"})
+        else:
+            ET.SubElement(case, "system-out").text = str(found)
+    ET.indent(suite)
+    return ET.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+# Pictures
+
+
+def draw(comparison: Comparison, folder: Path) -> list[Path]:
+    """A PNG for each case that regressed, or for every case if none did; returns the files.
+
+    Raises UsageError where the folder cannot be written.
+    """
+    wanted = {f.key for f in comparison.regressions} or {f.key for f in comparison.findings}
+    paths = []
+    for key in dict.fromkeys(f.key for f in comparison.findings if f.key in wanted):
+        found = [f for f in comparison.findings if f.key == key]
+        if not any(f.figure == "latency" and f.base is not None for f in found):
+            continue  # nothing measured on both sides
+        name = re.sub(r"[^A-Za-z0-9]+", "-", found[0].case).strip("-")[:60]
+        path = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.png"
+        drawn = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            page(comparison, found).savefig(drawn, format="png")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(drawn.getvalue())
+        except OSError as e:
+            raise UsageError(f"{folder}: cannot be written ({e.strerror})") from None
+        paths.append(path)
+    return paths
+
+
+def page(comparison: Comparison, findings: list[Finding]) -> Figure:
+    """A case's samples in the order they were taken, their distributions, and every figure's
+    change with its interval."""
+    timed = [f for f in findings if f.n_base is not None]
+    latency = next(f for f in timed if f.figure == "latency")
+    height = 2.6 if len(timed) > 3 else 2.2
+    figure = Figure(figsize=(WIDE, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    order, spread, changes = figure.subplots(1, 3, width_ratios=(1.15, 1, 1.1))
+    sides = ("BASE", BLUE, comparison.base), ("NEW", VERMILLION, comparison.new)
+    for name, color, side in sides:
+        samples = side.cases[latency.key].samples["latency"]
+        median = float(np.median(samples))
+        order.plot(np.arange(1, samples.size + 1), samples, ".", color=color, ms=4, alpha=0.8)
+        order.axhline(median, color=color, lw=1)
+        spread.ecdf(samples, color=color, label=f"{name}: median {median:.4g} s")
+        spread.plot(median, 0.5, "o", color=color, ms=4)
+    order.set(xlabel="sample, in the order taken", ylabel="latency (s)", title="Samples")
+    spread.set(xlabel="latency (s)", ylabel="share of the samples", title="Distribution")
+    spread.legend(loc="lower right", handlelength=1.2)
+    spread.margins(x=0.08)
+    for ax in (order, spread):
+        ax.ticklabel_format(useOffset=False, style="plain")
+        ax.locator_params(nbins=5)
+        ax.grid()
+    limit = 100 * comparison.threshold
+    changes.axvspan(-limit, limit, color="#EEEEEE", zorder=0)
+    changes.axvline(0, color=GREY, lw=0.6)
+    colors = {"slower": VERMILLION, "faster": "#009E73", "same": "black", "undecided": GREY}
+    for y, f in enumerate(timed):
+        color = colors[f.verdict]
+        if f.low is not None and f.high is not None:
+            changes.plot([100 * f.low, 100 * f.high], [y, y], color=color, lw=1.2)
+        changes.plot(100 * (f.change or 0), y, "o", color=color, ms=4)
+    changes.set_yticks(range(len(timed)), [f.figure for f in timed])
+    changes.set_ylim(len(timed) - 0.4, -0.6)
+    changes.set(xlabel="change (%)", title=f"Change, and the ±{limit:.3g} % that count as same")
+    changes.grid(axis="x")
+    title = "\n".join(textwrap.wrap(f"{latency.case}: {latency.word}, {change_of(latency)}", 95))
+    heading = figure.suptitle(title, x=0.01, ha="left", weight="bold", size=9)
+    heading.set_parse_math(False)
+    return figure

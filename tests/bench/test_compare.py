@@ -1,0 +1,478 @@
+"""The regression gate: what it finds, what it refuses, and what it says."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from synthetic import fake_run
+from typer.testing import CliRunner
+
+from bench import cli, compare, gate, records, stats, tables
+from bench.cases import UsageError
+from bench.compare import NotComparable
+
+HOSTILE = "[red]a|b$^{ <b>&amp;\"'%\r\n::error title=x::y, z: \x1b[31m\x00\ud800`*_"
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """A run of three cases: VAR-d30, the baseline, and two of CoDe."""
+    return fake_run("code_table1", method=["var", "code"], depth=30, draft_steps=[6, 8])
+
+
+@pytest.fixture
+def run(measured):
+    """Makes runs of that experiment; noise of 0.5 %, each with a seed of its own."""
+    seeds = itertools.count()
+
+    def make(n=stats.SAMPLES, slower=(), by=1.0):
+        rng, made = np.random.default_rng(next(seeds)), copy.deepcopy(measured)
+        for i, record in enumerate(made.records):
+            taken = record["samples"]
+            mid = np.median(taken["scale_latency_s"], 0)
+            scales = mid * np.exp(0.005 * rng.standard_normal((n, mid.size)))
+            scales *= by if i in slower else 1
+            taken["scale_latency_s"] = scales.tolist()
+            taken["latency_s"] = scales.sum(1).tolist()
+            taken["vqvae_latency_s"] = (0.4 * np.exp(0.005 * rng.standard_normal(n))).tolist()
+        return made
+
+    return make
+
+
+def verdicts(comparison, figure="latency"):
+    return [f.verdict for f in comparison.findings if f.figure == figure]
+
+
+def test_the_same_code_is_the_same_in_every_figure(run):
+    found = compare.compare(run(), run())
+    assert found.exit_code == 0
+    assert {f.verdict for f in found.findings} == {"same"}
+    assert {f.figure for f in found.findings} == {
+        *("latency", "VQVAE latency", "total memory", "KV cache", "speed-up"),
+        *(f"scale {k}" for k in range(1, 11)),
+    }
+
+
+def test_a_slower_case_is_a_regression_in_latency_scales_and_speed_up(run):
+    found = compare.compare(run(), run(slower=[1], by=1.06))
+    assert found.exit_code == 1
+    assert verdicts(found) == ["same", "slower", "same"]
+    assert verdicts(found, "scale 10") == ["same", "slower", "same"]
+    assert verdicts(found, "speed-up") == ["slower", "same"]
+    latency = next(f for f in found.regressions if f.figure == "latency")
+    assert latency.low < 0.06 < latency.high
+    assert latency.change == pytest.approx(0.06, abs=0.005)
+    speedup = next(f for f in found.regressions if f.figure == "speed-up")
+    assert speedup.change == pytest.approx(1 / 1.06 - 1, abs=0.005)
+    assert speedup.low < speedup.change < speedup.high < 0
+
+
+def test_a_faster_case_is_no_regression(run):
+    found = compare.compare(run(slower=[1], by=1.06), run())
+    assert found.exit_code == 0
+    assert verdicts(found) == ["same", "faster", "same"]
+    assert verdicts(found, "speed-up") == ["faster", "same"]
+
+
+def test_a_faster_baseline_lowers_speed_ups_but_regresses_nothing(run):
+    found = compare.compare(run(slower=[0], by=1.2), run())
+    assert verdicts(found, "speed-up") == ["slower", "slower"]
+    assert found.exit_code == 0
+
+
+def test_a_change_at_the_threshold_is_undecided(run):
+    found = compare.compare(run(), run(slower=[0, 1, 2], by=1.03))
+    assert "same" not in verdicts(found)
+    assert "faster" not in verdicts(found)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_few_samples_decide_nothing_and_the_table_says_so(run, n):
+    found = compare.compare(run(n), run(n, slower=[0, 1, 2], by=2))
+    assert set(verdicts(found)) == {"undecided"}
+    assert found.exit_code == 0
+    assert any(f"{n} samples" in note for note in found.notes)
+
+
+def test_sides_may_have_different_numbers_of_samples(run):
+    found = compare.compare(run(25), run(70, slower=[1], by=1.08))
+    assert verdicts(found) == ["same", "slower", "same"]
+    assert {(f.n_base, f.n_new) for f in found.findings if f.figure == "latency"} == {(25, 70)}
+
+
+@pytest.mark.parametrize(
+    ("key", "grown", "verdict"),
+    [
+        ("total_mib", 1.02, "slower"),
+        ("total_mib", 1.005, "same"),
+        ("total_mib", 0.9, "faster"),
+        ("kv_cache_mib", 1.001, "slower"),
+        ("kv_cache_mib", math.nan, "undecided"),
+    ],
+)
+def test_memory_is_compared_as_it_is(run, key, grown, verdict):
+    base, new = run(1), run(1)
+    new.records[1]["memory"][key] *= grown
+    found = compare.compare(base, new)
+    figure = {"total_mib": "total memory", "kv_cache_mib": "KV cache"}[key]
+    assert verdicts(found, figure) == ["same", verdict, "same"]
+    assert found.exit_code == (verdict == "slower")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ("ok", "oom", "slower"),
+        ("ok", "error", "slower"),
+        ("ok", "timeout", "slower"),
+        ("oom", "ok", "faster"),
+        ("oom", "oom", "same"),
+        ("oom", "error", "undecided"),
+    ],
+)
+def test_a_status_that_changed_is_a_finding(run, before, after, verdict):
+    base, new = run(), run()
+    base.records[1]["status"], new.records[1]["status"] = before, after
+    found = compare.compare(base, new)
+    assert verdicts(found, "status") == [verdict]
+    assert verdicts(found) == ["same", "same"]
+    assert found.exit_code == (verdict == "slower")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
+def test_a_sample_that_is_no_time_leaves_its_figures_undecided(run, bad):
+    new = run()
+    new.records[0]["samples"]["latency_s"][3] = bad
+    found = compare.compare(run(), new)
+    assert verdicts(found) == ["undecided", "same", "same"]
+    assert set(verdicts(found, "speed-up")) == {"undecided"}
+    reason = next(f.reason for f in found.findings if f.figure == "latency")
+    assert reason == "1 of 40 samples are not positive numbers in NEW"
+
+
+def test_a_figure_that_one_side_lacks_is_undecided(run):
+    new = run()
+    new.records[0]["samples"]["vqvae_latency_s"] = []
+    assert verdicts(compare.compare(run(), new), "VQVAE latency")[0] == "undecided"
+
+
+def test_cases_of_one_side_only_are_listed(run):
+    base, new = run(), run()
+    del base.records[1], new.records[2]
+    found = [f for f in compare.compare(base, new).findings if f.figure == "case"]
+    assert [f.reason for f in found] == ["only in BASE", "only in NEW"]
+
+
+def test_other_software_is_told_not_refused(run):
+    new = run()
+    for record in new.records:
+        record["torch"] = "3.0"
+    assert "torch: 2.9.0 in BASE, 3.0 in NEW" in compare.compare(run(), new).notes
+
+
+def changed(run, **values):
+    for record in run.records:
+        record |= values
+    return run
+
+
+def renamed(run, name):
+    run.sweep = copy.copy(run.sweep)
+    run.sweep.name = name
+    return run
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda r: changed(r, machine="h200"), "other machine: l20 in BASE, h200 in NEW"),
+        (lambda r: changed(r, schema=2), "schema {2}, this reads 1"),
+        (lambda r: renamed(r, "quick"), "other experiment: code_table1 in BASE, quick in NEW"),
+        (lambda r: tables.Run(r.sweep), "no records (it is empty)"),
+        (lambda r: tables.Run(r.sweep, complaints=["x:1: left out"]), "x:1: left out"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_line(run, break_it, words):
+    for_new = break_it(run())
+    with pytest.raises(NotComparable) as caught:
+        compare.compare(run(), for_new)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_precision_is_refused(run):
+    new = changed(run(), precision="bf16")
+    for record in new.records:
+        record["key"] = record["key"][::-1]
+    with pytest.raises(NotComparable, match="other precision: fp16 in BASE, bf16 in NEW"):
+        compare.compare(run(), new)
+
+
+def test_no_common_case_is_refused(run):
+    new = run()
+    for record in new.records:
+        record["key"] = record["key"][::-1]
+    with pytest.raises(NotComparable, match="no case in common"):
+        compare.compare(run(), new)
+
+
+def test_a_table_without_a_measurement_is_refused(run):
+    base, new = (changed(run(), status="oom") for _ in "ab")
+    with pytest.raises(NotComparable, match="nothing was measured in either: all 3 cases are oom"):
+        compare.compare(base, new)
+
+
+def test_a_damaged_record_is_named(run):
+    new = run()
+    del new.records[1]["memory"]
+    with pytest.raises(UsageError, match=r"record \w{12} is damaged"):
+        compare.compare(run(), new)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 0}, "threshold"),
+        ({"threshold": math.nan}, "threshold"),
+        ({"alpha": 0.7}, "alpha"),
+    ],
+)
+def test_impossible_settings_are_refused(run, options, words):
+    with pytest.raises(UsageError, match=words):
+        compare.compare(run(), run(), **options)
+
+
+def test_shares_are_percent_or_plain():
+    assert compare.share("3%") == compare.share("0.03") == pytest.approx(0.03)
+    with pytest.raises(UsageError, match="lots: not a share"):
+        compare.share("lots")
+
+
+# Statistics
+
+
+def test_the_tail_is_the_count_of_all_orders():
+    ranks = [sum(r) - 10 for r in itertools.combinations(range(1, 10), 4)]
+    counted = [np.mean([r <= u for r in ranks]) for u in range(21)]
+    assert stats.ranks_tail(4, 5) == pytest.approx(counted)
+    assert stats.ranks_tail(10, 10)[0] == pytest.approx(1 / math.comb(20, 10))
+    large = stats.ranks_tail(200, 200)
+    assert (np.diff(large) >= 0).all()
+    assert large[0] == pytest.approx(1 / math.comb(400, 200))
+    assert large[20000] == pytest.approx(0.5, abs=0.01)
+
+
+def test_holm_is_the_textbook():
+    assert stats.holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_the_interval_covers_the_shift():
+    rng, missed = np.random.default_rng(0), 0
+    for _ in range(300):
+        low, high = stats.interval(rng.standard_normal(12), rng.standard_normal(12) + 1, level=0.05)
+        missed += not low <= 1 <= high
+    assert 0.05 < missed / 300 < 0.15
+    assert stats.interval(np.zeros(2), np.zeros(2), 0.01) == (-math.inf, math.inf)
+
+
+# What it says
+
+
+@pytest.fixture
+def regressed(run):
+    base, new = run(), run(slower=[1], by=1.06)
+    for side in (base, new):
+        side.records[1]["method"] = HOSTILE
+    return compare.compare(base, new)
+
+
+@pytest.mark.parametrize("format", ["rich", "md", "csv", "latex", "json"])
+def test_every_format_prints_the_regression(regressed, format, capsys):
+    tables.show(gate.printed(regressed), format)
+    out = capsys.readouterr().out
+    assert "slower" in out
+    assert "\x1b" not in out
+    assert "\x00" not in out
+
+
+def test_json_has_a_row_for_each_figure_and_is_strict(regressed, capsys):
+    tables.show(gate.printed(regressed), "json")
+    text = capsys.readouterr().out
+    rows = json.loads(text, parse_constant=pytest.fail)
+    assert len(rows) == len(regressed.findings)
+    slow = [row for row in rows if row["regression"] and row["figure"] == "latency"]
+    assert {"key", "case", "verdict", "base", "new", "change", "low", "high", "p"} <= slow[0].keys()
+
+
+def test_annotations_are_a_line_each_and_escaped(regressed):
+    lines = gate.annotations(regressed).splitlines()
+    assert len(lines) == len(regressed.regressions) + 1
+    for line in lines[:-1]:
+        command, message = line.split("::", 2)[1:]
+        assert command.startswith("error title=Regression%3A ")
+        assert "," not in command.removeprefix("error title=")
+        assert "%25" in command
+        assert "%25" in message
+    assert gate.escape("a%b\r\nc:,") == "a%25b%0D%0Ac:,"
+    assert gate.escape("a%b\r\nc:,", True) == "a%25b%0D%0Ac%3A%2C"
+
+
+def test_the_step_summary_is_appended_where_there_is_one(regressed, tmp_path, monkeypatch):
+    file = tmp_path / "summary.md"
+    file.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    gate.step_summary(regressed)
+    text = file.read_text()
+    assert text.startswith("before\n### ")
+    assert "<b>" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.replace("\\|", "").count("|") for row in rows[:5]}) == 1
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    with pytest.raises(UsageError, match="cannot be written"):
+        gate.step_summary(regressed)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    gate.step_summary(regressed)
+
+
+def test_junit_is_well_formed_with_a_test_for_each_figure(regressed):
+    suite = ET.fromstring(gate.junit(regressed))
+    assert len(suite.findall("testcase")) == len(regressed.findings) == int(suite.get("tests"))
+    assert len(suite.findall("testcase/failure")) == int(suite.get("failures"))
+    assert int(suite.get("failures")) == len(regressed.regressions)
+
+
+def test_pictures_are_drawn_of_what_regressed(regressed, tmp_path):
+    paths = gate.draw(regressed, tmp_path / "new" / "folder")
+    assert len(paths) == 1
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_are_drawn_of_all_if_nothing_did(run, tmp_path):
+    base, new = run(6), run(6)
+    new.records[2]["status"] = base.records[2]["status"] = "oom"
+    assert len(gate.draw(compare.compare(base, new), tmp_path)) == 2
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        gate.draw(compare.compare(base, new), tmp_path / "file")
+
+
+# The command
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+    return lambda *words: CliRunner().invoke(cli.app, ["compare", *map(str, words)])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a run as the runner does."""
+
+    def save(run, name):
+        folder = tmp_path / name
+        folder.mkdir()
+        what = {"name": run.sweep.name, "device": "cuda"}
+        what["experiment"] = run.sweep.experiment.model_dump(mode="json")
+        records.write_json(folder / "run.json", what)
+        records.write_json(folder / "env.json", run.env)
+        lines = "".join(json.dumps(record) + "\n" for record in run.records)
+        (folder / records.FILE).write_text(lines)
+        return folder
+
+    return save
+
+
+def test_exit_codes(run, saved, call, tmp_path):
+    base, slow = saved(run(), "base"), saved(run(slower=[1], by=1.06), "slow")
+    other = saved(changed(run(), machine="h200"), "other")
+    assert call(base, base).exit_code == 0
+    result = call(base, slow, "--format", "md", "--plot", tmp_path / "pictures")
+    assert result.exit_code == 1
+    assert "+6." in result.stdout or "+5.9" in result.stdout
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
+    assert call(base, slow, "--threshold", "10%").exit_code == 0
+    result = call(base, other)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "bench.py: other machine: l20 in BASE, h200 in NEW\n"
+
+
+@pytest.mark.parametrize("format", ["rich", "md", "csv", "latex", "json", "github", "junit"])
+def test_the_command_prints_every_format(run, saved, call, format, monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    base, slow = saved(run(), "base"), saved(run(slower=[1], by=1.06), "slow")
+    result = call(base, slow, "--format", format)
+    assert result.exit_code == 1
+    assert "slower" in result.stdout
+
+
+def benchmark_json(file, times, brand="A CPU", **changes):
+    told = {
+        "machine_info": {"cpu": {"brand_raw": brand, "count": 2}, "python_version": "3.12.1"},
+        "commit_info": {"id": "abc"},
+        "benchmarks": [
+            {"fullname": name, "stats": {"data": list(data)}} for name, data in times.items()
+        ],
+    }
+    file.write_text(json.dumps({**told, **changes}))
+    return file
+
+
+def test_pytest_benchmarks_files_are_compared(call, tmp_path):
+    rng = np.random.default_rng(0)
+    times = {f"test_{i}[{HOSTILE[:20]}]": rng.normal(1, 0.01, 5000) for i in range(2)}
+    slow = {name: 1.1 * data for name, data in times.items()}
+    base = benchmark_json(tmp_path / "base.json", times)
+    new = benchmark_json(tmp_path / "new.json", slow)
+    assert call(base, base).exit_code == 0
+    result = call(base, new, "--format", "json")
+    assert result.exit_code == 1
+    assert [row["verdict"] for row in json.loads(result.stdout)] == ["slower", "slower"]
+    assert call(base, new, "--plot", tmp_path / "p").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not a JSON file of pytest-benchmark"),
+        ("[]", "not a JSON file of pytest-benchmark"),
+        ("{}", "not a JSON file of pytest-benchmark"),
+        (None, "cannot be read"),
+        ({"benchmarks": []}, "no benchmarks"),
+        ({"benchmarks": [{"fullname": "a", "stats": {}}]}, "add --benchmark-save-data"),
+        ({"benchmarks": [{"fullname": "a", "stats": {"data": ["x"]}}]}, "not a JSON file"),
+        ({"machine_info": {"cpu": {"brand_raw": "Other"}}}, "other machine"),
+    ],
+)
+def test_a_bad_file_is_a_line_and_exit_code_2(call, tmp_path, text, words):
+    base = benchmark_json(tmp_path / "base.json", {"a": [1.0] * 9})
+    new = tmp_path / "new.json"
+    if isinstance(text, dict):
+        benchmark_json(new, {"a": [1.0] * 9}, **text)
+    elif text is not None:
+        new.write_text(text)
+    result = call(base, new)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["base.json"], ["nope", "nope"], ["/tmp", "/tmp"]])
+def test_a_mistake_on_the_command_line_is_a_line(call, words):
+    result = call(*words)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_run_is_not_compared_with_pytest_benchmark(run, saved, call, tmp_path):
+    file = benchmark_json(tmp_path / "base.json", {"a": [1.0] * 9})
+    result = call(saved(run(), "base"), file)
+    assert result.exit_code == 2
+    assert "other experiment" in result.stderr
