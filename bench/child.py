@@ -46,6 +46,8 @@ def main() -> None:
 def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     """Loads, decodes for memory, decodes for time."""
     device = torch.device(case.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     limit_memory(device, case.memory_limit_gib)
     how = stack(case.stack, case.precision, case.attention)
     sources = [source_of(case, name) for name in case.model_names()]

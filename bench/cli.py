@@ -205,7 +205,7 @@ def compare_(
     comparison = compare.compare(sides[0], sides[1], compare.share(threshold), alpha)
     paths = gate.draw(comparison, plot) if plot else []
     if format is GateFormat.github:
-        print(gate.annotations(comparison))
+        print(gate.workflow_commands(comparison))
         gate.step_summary(comparison)
     elif format is GateFormat.junit:
         print(gate.junit(comparison))

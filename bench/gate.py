@@ -92,7 +92,7 @@ def change_of(found: Finding) -> str:
 # For CI
 
 
-def annotations(comparison: Comparison) -> str:
+def workflow_commands(comparison: Comparison) -> str:
     """An error for each regression and a notice, as GitHub's workflow commands."""
     lines = [
         f"::error title={escape(f'Regression: {f.case}', True)}::{escape(str(f))}"

@@ -18,12 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from codevar.cache import GrowingCache, StaticCache
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ATTENTION = {
-    "auto": None,
-    "math": SDPBackend.MATH,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
+# On a GPU, flash and cuDNN take no mask, and a refiner's first pass has one: there the
+# memory-efficient kernel steps in.
+ATTENTION: dict[str, list[SDPBackend]] = {
+    "auto": [],
+    "math": [SDPBackend.MATH],
+    "efficient": [SDPBackend.EFFICIENT_ATTENTION],
+    "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION],
+    "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION],
 }
 STACKS = ("published", "modern")
 
@@ -63,13 +65,14 @@ class Stack:
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
         """Autocast and the attention backend, set for as long as the decode lasts."""
-        backend = ATTENTION[self.attention]
+        backends = ATTENTION[self.attention]
         # Uncached, as for the frozen weights of the published code: each pass casts them anew,
         # and no half-precision copy of the model stays in memory.
         autocast = torch.autocast(
             device.type, self.autocast, enabled=self.autocast is not None, cache_enabled=False
         )
-        with autocast, nullcontext() if backend is None else sdpa_kernel(backend):
+        chosen = sdpa_kernel(backends, set_priority=True) if backends else nullcontext()
+        with autocast, chosen:
             yield
 
 

@@ -312,7 +312,7 @@ def test_json_has_a_row_for_each_figure_and_is_strict(regressed, capsys):
 
 
 def test_annotations_are_a_line_each_and_escaped(regressed):
-    lines = gate.annotations(regressed).splitlines()
+    lines = gate.workflow_commands(regressed).splitlines()
     assert len(lines) == len(regressed.regressions) + 1
     for line in lines[:-1]:
         command, message = line.split("::", 2)[1:]
