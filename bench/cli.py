@@ -134,6 +134,26 @@ def run(
 
 
 @app.command()
+def selfcheck(
+    device: Device = None,
+    depth: Annotated[int, typer.Option(min=1, max=60, help="VAR-d of this depth")] = 8,
+    pairs: Annotated[int, typer.Option(min=6, help="decodes with and without the timer")] = 30,
+    format: OutputFormat = Format.rich,
+) -> None:
+    """Whether measuring changes what is measured; exit code 1 if by more than 1 %."""
+    import torch
+
+    from bench import runner
+    from bench.selfcheck import selfcheck as check
+
+    chosen = runner.default_device() if device in (None, "auto") else str(device)
+    runner.check_device(chosen)
+    found = check(torch.device(chosen), depth, pairs)
+    tables.show(tables.checked(found, chosen, depth), format)
+    raise typer.Exit(1 if found.verdict == "failed" else 0)
+
+
+@app.command()
 def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
     """The papers' columns: measured, predicted and as printed there."""
     for measured in find(targets):

@@ -270,11 +270,11 @@ def compare(
             and by_figure[str(base.cases[f.key].baseline), "latency"].verdict == "faster"
         )
         f.regression = f.verdict == "slower" and not speedup_of_faster_base
-    for side, other, name in ((base, new, "BASE"), (new, base, "NEW")):
+    for alone, others, name in ((base, new, "BASE"), (new, base, "NEW")):
         findings += [
             Finding(key, case.label, "case", "undecided", reason=f"only in {name}")
-            for key, case in side.cases.items()
-            if key not in other.cases
+            for key, case in alone.cases.items()
+            if key not in others.cases
         ]
     return Comparison(base, new, threshold, alpha, findings, notes(base, new, judged, alpha))
 
@@ -319,11 +319,11 @@ def inverse_speedup(side: Side, key: str) -> stats.Array | str:
     """Latency over the baseline's, sample by sample in the order they were taken."""
     case = side.cases[key]
     over = side.cases[str(case.baseline)]
-    parts = [usable(c.samples.get("latency", np.array([]))) for c in (case, over)]
-    if isinstance(parts[0], str) or isinstance(parts[1], str):
+    own, its = (usable(c.samples.get("latency", np.array([]))) for c in (case, over))
+    if isinstance(own, str) or isinstance(its, str):
         return "the case or its baseline has no usable samples"
-    size = min(part.size for part in parts)
-    return np.asarray(parts[0][:size] - parts[1][:size])
+    size = min(own.size, its.size)
+    return own[:size] - its[:size]
 
 
 def queue(findings: list[Finding], judged: list[Any], sides: list[Any], threshold: float) -> None:

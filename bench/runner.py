@@ -82,16 +82,24 @@ def default_device() -> str:
 def check_devices(cases: list[Case]) -> None:
     """Refuses what this machine cannot run, before anything runs."""
     for case in cases:
-        if case.device.startswith("cuda"):
-            if not torch.cuda.is_available():
-                raise UsageError("device cuda: no CUDA device here; use --device cpu")
-            index = int(case.device.partition(":")[2] or 0)
-            if index >= torch.cuda.device_count():
-                raise UsageError(f"device {case.device}: there are {torch.cuda.device_count()}")
-        elif case.precision == "fp16":
+        check_device(case.device)
+        if case.device != "cpu":
+            continue
+        if case.precision == "fp16":
             raise UsageError("precision fp16 needs a GPU; --set precision=float32, or bf16")
-        elif case.attention in ("efficient", "cudnn"):
+        if case.attention in ("efficient", "cudnn"):
             raise UsageError(f"attention {case.attention} needs a GPU; auto, math and flash do not")
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not there."""
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: no CUDA device here; use --device cpu")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {device}: there are {torch.cuda.device_count()}")
 
 
 def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], download: bool) -> Record:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from bench.cases import Case, Methods, UsageError
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.predict import Prediction, predict
 from bench.records import Record
+from bench.selfcheck import Selfcheck
 from codevar import PUBLISHED
 
 # A column of the papers' files -> ours.  The papers' MB are MiB.
@@ -352,6 +353,24 @@ def environment(found: dict[str, Any]) -> Printed:
     table = pd.DataFrame([{"what": key, "value": json.dumps(v)} for key, v in found.items()])
     table["value"] = table["value"].str.strip('"')
     return Printed("This machine", pd.DataFrame([found]), table)
+
+
+def checked(found: Selfcheck, device: str, depth: int) -> Printed:
+    """What `selfcheck` found."""
+    low, high = found.overhead_interval
+    rows = [
+        ("timer's overhead", f"{found.overhead:+.3%}", f"95 %: {low:+.3%} to {high:+.3%}"),
+        ("total less sum of scales", f"{found.missing:+.3%}", "of the total"),
+        ("clock's smallest step", f"{found.clock_s * 1e9:.0f} ns", ""),
+    ]
+    text = pd.DataFrame(rows, columns=["what", "measured", ""])
+    verdict = {
+        "passed": "Passed: both are under 1 %.",
+        "failed": "Failed: over 1 %; do not trust timings by scale here.",
+        "undecided": "Undecided: this machine is too noisy to tell 1 %; try more --pairs.",
+    }[found.verdict]
+    title = f"Selfcheck: VAR-d{depth}, batch 1, modern float32, {device}, {found.pairs} pairs"
+    return Printed(title, pd.DataFrame([asdict(found)]), text, [verdict])
 
 
 # Cells

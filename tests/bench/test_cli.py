@@ -81,6 +81,18 @@ def test_a_table_of_an_experiment_that_was_never_run_is_the_papers(bench):
     assert rows[0]["latency_s_paper"] == 3.62
 
 
+def test_selfcheck_measures_the_timer_itself(bench):
+    result = bench(
+        "selfcheck", "--depth", "2", "--pairs", "6", "--device", "cpu", "--format", "json"
+    )
+    (found,) = json.loads(result.stdout)
+    assert result.exit_code in (0, 1)  # a busy machine may fail it
+    assert abs(found["missing"]) < 0.05
+    assert 0 < found["clock_s"] < 1e-4
+    low, high = found["overhead_interval"]
+    assert low <= found["overhead"] <= high
+
+
 def test_help_names_every_command():
     command = [sys.executable, "bench.py"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
