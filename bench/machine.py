@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import re
+import resource
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import psutil
 import torch
 
 ROOT = Path(__file__).parent.parent
+# Load of other processes from which a measurement is marked.
+BUSY_CORES = 0.2
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "safetensors", "codevar")
 
 
@@ -73,6 +77,30 @@ def _nvml(uuid: str) -> dict[str, Any]:
         return {"driver": pynvml.nvmlSystemGetDriverVersion(), "power_limit_w": limit}
     except pynvml.NVMLError as e:
         return {"nvml": str(e)}
+
+
+class Others:
+    """Cores that everything but our own children kept busy, on average since it was made.
+
+    A second process is enough to make a decode on a CPU many times slower, so a record says
+    what else the machine did.
+    """
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._ours = time.monotonic(), *self._seconds()
+
+    def cores(self) -> float:
+        busy, ours = self._seconds()
+        passed = time.monotonic() - self._began
+        return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(passed, 1e-9)
+
+    @staticmethod
+    def _seconds() -> tuple[float, float]:
+        """CPU seconds of the machine and of our ended children, so far."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return sum(times[:8]) - idle, children.ru_utime + children.ru_stime
 
 
 def git() -> dict[str, Any]:

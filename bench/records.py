@@ -7,7 +7,7 @@
 
 A record has `schema`, `key`, `method`, `batch_size`, `stack`, `precision`, `device`, `status`
 (ok, oom, error, timeout), `reason`, `case`, `paper_row`, `samples`, `memory`, `predicted`,
-`machine`, `commit`, `started_at`, `duration_s`.
+`machine`, `commit`, `other_load_cores` (what else the machine did), `started_at`, `duration_s`.
 """
 
 from __future__ import annotations

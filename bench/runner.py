@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bench import machine
 from bench.cases import Case, UsageError
 from bench.experiment import Sweep
 from bench.predict import MIB, Prediction, predict
@@ -116,6 +117,7 @@ def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], downlo
         "download": download,
     }
     began, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
+    others = machine.Others()
     result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}.log")
     if result["status"] == "killed":
         limit = (case.memory_limit_gib or psutil.virtual_memory().total / GIB) * GIB
@@ -145,6 +147,7 @@ def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], downlo
         "commit": env["commit"],
         "dirty": env["dirty"],
         "torch": env["packages"]["torch"],
+        "other_load_cores": round(others.cores(), 3),
         "started_at": started_at.isoformat(timespec="seconds"),
         "duration_s": round(time.monotonic() - began, 3),
     }
@@ -252,4 +255,5 @@ def outcome(record: Record) -> str:
     if record["status"] != "ok":
         return f"{record['status'].upper()} ({record['reason']})"
     latency = statistics.median(record["samples"]["latency_s"])
-    return f"{latency:.3g} s, {record['memory']['total_mib']:.0f} MiB"
+    busy = " (machine busy)" if record["other_load_cores"] > machine.BUSY_CORES else ""
+    return f"{latency:.3g} s, {record['memory']['total_mib']:.0f} MiB{busy}"

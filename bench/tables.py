@@ -25,6 +25,7 @@ from rich.table import Table
 from bench import experiment, records
 from bench.cases import Case, Methods, UsageError
 from bench.experiment import PAPERS, Experiment, Sweep
+from bench.machine import BUSY_CORES
 from bench.predict import Prediction, predict
 from bench.records import Record
 from bench.selfcheck import Selfcheck
@@ -48,7 +49,6 @@ PAPER_COLUMNS = {
     "clipiqa": "clipiqa",
     "niqe": "niqe",
 }
-QUALITY = ("fid", "inception_score", "quality_precision", "recall", "musiq", "clipiqa", "niqe")
 
 # How each figure is headed and rounded; the order is that of the table.
 FIGURES = {
@@ -149,7 +149,7 @@ def measured_columns(record: Record | None) -> dict[str, Any]:
     """What a record says, as medians."""
     if record is None:
         return {"status": "not run"}
-    columns = {"status": record["status"], "reason": record.get("reason")}
+    columns = {name: record.get(name) for name in ("status", "reason", "other_load_cores")}
     if record["status"] != "ok":
         return columns
     samples, memory = record["samples"], record["memory"]
@@ -273,6 +273,10 @@ def notes(run: Run, data: pd.DataFrame, constant: str) -> list[str]:
         found.append(
             "Weights are random, from a seed: right for speed and memory; quality is not measured."
         )
+    load = data.get("other_load_cores", pd.Series(dtype=float)).astype(float)
+    if (load > BUSY_CORES).any():
+        busy = ", ".join(dict.fromkeys(data["method"][load > BUSY_CORES]))
+        found.append(f"The machine was busy with something else during: {busy}.")
     found += [
         f"{row['method']}: {row['status']}, {row['reason']}"
         for row in data.to_dict("records")

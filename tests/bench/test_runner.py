@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import child, experiment, records, runner, tables
+from bench import child, experiment, machine, records, runner, tables
 from bench.cases import UsageError, make_case
 from bench.predict import predict
 
@@ -201,6 +201,28 @@ def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
     loaded = tables.load(tmp_path / "run")
     assert len(loaded.records) == 1
     assert [c.partition(": ")[0] for c in loaded.complaints] == [f"{file}:2", f"{file}:3"]
+
+
+def test_a_busy_machine_marks_the_row(tiny, children, tmp_path, monkeypatch):
+    loads = iter([0.0, 0.9, 0.01])
+    monkeypatch.setattr("bench.machine.Others.cores", lambda self: next(loads))
+    run(tiny, tmp_path / "run")
+    notes = tables.measured(tables.load(tmp_path / "run")).notes
+    assert "The machine was busy with something else during: VARiant-d2 N=6 (d2)." in notes
+
+
+def test_the_load_of_others_is_not_our_childrens():
+    spin = "import time; end = time.time() + 1\nwhile time.time() < end: pass"
+    others = machine.Others()
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    ours = others.cores()
+    others = machine.Others()
+    stranger = subprocess.Popen([sys.executable, "-c", spin + "\ntime.sleep(60)"])
+    time.sleep(1)
+    theirs = others.cores()
+    stranger.kill()
+    stranger.wait()
+    assert theirs > ours + 0.3
 
 
 def test_the_reason_of_a_failure_is_in_its_row(tiny, children, tmp_path):
