@@ -40,7 +40,7 @@ def printed(comparison: Comparison) -> tables.Printed:
     title = f"{comparison.base.where} to {comparison.new.where}: {outcome(comparison)}"
     data = pd.DataFrame([asdict(found) for found in comparison.findings])
     notes = [
-        f"Change of the median; slower or faster by more than {comparison.threshold:.3g}, "
+        f"Change of the median; slower or faster by more than {100 * comparison.threshold:.3g}%, "
         f"at {comparison.alpha:.3g} for the whole table (Holm)."
     ]
     changed = [f for f in comparison.findings if f.verdict in ("slower", "faster")]
@@ -192,7 +192,7 @@ def page(comparison: Comparison, findings: list[Finding]) -> Figure:
     change with its interval."""
     timed = [f for f in findings if f.n_base is not None]
     latency = next(f for f in timed if f.figure == "latency")
-    height = 2.6 if len(timed) > 3 else 2.2
+    height = 3.0 if len(timed) > 3 else 2.2
     figure = Figure(figsize=(WIDE, height), layout="constrained")
     FigureCanvasAgg(figure)
     order, spread, changes = figure.subplots(1, 3, width_ratios=(1.15, 1, 1.1))
@@ -201,12 +201,11 @@ def page(comparison: Comparison, findings: list[Finding]) -> Figure:
         samples = side.cases[latency.key].samples["latency"]
         median = float(np.median(samples))
         order.plot(np.arange(1, samples.size + 1), samples, ".", color=color, ms=4, alpha=0.8)
-        order.axhline(median, color=color, lw=1)
-        spread.ecdf(samples, color=color, label=f"{name}: median {median:.4g} s")
+        order.axhline(median, color=color, lw=1, label=f"{name}: median {median:.4g} s")
+        spread.ecdf(samples, color=color)
         spread.plot(median, 0.5, "o", color=color, ms=4)
     order.set(xlabel="sample, in the order taken", ylabel="latency (s)", title="Samples")
     spread.set(xlabel="latency (s)", ylabel="share of the samples", title="Distribution")
-    spread.legend(loc="lower right", handlelength=1.2)
     spread.margins(x=0.08)
     for ax in (order, spread):
         ax.ticklabel_format(useOffset=False, style="plain")
@@ -223,9 +222,14 @@ def page(comparison: Comparison, findings: list[Finding]) -> Figure:
         changes.plot(100 * (f.change or 0), y, "o", color=color, ms=4)
     changes.set_yticks(range(len(timed)), [f.figure for f in timed])
     changes.set_ylim(len(timed) - 0.4, -0.6)
-    changes.set(xlabel="change (%)", title=f"Change, and the ±{limit:.3g} % that count as same")
+    changes.set(xlabel="change (%)", title=f"Change; grey: within ±{limit:.3g} %")
     changes.grid(axis="x")
-    title = "\n".join(textwrap.wrap(f"{latency.case}: {latency.word}, {change_of(latency)}", 95))
-    heading = figure.suptitle(title, x=0.01, ha="left", weight="bold", size=9)
-    heading.set_parse_math(False)
+    worse = ", ".join(f"{f.figure} {f.word}" for f in findings if f.regression) or latency.word
+    figure.legend(
+        loc="outside upper left",
+        ncols=2,
+        title="\n".join(textwrap.wrap(f"{latency.case}: {worse}", 95)),
+        title_fontproperties={"weight": "bold", "size": 9},
+        alignment="left",
+    ).get_title().set_parse_math(False)
     return figure
