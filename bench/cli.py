@@ -178,20 +178,18 @@ def plot(
 
 def find(targets: list[str] | None) -> list[tables.Run]:
     """The runs that the user means; an experiment that was never run comes without records."""
-    newest = list(records.runs(RESULTS))
+    newest = records.runs(RESULTS)
     if not targets:
         if not newest:
             raise UsageError(f"no run under {RESULTS}; `bench.py run` makes one")
-        return [tables.load(newest[0])]
+        return [tables.load(newest[0][0])]
     found = []
     for target in targets:
         if Path(target).is_dir():
             found.append(tables.load(Path(target)))
             continue
         sweep = experiment.load(target)
-        named = [
-            p for p in newest if (records.read_json(p / "run.json") or {})["name"] == sweep.name
-        ]
+        named = [folder for folder, name in newest if name == sweep.name]
         found.append(tables.load(named[0]) if named else tables.Run(sweep))
     return found
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +124,16 @@ def read_lines(file: Path) -> tuple[list[Record], list[str]]:
     return records, complaints
 
 
-def runs(results: Path) -> Iterator[Path]:
-    """Every run's folder under `results`, newest first."""
-    found = [file.parent for file in results.glob("*/*/records.jsonl")]
-    return iter(sorted(found, key=lambda p: (p / "run.json").stat().st_mtime, reverse=True))
+def runs(results: Path) -> list[tuple[Path, str]]:
+    """Every run under `results`, newest first: its folder and its experiment's name.  What is
+    damaged is left out; asked for by its folder, it says why."""
+    found = []
+    for file in results.glob("*/*/run.json"):
+        try:
+            found.append((file.stat().st_mtime, file.parent, json.loads(file.read_text())["name"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return [(folder, name) for _, folder, name in sorted(found, reverse=True)]
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from bench import experiment, records
-from bench.cases import Case, Methods, UsageError
+from bench.cases import Case, Methods, UsageError, explain
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.machine import BUSY_CORES
 from bench.predict import Prediction, predict
@@ -89,9 +90,14 @@ def load(folder: Path) -> Run:
     what = records.read_json(folder / "run.json")
     if what is None:
         raise UsageError(f"{folder}: no run.json here; `bench.py run` makes one")
-    lines, complaints = records.read(folder)
-    parsed = Experiment.model_validate(what["experiment"])
-    sweep = Sweep(what["name"], parsed, str(folder), what["device"])
+    lines, complaints = records.read_lines(folder / records.FILE)
+    try:
+        parsed = Experiment.model_validate(what["experiment"])
+        sweep = Sweep(what["name"], parsed, str(folder), what["device"])
+    except (KeyError, TypeError) as e:
+        raise UsageError(f"{folder / 'run.json'}: damaged ({e} is missing)") from None
+    except ValidationError as e:
+        raise UsageError(f"{folder / 'run.json'}: {explain(e, Experiment)}") from None
     return Run(sweep, lines, complaints, records.read_json(folder / "env.json") or {}, folder)
 
 

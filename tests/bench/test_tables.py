@@ -9,8 +9,8 @@ import json
 import pytest
 from synthetic import fake_run
 
-from bench import tables
-from bench.cases import make_case
+from bench import cli, tables
+from bench.cases import UsageError, make_case
 from bench.predict import predict
 
 FORMATS = ("rich", "md", "csv", "latex", "json")
@@ -124,3 +124,18 @@ def test_no_speed_up_over_a_baseline_that_ran_out_of_memory():
     assert lost["status"] == "oom"
     assert table[table["batch_size"] == 128]["speedup"].isna().all()
     assert table[table["batch_size"] == 64]["speedup"].notna().all()
+
+
+@pytest.mark.parametrize("text", ["{oops", "{}", '{"name": 1}', "[]", '{"experiment": {}}'])
+def test_a_damaged_run_is_one_line_and_does_not_hide_the_others(tmp_path, text, monkeypatch):
+    for name in ("machine/good", "machine/bad"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "machine" / "bad" / "run.json").write_text(text)
+    sweep = fake_run("quick", measured=False).sweep
+    what = {"name": "quick", "device": "cpu", "experiment": sweep.experiment.model_dump()}
+    (tmp_path / "machine" / "good" / "run.json").write_text(json.dumps(what))
+    with pytest.raises(UsageError) as e:
+        tables.load(tmp_path / "machine" / "bad")
+    assert str(e.value).count("\n") == 0
+    monkeypatch.setattr(cli, "RESULTS", tmp_path)
+    assert cli.find(["quick"])[0].folder == tmp_path / "machine" / "good"
