@@ -40,7 +40,7 @@ class UsageError(ValueError):
 class Case(BaseModel):
     """What every method has.  Lists of these keys in an experiment are axes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     method: str
     depth: Depth = 30
@@ -82,7 +82,9 @@ class Case(BaseModel):
     @cached_property
     def key(self) -> str:
         """The same for the same case, whatever the order of its keys."""
-        text = json.dumps(self.model_dump(), sort_keys=True)
+        # Without defaults, so that a key which is added later leaves old records theirs.
+        values = {"method": self.method, **self.model_dump(exclude_defaults=True)}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def model_names(self) -> tuple[str, ...]:
@@ -251,7 +253,7 @@ class Methods:
 def make_case(values: dict[str, Any]) -> Case:
     """A checked case.  Raises UsageError: one line with the key and the allowed values."""
     name = values.get("method")
-    if name not in Methods.by_name:
+    if not isinstance(name, str) or name not in Methods.by_name:
         raise UsageError(f"method must be one of {', '.join(Methods.by_name)}, not {name!r}")
     try:
         return Methods.adapter.validate_python(values)

@@ -8,9 +8,11 @@ a reason.  Nothing else goes to standard output.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import resource
+import signal
 import sys
 import traceback
 from dataclasses import asdict
@@ -30,6 +32,7 @@ from codevar.stacks import stack
 
 
 def main() -> None:
+    die_with_parent()
     out, sys.stdout = sys.stdout, sys.stderr
     job = json.load(sys.stdin)
     try:
@@ -41,6 +44,13 @@ def main() -> None:
         if not isinstance(e, CheckpointError) and not is_oom(e):
             traceback.print_exc()
     json.dump(result, out)
+
+
+def die_with_parent() -> None:
+    """A runner that is killed takes its case along, so that nothing measures beside an orphan."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:

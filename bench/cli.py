@@ -156,9 +156,13 @@ def selfcheck(
 @app.command()
 def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
     """The papers' columns: measured, predicted and as printed there."""
-    for measured in find(targets):
-        for complaint in measured.complaints:
+    runs = find(targets)
+    if format in (Format.json, Format.csv):
+        for complaint in [line for measured in runs for line in measured.complaints]:
             print(complaint, file=sys.stderr)
+        tables.show(tables.together(runs), format)
+        return
+    for measured in runs:
         tables.show(tables.measured(measured), format)
 
 

@@ -59,7 +59,7 @@ class Experiment(BaseModel):
     warmup, samples, target, max_seconds: `timing.Effort`.  timeout_s: of a whole case.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     title: str
     paper: str | None = None
@@ -72,6 +72,17 @@ class Experiment(BaseModel):
     timeout_s: float = Field(3600, gt=0)
     defaults: dict[str, Any] = Field(default_factory=dict)
     cases: list[dict[str, Any]] = Field(min_length=1)
+
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_can_be(cls, baseline: dict[str, str | int]) -> dict[str, str | int]:
+        known = {key for kind in Methods.by_name.values() for key in kind.model_fields}
+        for key, value in baseline.items():
+            if key not in known:
+                raise ValueError(f"baseline: {key}: no such key")
+            if key == "method" and value not in Methods.by_name:
+                raise ValueError(f"baseline: method must be one of {', '.join(Methods.by_name)}")
+        return baseline
 
     @field_validator("paper")
     @classmethod
@@ -100,7 +111,7 @@ class Sweep:
         self.paper_rows: dict[str, str] = {}
         for block in experiment.cases:
             for values in multiply({**experiment.defaults, **block}):
-                paper_row = values.pop("paper_row", None)
+                paper_row = str(values.pop("paper_row", "") or "")
                 if device and values.get("device", "auto") == "auto":
                     values["device"] = device
                 try:
@@ -166,7 +177,7 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
 def apply(experiment: Experiment, change: str) -> None:
     """Sets one axis: `--set axis=values`."""
     key, equals, text = change.partition("=")
-    values = [parse(part) for part in text.split(",")] if text else []
+    values = [parse(part) for part in text.strip("[]").split(",")] if text else []
     if not equals or not values:
         raise UsageError(f"--set {change}: write axis=value or axis=value,value")
     if key in ("warmup", "samples", "target", "max_seconds", "timeout_s"):

@@ -103,6 +103,15 @@ class Others:
         return sum(times[:8]) - idle, children.ru_utime + children.ru_stime
 
 
+def oom_kills() -> int:
+    """Processes that Linux has killed for want of memory so far; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
 def git() -> dict[str, Any]:
     """Commit of the project and whether the tree was changed since; None outside a checkout."""
 

@@ -59,10 +59,10 @@ class RunFolder:
             return []
         if not resume:
             raise UsageError(f"{self.path}: holds a run already; --resume it or choose --out")
-        if before != run:
+        if edited := what_differs(before, run):
             raise UsageError(
-                f"{self.path}: the experiment was edited since this run began; "
-                "undo that or choose another --out"
+                f"{self.path}: the experiment was edited since this run began "
+                f"({edited}); undo that or choose another --out"
             )
         records, complaints = read_lines(self.file)
         if complaints:  # a line cut short by a crash: the rest is kept
@@ -72,7 +72,7 @@ class RunFolder:
 
     def append(self, record: Record) -> None:
         """Adds a line and waits until it is on disk; a line that does not fit leaves no part."""
-        line = (json.dumps(record) + "\n").encode()
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
         try:
             with open(self.file, "ab", buffering=0) as file:
                 before = file.tell()
@@ -92,6 +92,14 @@ class RunFolder:
 
     def close(self) -> None:
         self._held.release()
+
+
+def what_differs(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What makes two runs different ones: their experiment, its cases or its effort."""
+    names = ("warmup", "samples", "target", "max_seconds")
+    old, new = before.get("experiment", {}), now["experiment"]
+    found = [key for key in ("name", "cases") if before.get(key) != now[key]]
+    return ", ".join(found + [key for key in names if old.get(key) != new[key]])
 
 
 def read(path: Path) -> tuple[list[Record], list[str]]:
@@ -147,7 +155,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    write_text(file, json.dumps(values, indent=1) + "\n")
+    write_text(file, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:

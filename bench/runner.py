@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 from rich.progress import (
@@ -52,6 +51,7 @@ def run(
     what = {
         "name": sweep.name,
         "device": sweep.device,
+        "cases": [case.key for case in sweep.cases],
         "experiment": sweep.experiment.model_dump(mode="json"),
     }
     folder = RunFolder(path, what, env, resume)
@@ -117,12 +117,10 @@ def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], downlo
         "download": download,
     }
     began, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
-    others = machine.Others()
+    others, kills = machine.Others(), machine.oom_kills()
     result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}.log")
     if result["status"] == "killed":
-        limit = (case.memory_limit_gib or psutil.virtual_memory().total / GIB) * GIB
-        out_of_memory = case.device == "cpu" and predicted.need_bytes > limit
-        result["status"] = "oom" if out_of_memory else "error"
+        result["status"] = "oom" if machine.oom_kills() > kills else "error"
     if result["status"] == "oom":
         need = f"needs at least {predicted.need_bytes / GIB:.1f} GiB for weights and KV cache"
         result["reason"] = "; ".join(filter(None, [result.get("reason"), need]))

@@ -161,7 +161,7 @@ def measured_columns(record: Record | None) -> dict[str, Any]:
     samples, memory = record["samples"], record["memory"]
     latency = statistics.median(samples["latency_s"])
     by_scale = zip(*samples["scale_latency_s"], strict=True)
-    vqvae = samples["vqvae_latency_s"]
+    vqvae = samples.get("vqvae_latency_s")
     return {
         **columns,
         "latency_s": latency,
@@ -260,6 +260,13 @@ def measured(run: Run) -> Printed:
     return Printed(
         title, data, text, notes(run, data, constant), [by_scale(data)] if len(data) else []
     )
+
+
+def together(runs: list[Run]) -> Printed:
+    """The rows of several runs in one, each with its experiment's name."""
+    parts = [frame(run).assign(experiment=run.sweep.name) for run in runs]
+    data = pd.concat(parts, ignore_index=True)
+    return Printed("", data, data)
 
 
 def notes(run: Run, data: pd.DataFrame, constant: str) -> list[str]:
@@ -466,14 +473,33 @@ def as_text(table: Printed, format: str) -> str:
 def show_rich(printed: Printed) -> None:
     console = Console()
     if not console.is_terminal:
-        console.width = 240  # a log has no edge to wrap at
+        console.width = 320  # a log has no edge to wrap at
     for table in (printed, *printed.more):
-        grid = Table(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD)
-        for name in table.text.columns:
-            right = table.text[name].map(lambda cell: str(cell)[:1] in "-0123456789").all()
-            grid.add_column(escape(str(name)), justify="right" if right else "left")
-        for cells in table.text.itertuples(index=False):
-            grid.add_row(*(escape(str(cell)) for cell in cells))
-        console.print(grid)
+        for part, columns in enumerate(fitting(table.text, console.width)):
+            title = escape(table.title) if part == 0 else None
+            grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            for name in columns:
+                right = table.text[name].map(lambda cell: str(cell)[:1] in "-0123456789").all()
+                grid.add_column(escape(str(name)), justify="right" if right else "left")
+            for cells in table.text[columns].itertuples(index=False):
+                grid.add_row(*(escape(str(cell)) for cell in cells))
+            console.print(grid)
         for note in table.notes:
             console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def fitting(text: pd.DataFrame, width: int) -> list[list[str]]:
+    """The columns in as many tables as a narrow terminal needs, each with the names of the rows."""
+    wide = {
+        str(name): 3 + max([len(str(name)), *text[name].map(lambda cell: len(str(cell)))])
+        for name in text.columns
+    }
+    names = [name for name in ("method", "batch", "stack", "prec.", "by scale") if name in wide]
+    parts: list[list[str]] = []
+    for name in wide:
+        if name in names:
+            continue
+        if not parts or sum(wide[c] for c in [*parts[-1], name]) > width:
+            parts.append([*names])
+        parts[-1].append(name)
+    return parts or [[*wide]]

@@ -102,6 +102,15 @@ def test_set_measurement(tmp_path):
         ('paper = "code_table9"\n[[cases]]\nmethod = "var"', "paper must be one of"),
         ('figures = ["pie"]\n[[cases]]\nmethod = "var"', "figures"),
         ("", "cases: missing"),
+        (
+            'baseline = { method = "dit" }\n[[cases]]\nmethod = "var"',
+            "baseline: method must be one",
+        ),
+        ('baseline = { colour = 1 }\n[[cases]]\nmethod = "var"', "baseline: colour: no such key"),
+        ('[[cases]]\nmethod = [["var"]]', "method must be one of var"),
+        ('[[cases]]\nmethod = "var"\nbatch_size = true', "batch_size must be 1..1024, not True"),
+        ('[[cases]]\nmethod = "var"\nmemory_limit_gib = inf', "memory_limit_gib"),
+        ('max_seconds = inf\n[[cases]]\nmethod = "var"', "max_seconds"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_key_and_what_it_may_be(tmp_path, text, line):

@@ -11,11 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
 from bench import child, experiment, machine, records, runner, tables
-from bench.cases import UsageError, make_case
+from bench.cases import Original, UsageError, make_case
 from bench.predict import predict
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +147,26 @@ def test_an_edited_experiment_is_not_mixed_into_a_run(tiny, children, tmp_path):
         run(edited, tmp_path / "run", resume=True)
     assert "edited" in one_line(e)
     assert len(records.read(tmp_path / "run")[0]) == 3
+
+
+def test_resume_asks_for_the_same_cases_however_they_were_asked_for(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    file = str(tmp_path / "tiny.toml")
+    (tmp_path / "tiny.toml").write_text(TINY.replace('"tiny"', '"another title" # and a comment'))
+    asked = experiment.load(file, ["device=cpu"], device="cpu")
+    del children[:]
+    assert len(run(asked, tmp_path / "run", resume=True)) == 3
+    assert children == []
+    more = experiment.load(file, ["samples=9"], device="cpu")
+    with pytest.raises(UsageError, match=r"edited since this run began \(samples\)"):
+        run(more, tmp_path / "run", resume=True)
+
+
+def test_a_new_key_with_its_default_leaves_old_records_theirs():
+    class Newer(Original):
+        colour: str = "none"
+
+    assert Newer(method="var").key == Original(method="var").key != Newer(colour="red").key
 
 
 def test_two_runs_cannot_share_a_folder(tiny, children, tmp_path):
@@ -280,6 +301,20 @@ def test_a_case_that_takes_too_long_is_ended(tmp_path):
     result = runner.in_process(job(), 0.5, tmp_path / "log")
     assert result == {"status": "timeout", "reason": "took longer than 0.5 s"}
     assert time.monotonic() - began < 20
+
+
+def test_a_case_does_not_outlive_its_runner(tmp_path):
+    """A runner that is killed leaves nothing that would disturb the next measurement."""
+    (tmp_path / "tiny.toml").write_text(TINY.replace("max_seconds = 0.1", "max_seconds = 30"))
+    process = start(tmp_path)
+    runner_itself, children = psutil.Process(process.pid), []
+    while not children:
+        children = runner_itself.children()
+        time.sleep(0.05)
+    time.sleep(3)
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 def test_a_case_without_its_weights_is_an_error_with_one_line(tmp_path):

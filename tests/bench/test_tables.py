@@ -139,3 +139,19 @@ def test_a_damaged_run_is_one_line_and_does_not_hide_the_others(tmp_path, text, 
     assert str(e.value).count("\n") == 0
     monkeypatch.setattr(cli, "RESULTS", tmp_path)
     assert cli.find(["quick"])[0].folder == tmp_path / "machine" / "good"
+
+
+def test_several_runs_are_one_json(capsys):
+    runs = [fake_run("variant_table3", batch_size=64), fake_run("code_table3", batch_size=8)]
+    tables.show(tables.together(runs), "json")
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert {row["experiment"] for row in rows} == {"variant_table3", "code_table3"}
+
+
+@pytest.mark.parametrize("width", [80, 120, 320])
+def test_a_narrow_terminal_gets_several_tables(width):
+    text = tables.measured(fake_run("code_table1")).text
+    parts = tables.fitting(text, width)
+    assert {name for part in parts for name in part} == set(text.columns)
+    assert all(part[0] == "method" for part in parts)
+    assert (len(parts) > 1) == (width < 320)
