@@ -61,6 +61,9 @@ app = typer.Typer(
     help="Benchmark of efficient visual autoregressive image generation: VAR, CoDe, VARiant.",
 )
 
+ExperimentName = Annotated[
+    str, typer.Argument(metavar="EXPERIMENT", help="a name from `list`, or a TOML file")
+]
 Changes = Annotated[
     list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis: batch_size=1,8")
 ]
@@ -92,9 +95,7 @@ def env(format: OutputFormat = Format.rich) -> None:
 
 @app.command()
 def predict(
-    experiment_: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT", help="a name from `list`, or a TOML file")
-    ] = "code_table1",
+    experiment_: ExperimentName = "code_table1",
     changes: Changes = [],  # noqa: B006
     format: OutputFormat = Format.rich,
 ) -> None:
@@ -105,9 +106,7 @@ def predict(
 
 @app.command()
 def run(
-    experiment_: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT", help="a name from `list`, or a TOML file")
-    ] = "quick",
+    experiment_: ExperimentName = "quick",
     changes: Changes = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     device: Device = None,
