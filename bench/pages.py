@@ -26,6 +26,7 @@ from matplotlib.transforms import Bbox
 
 from bench import tables
 from bench.cases import UsageError
+from bench.machine import BUSY_CORES
 from bench.tables import Run
 from codevar.stacks import STACKS
 
@@ -197,7 +198,9 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
     kinds = {"seeded": "random", "finetuned": "fine-tuned"}
     weights = [kinds.get(kind, Path(kind).name) for kind in distinct(rows, "weights")]
     line = ", ".join([*settings, f"{'/'.join(weights)} weights."])
-    return " ".join([*notes, line[0].upper() + line[1:]])
+    busy = [row for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
+    marked = [f"Machine busy during {', '.join(distinct(busy, 'name'))}."] if busy else []
+    return " ".join([*notes, line[0].upper() + line[1:], *marked])
 
 
 def logarithmic(axis: Any, ticks: Sequence[float] | None = None) -> None:
