@@ -14,8 +14,9 @@ import json
 import resource
 import signal
 import sys
+import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ import torch
 import codevar
 from bench import memory, timing
 from bench.cases import Case, make_case
-from codevar import PRESETS
+from codevar import PRESETS, VQVAE
 from codevar.checkpoints import CheckpointError, Source, patch_sizes_of
-from codevar.decode import generate, images_of
-from codevar.stacks import stack
+from codevar.decode import Generated, OnScale, generate, images_of
+from codevar.plan import Plan
+from codevar.stacks import Stack, stack
 
 
 def main() -> None:
@@ -53,37 +55,109 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
+@dataclass
+class Loaded:
+    """A case that can be run: its plan with weights, and how."""
+
+    case: Case
+    plan: Plan
+    vqvae: VQVAE
+    how: Stack
+    sources: list[Source]
+
+    @classmethod
+    def of(cls, case: Case, download: bool) -> Loaded:
+        """Raises CheckpointError."""
+        how = stack(case.stack, case.precision, case.attention)
+        sources = [source_of(case, name) for name in case.model_names()]
+        options: dict[str, Any] = {"device": case.device, "dtype": how.weights}
+        options["download"] = download
+        plan = case.plan(*(codevar.load_var(source, **options) for source in sources))
+        vqvae = codevar.load_vqvae(
+            source_of(case, "vae_ch160v4096z32"), patch_sizes=patch_sizes_of(case.depth), **options
+        )
+        return cls(case, plan, vqvae, how, sources)
+
+    def labels(self, batch: int = 0) -> list[int]:
+        """Classes of the images, other ones in each batch."""
+        size, classes = self.case.batch_size, self.plan.models[0].config.classes
+        return [i * 37 % classes for i in range(batch * size, (batch + 1) * size)]
+
+    def decode(self, on_scale: OnScale, batch: int = 0) -> Generated:
+        """The case's decode, up to the VQVAE's decoder."""
+        sampling, seed = PRESETS[self.case.sampling], self.case.seed + batch
+        labels = self.labels(batch)
+        return generate(self.plan, self.vqvae, labels, sampling, seed, self.how, on_scale=on_scale)
+
+
 def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
-    """Loads, decodes for memory, decodes for time."""
-    device = torch.device(case.device)
+    """Loads, decodes for memory, decodes for time; then what else was asked for."""
+    device, effort = torch.device(case.device), timing.Effort(**job["effort"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
     limit_memory(device, case.memory_limit_gib)
-    how = stack(case.stack, case.precision, case.attention)
-    sources = [source_of(case, name) for name in case.model_names()]
-    options: dict[str, Any] = {"device": device, "dtype": how.weights, "download": job["download"]}
-    models = [codevar.load_var(source, **options) for source in sources]
-    vqvae = codevar.load_vqvae(
-        source_of(case, "vae_ch160v4096z32"), patch_sizes=patch_sizes_of(case.depth), **options
-    )
-    plan, sampling = case.plan(*models), PRESETS[case.sampling]
-    labels = [i * 37 % models[0].config.classes for i in range(case.batch_size)]
+    began = time.perf_counter()
+    loaded = Loaded.of(case, job["download"])
+    loading = time.perf_counter() - began
 
-    def decode(on_scale):
-        return generate(plan, vqvae, labels, sampling, case.seed, how, on_scale=on_scale)
+    def images() -> torch.Tensor:
+        return images_of(made, loaded.vqvae, loaded.how)
 
-    first_latency_s = sum(timing.once(decode, device))
-    used, made = memory.measure(decode, [*plan.models, vqvae], device)
-    effort = timing.Effort(**job["effort"])
-    taken = timing.sample(decode, lambda: images_of(made, vqvae, how), device, effort)
-    return {
+    first, decoder = timing.Marks(device), timing.Marks(device)
+    made = loaded.decode(first)
+    decoder(0)
+    images()
+    decoder(1)
+    start_up = {
+        "load_s": loading,
+        "first_latency_s": sum(first.seconds()),
+        "first_vqvae_latency_s": sum(decoder.seconds()),
+        "first_image_s": time.time() - psutil.Process().create_time(),
+    }
+    used, made = memory.measure(loaded.decode, [*loaded.plan.models, loaded.vqvae], device)
+    taken = timing.sample(loaded.decode, images, device, effort)
+    if not taken.latency_s:
+        why = ", ".join(taken.discarded_for)
+        return {"status": "error", "reason": f"the GPU throttled in every sample: {why}"}
+    result = {
         "status": "ok",
-        "samples": {**asdict(taken), "first_latency_s": first_latency_s},
+        "start_up": start_up,
+        "samples": asdict(taken),
         "memory": asdict(used),
         "tokens_sha256": hashlib.sha256(made.tokens.cpu().numpy().tobytes()).hexdigest(),
-        "sources": sources,
+        "sources": loaded.sources,
         "torch_threads": torch.get_num_threads(),
     }
+    if job["stream_seconds"]:
+        result["stream"] = asdict(stream(loaded, device, job["stream_seconds"]))
+    if job["paired_with"]:
+        result["paired"] = paired(loaded, make_case(job["paired_with"]), job, effort)
+    return result
+
+
+def stream(loaded: Loaded, device: torch.device, seconds: float) -> timing.Stream:
+    """Labels in, images out, other labels in each batch."""
+
+    def batch(i: int) -> None:
+        images_of(loaded.decode(lambda k: None, i), loaded.vqvae, loaded.how)
+
+    return timing.stream(batch, device, seconds)
+
+
+def paired(
+    loaded: Loaded, other: Case, job: dict[str, Any], effort: timing.Effort
+) -> dict[str, Any]:
+    """The case and its baseline in turn; or why not, where both do not fit."""
+    device = torch.device(other.device)
+    try:
+        baseline = Loaded.of(other, job["download"])
+        timing.once(baseline.decode, device)
+        found = timing.paired(baseline.decode, loaded.decode, device, effort)
+    except Exception as e:
+        if not is_oom(e):
+            raise
+        return {"baseline": other.key, "reason": f"no memory for both: {reason(e)}"}
+    return {"baseline": other.key, **asdict(found)}
 
 
 def source_of(case: Case, name: str) -> Source:

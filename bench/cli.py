@@ -111,6 +111,12 @@ def run(
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="skip what --out has finished")] = False,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="each case also in turn with its baseline: A B B A")
+    ] = False,
+    throughput: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="also a stream of batches, so long")
+    ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="fetch published checkpoints that are not cached")
     ] = False,
@@ -122,6 +128,10 @@ def run(
         raise UsageError("--resume goes on with a run: name its folder with --out")
     if device is not None:
         changes = [*changes, f"device={device}"]
+    if paired:
+        changes = [*changes, "paired=true"]
+    if throughput is not None:
+        changes = [*changes, f"stream_seconds={throughput}"]
     sweep = experiment.load(experiment_, changes, device=runner.default_device())
     found = machine.environment()
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -154,15 +164,36 @@ def selfcheck(
 
 @app.command()
 def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
-    """The papers' columns: measured, predicted and as printed there."""
+    """The papers' columns: measured, predicted and as printed there.
+
+    Runs of one experiment, say of several machines, share one table.
+    """
     runs = find(targets)
     if format in (Format.json, Format.csv):
         for complaint in [line for measured in runs for line in measured.complaints]:
             print(complaint, file=sys.stderr)
         tables.show(tables.together(runs), format)
         return
+    by_name: dict[str, list[tables.Run]] = {}
     for measured in runs:
-        tables.show(tables.measured(measured), format)
+        by_name.setdefault(measured.sweep.name, []).append(measured)
+    for same in by_name.values():
+        tables.show(tables.measured(*same), format)
+
+
+@app.command()
+def history(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="only runs of these experiments")
+    ] = None,
+    method: Annotated[str, typer.Option(help="only methods with this in their name")] = "",
+    results: Annotated[Path, typer.Option(help="folder with a folder for each machine")] = RESULTS,
+    format: OutputFormat = Format.rich,
+) -> None:
+    """Each case over commits and machines."""
+    from bench.history import history as over_time
+
+    tables.show(over_time(results, method, tuple(experiments or ())), format)
 
 
 @app.command()

@@ -143,7 +143,7 @@ def of_run(run: tables.Run) -> Side:
     if versions != {records.SCHEMA}:
         raise NotComparable(f"{where}: schema {versions}, this reads {records.SCHEMA}")
     cases = {}
-    for key, record in run.by_key.items():
+    for key, record in {record["key"]: record for record in run.records}.items():
         try:
             cases[key] = of_record(record, run.records)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:

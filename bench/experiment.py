@@ -36,6 +36,9 @@ SIZES = {
     for key in kind.model_fields.keys() - Case.model_fields.keys() | {"depth"}
 }
 
+# How thoroughly an experiment measures.
+EFFORT = ("rounds", "warmup", "samples", "target", "max_seconds", "paired", "stream_seconds")
+
 #: What `plots` draws.
 Figure = Literal[
     "speed",
@@ -56,7 +59,11 @@ class Experiment(BaseModel):
 
     baseline: keys of the case that speed-ups are over, the first that has them; the rest of its
     keys (batch size, stack, precision, ...) are those of the case it is compared with.
-    warmup, samples, target, max_seconds: `timing.Effort`.  timeout_s: of a whole case.
+    rounds: how often the whole list of cases runs, each time in new processes and every other
+    time backwards, so that a slow drift of the machine cancels out of speed-ups.  warmup,
+    samples, target, max_seconds: `timing.Effort`, of one round.  paired: each case also takes
+    turns with its baseline in one process.  stream_seconds: of sustained throughput, none by
+    default.  timeout_s: of one process.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -65,10 +72,13 @@ class Experiment(BaseModel):
     paper: str | None = None
     baseline: dict[str, str | int] = Field(default_factory=dict)
     figures: list[Figure] = Field(default_factory=list)
+    rounds: int = Field(3, ge=1, le=100)
     warmup: int = Field(1, ge=0)
     samples: int = Field(6, ge=1)
     target: float = Field(0.01, gt=0)
-    max_seconds: float = Field(60, gt=0)
+    max_seconds: float = Field(20, gt=0)
+    paired: bool = False
+    stream_seconds: float = Field(0, ge=0)
     timeout_s: float = Field(3600, gt=0)
     defaults: dict[str, Any] = Field(default_factory=dict)
     cases: list[dict[str, Any]] = Field(min_length=1)
@@ -128,6 +138,14 @@ class Sweep:
         if not self.cases:
             raise UsageError(f"{where}: no case is left")
 
+    def baseline_case(self, case: Case) -> Case | None:
+        """The case that speed-ups of this one are over, which may be itself."""
+        wanted = self.baseline_of(case.model_dump())
+        if wanted is None:
+            return None
+        fits = (other for other in self.cases if wanted.items() <= other.model_dump().items())
+        return next(fits, None)
+
     def baseline_of(self, case: dict[str, Any]) -> dict[str, Any] | None:
         """Keys and values that the baseline of a case has."""
         if not self.experiment.baseline:
@@ -180,7 +198,7 @@ def apply(experiment: Experiment, change: str) -> None:
     values = [parse(part) for part in text.strip("[]").split(",")] if text else []
     if not equals or not values:
         raise UsageError(f"--set {change}: write axis=value or axis=value,value")
-    if key in ("warmup", "samples", "target", "max_seconds", "timeout_s"):
+    if key in (*EFFORT, "timeout_s"):
         try:
             Experiment.__pydantic_validator__.validate_assignment(experiment, key, values[0])
         except ValidationError as e:

@@ -1,13 +1,12 @@
-"""A run's folder: one JSON line for each finished case, on disk before the next one starts.
+"""A run's folder: one JSON line for each case and round, on disk before the next one starts.
 
-    records.jsonl     a line per case: what it was, raw samples, memory, prediction, status
-    run.json          the experiment as it was run
-    env.json          the machine
-    logs/KEY.log      what each case's process had to say
+    records.jsonl          a line per measurement: `Line`
+    run.json               the experiment as it was run
+    env.json               the machine
+    logs/KEY-ROUND.log     what each process had to say
 
-A record has `schema`, `key`, `method`, `batch_size`, `stack`, `precision`, `device`, `status`
-(ok, oom, error, timeout), `reason`, `case`, `paper_row`, `samples`, `memory`, `predicted`,
-`machine`, `commit`, `other_load_cores` (what else the machine did), `started_at`, `duration_s`.
+Every line is checked when it is read.  Lines of older versions are brought up to date, and what
+is damaged or newer is left out with its file and line number.
 """
 
 from __future__ import annotations
@@ -16,15 +15,90 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # typing's own before Python 3.12 lacks what pydantic needs
 
 from bench.cases import UsageError
+from bench.experiment import EFFORT
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "records.jsonl"
-Record = dict[str, Any]
+Record = dict[str, Any]  # what `Line` describes
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SamplesLine(TypedDict):
+    """`timing.Samples`."""
+
+    warmup_latency_s: list[Seconds]
+    steady: bool
+    latency_s: Annotated[list[Seconds], Field(min_length=1)]
+    scale_latency_s: list[list[float]]
+    vqvae_latency_s: list[Seconds]
+    discarded_latency_s: list[Seconds]
+    discarded_for: list[str]
+    energy_j: float | None
+    stopped_by: str
+
+
+class StartUpLine(TypedDict):
+    """What is paid once in a process.  first_image_s: since the process began."""
+
+    load_s: float | None
+    first_latency_s: float | None
+    first_vqvae_latency_s: float | None
+    first_image_s: float | None
+
+
+class Line(TypedDict):
+    """One case in one round, as it stands in a line.  Seconds, MiB; scales in order.
+
+    The last group is there if the status is ok.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    schema: Literal[2]
+    key: str  # of the case, whatever the order of its keys
+    round: int  # from 1
+    experiment: str
+    method: str
+    batch_size: int
+    stack: str
+    precision: str
+    device: str
+    weights: str
+    steps: str
+    case: dict[str, Any]
+    paper_row: str | None
+    baseline: dict[str, Any] | None  # what the case that speed-ups are over has
+    status: Literal["ok", "oom", "error", "timeout"]
+    reason: str | None
+    predicted: dict[str, Any]
+    machine: str
+    commit: str | None
+    dirty: bool | None
+    torch: str | None
+    other_load_cores: float | None  # what everything else on the machine kept busy
+    started_at: str
+    duration_s: float
+
+    samples: NotRequired[SamplesLine]
+    memory: NotRequired[dict[str, Any]]  # `memory.Memory`
+    start_up: NotRequired[StartUpLine]
+    stream: NotRequired[dict[str, list[Seconds]]]  # `timing.Stream`
+    paired: NotRequired[dict[str, Any]]  # `timing.Paired`, and the key of the baseline
+    gpu: NotRequired[dict[str, Any]]  # the card before and after
+    tokens_sha256: NotRequired[str]
+    sources: NotRequired[list[str]]
+    torch_threads: NotRequired[int]
+
+
+LINE = TypeAdapter(Line)
 
 
 class RunFolder:
@@ -96,10 +170,9 @@ class RunFolder:
 
 def what_differs(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What makes two runs different ones: their experiment, its cases or its effort."""
-    names = ("warmup", "samples", "target", "max_seconds")
     old, new = before.get("experiment", {}), now["experiment"]
     found = [key for key in ("name", "cases") if before.get(key) != now[key]]
-    return ", ".join(found + [key for key in names if old.get(key) != new[key]])
+    return ", ".join(found + [key for key in EFFORT if old.get(key) != new[key]])
 
 
 def read(path: Path) -> tuple[list[Record], list[str]]:
@@ -120,16 +193,52 @@ def read_lines(file: Path) -> tuple[list[Record], list[str]]:
         return [], []
     for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not {"key", "status", "case"} <= record.keys():
-                raise ValueError("no record")
-            if record.get("schema") != SCHEMA:
-                raise ValueError(f"schema {record.get('schema')}, not {SCHEMA}")
+            records.append(parse(line))
         except ValueError as e:
             complaints.append(f"{file}:{number}: left out ({e})")
-        else:
-            records.append(record)
     return records, complaints
+
+
+def parse(line: str) -> Record:
+    """A line as a record of this version.  Raises ValueError: what is wrong, in a few words."""
+    try:
+        values = json.loads(line)
+    except ValueError as e:
+        raise ValueError(f"no JSON: {e}") from None
+    if not isinstance(values, dict):
+        raise ValueError("no record")
+    version = values.get("schema")
+    if version == 1:
+        values = from_1(values)
+    elif version != SCHEMA:
+        newer = isinstance(version, int) and version > SCHEMA
+        raise ValueError(f"schema {version}" + (": newer than this program; update it" * newer))
+    try:
+        return dict(LINE.validate_python(values))
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}") from None
+
+
+def from_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had one process a case, and the first decode among the samples; its first runs
+    did not say what ended the sampling nor what else the machine did."""
+    new = {"other_load_cores": None, **old, "schema": SCHEMA, "round": 1}
+    samples = new.get("samples")
+    if isinstance(samples, dict):
+        first = samples.get("first_latency_s")
+        new["samples"] = {
+            "stopped_by": "",
+            **{key: value for key, value in samples.items() if key != "first_latency_s"},
+            "steady": True,
+            "discarded_latency_s": [],
+            "discarded_for": [],
+            "energy_j": None,
+        }
+        unknown = {"load_s": None, "first_vqvae_latency_s": None, "first_image_s": None}
+        new["start_up"] = {"first_latency_s": first, **unknown}
+    return new
 
 
 def runs(results: Path) -> list[tuple[Path, str]]:

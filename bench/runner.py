@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bench.cases import Case, UsageError
 from bench.experiment import Sweep
 from bench.predict import MIB, Prediction, predict
 from bench.records import SCHEMA, Record, RunFolder
+from bench.timing import Effort
 
 GIB = 2**30
 # A case's share of a sweep's time, in FLOPs: its decodes, and a process that starts and loads.
@@ -56,16 +58,22 @@ def run(
     }
     folder = RunFolder(path, what, env, resume)
     try:
-        done = {record["key"] for record in folder.records}
-        todo = [case for case in sweep.cases if case.key not in done]
-        if done:
-            console.print(f"{len(done)} of {len(sweep.cases)} cases were done before")
+        todo = left_to_do(sweep, folder.records)
+        if folder.records:
+            total = len(sweep.cases) * sweep.experiment.rounds
+            console.print(f"{len(folder.records)} of {total} measurements were done before")
+        lost: set[str] = set()  # what failed once is not tried in further rounds
         with Watch(console, todo) as watch:
-            for case in todo:
+            for round_, case in todo:
+                if case.key in lost:
+                    watch.leaves_out(case)
+                    continue
                 watch.starts(case)
-                record = run_case(case, sweep, folder.path, env, download)
+                record = run_case(case, sweep, folder.path, env, download, round_)
                 folder.append(record)
                 watch.done(case, record)
+                if record["status"] != "ok":
+                    lost.add(case.key)
         return folder.records
     except KeyboardInterrupt:
         console.print(
@@ -74,6 +82,22 @@ def run(
         raise
     finally:
         folder.close()
+
+
+def left_to_do(sweep: Sweep, records: list[Record]) -> list[tuple[int, Case]]:
+    """(round, case) of what was not measured yet.
+
+    Every other round goes backwards: a machine that slows down steadily then treats the cases
+    alike.
+    """
+    done = {(record["key"], record["round"]) for record in records}
+    failed = {record["key"] for record in records if record["status"] != "ok"}
+    return [
+        (round_, case)
+        for round_ in range(1, sweep.experiment.rounds + 1)
+        for case in (sweep.cases if round_ % 2 else reversed(sweep.cases))
+        if case.key not in failed and (case.key, round_) not in done
+    ]
 
 
 def default_device() -> str:
@@ -103,22 +127,27 @@ def check_device(device: str) -> None:
         raise UsageError(f"device {device}: there are {torch.cuda.device_count()}")
 
 
-def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], download: bool) -> Record:
-    """The record of one case, whatever happens to its process."""
+def run_case(
+    case: Case,
+    sweep: Sweep,
+    folder: Path,
+    env: dict[str, Any],
+    download: bool = False,
+    round_: int = 1,
+) -> Record:
+    """The record of one case in one round, whatever happens to its process."""
     experiment, predicted = sweep.experiment, predict(case)
+    other = sweep.baseline_case(case) if experiment.paired else None
     job = {
         "case": case.model_dump(),
-        "effort": {
-            "warmup": experiment.warmup,
-            "samples": experiment.samples,
-            "target": experiment.target,
-            "max_seconds": experiment.max_seconds,
-        },
+        "effort": {f.name: getattr(experiment, f.name) for f in fields(Effort)},
+        "stream_seconds": experiment.stream_seconds,
+        "paired_with": other.model_dump() if other and other != case else None,
         "download": download,
     }
     began, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
     others, kills = machine.Others(), machine.oom_kills()
-    result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}.log")
+    result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}-{round_}.log")
     if result["status"] == "killed":
         result["status"] = "oom" if machine.oom_kills() > kills else "error"
     if result["status"] == "oom":
@@ -127,6 +156,7 @@ def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], downlo
     return {
         "schema": SCHEMA,
         "key": case.key,
+        "round": round_,
         "experiment": sweep.name,
         "method": case.label,
         "batch_size": case.batch_size,
@@ -210,11 +240,11 @@ def how_it_ended(returncode: int, log: Path) -> str:
 class Watch:
     """Progress: a live bar with time left on a terminal, a line for each case otherwise."""
 
-    def __init__(self, console: Console, todo: list[Case]) -> None:
+    def __init__(self, console: Console, todo: list[tuple[int, Case]]) -> None:
         self.console = console
         self.total = len(todo)
         self.finished = 0
-        self.work = {case.key: sum(predict(case).flops) + START_UP_FLOPS for case in todo}
+        self.work = {case.key: sum(predict(case).flops) + START_UP_FLOPS for _, case in todo}
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -224,7 +254,8 @@ class Watch:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=sum(self.work.values()), count="")
+        total = sum(self.work[case.key] for _, case in todo)
+        self.task = self.progress.add_task("", total=total, count="")
 
     def __enter__(self) -> Watch:
         self.progress.start()
@@ -237,9 +268,12 @@ class Watch:
         count = f"{self.finished + 1}/{self.total}"
         self.progress.update(self.task, description=case.label, count=count)
 
-    def done(self, case: Case, record: Record) -> None:
+    def leaves_out(self, case: Case) -> None:
         self.finished += 1
         self.progress.update(self.task, advance=self.work[case.key])
+
+    def done(self, case: Case, record: Record) -> None:
+        self.leaves_out(case)
         how = f"batch {case.batch_size}, {case.stack} {case.precision}, {case.device}"
         self.console.print(
             f"[{self.finished}/{self.total}] {case.label}, {how}: {outcome(record)}",

@@ -10,7 +10,6 @@ ours.
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import experiment, records
+from bench import experiment, records, summary
 from bench.cases import Case, Methods, UsageError, explain
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.machine import BUSY_CORES
@@ -55,7 +54,13 @@ PAPER_COLUMNS = {
 FIGURES = {
     "speedup": ("speed-up", "{:.2f}x"),
     "latency_s": ("latency s", "{:.3g}"),
+    "latency_spread": ("spread", "{:.1%}"),
     "throughput_img_s": ("images/s", "{:.3g}"),
+    "sustained_img_s": ("sustained images/s", "{:.3g}"),
+    "batch_p50_s": ("batch p50 s", "{:.3g}"),
+    "batch_p90_s": ("p90 s", "{:.3g}"),
+    "batch_p99_s": ("p99 s", "{:.3g}"),
+    "energy_j_per_image": ("J/image", "{:.3g}"),
     "params_mib": ("params MiB", "{:.0f}"),
     "kv_cache_mib": ("KV cache MiB", "{:.1f}"),
     "running_mib": ("running MiB", "{:.0f}"),
@@ -81,8 +86,12 @@ class Run:
     folder: Path | None = None
 
     @property
-    def by_key(self) -> dict[str, Record]:
-        return {record["key"]: record for record in self.records}
+    def by_key(self) -> dict[str, list[Record]]:
+        """The records of each case, by round."""
+        found: dict[str, list[Record]] = {}
+        for record in sorted(self.records, key=lambda record: record["round"]):
+            found.setdefault(record["key"], []).append(record)
+        return found
 
 
 def load(folder: Path) -> Run:
@@ -108,26 +117,28 @@ def frame(run: Run) -> pd.DataFrame:
     """Every figure of a run, a row for each case and for each further row of the paper."""
     paper = paper_rows(run.sweep.experiment.paper)
     used: set[int] = set()
-    rows = []
+    rows, by_key = [], run.by_key
     for case in run.sweep.cases:
-        record = run.by_key.get(case.key)
+        own, base = by_key.get(case.key, []), run.sweep.baseline_case(case)
         repeated = find_paper_row(paper, run.sweep.paper_rows.get(case.key), case.batch_size)
         used.update(repeated)
         rows.append(
             {
                 **case_columns(case),
                 **predicted_columns(predict(case)),
-                **measured_columns(record),
+                **summary.measured(own),
+                **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
                 **(paper_columns(paper[repeated[0]]) if repeated else {}),
             }
         )
-    add_speedups(rows, run.sweep, run.sweep.cases)
     for i, row in enumerate(paper):
         if i not in used:
-            named = {"method": row["method"], "status": "not measured"}
-            rows.append({**named, **paper_columns(row)})
+            theirs = {"method": row["method"], "status": "not measured"}
+            rows.append({**theirs, **paper_columns(row)})
     data = pd.DataFrame(rows)
-    whole = {name: "Int64" for name in ("batch_size", "params", "samples") if name in data}
+    whole = {
+        name: "Int64" for name in ("batch_size", "params", "samples", "rounds") if name in data
+    }
     return data.astype(whole)
 
 
@@ -149,42 +160,6 @@ def predicted_columns(predicted: Prediction) -> dict[str, Any]:
         "kv_cache_by_scale_mib_predicted": [b / 2**20 for b in predicted.kv_cache_bytes],
         "gflops_by_scale_predicted": [f / 1e9 for f in predicted.flops],
     }
-
-
-def measured_columns(record: Record | None) -> dict[str, Any]:
-    """What a record says, as medians."""
-    if record is None:
-        return {"status": "not run"}
-    columns = {name: record.get(name) for name in ("status", "reason", "other_load_cores")}
-    if record["status"] != "ok":
-        return columns
-    samples, memory = record["samples"], record["memory"]
-    latency = statistics.median(samples["latency_s"])
-    by_scale = zip(*samples["scale_latency_s"], strict=True)
-    vqvae = samples.get("vqvae_latency_s")
-    return {
-        **columns,
-        "latency_s": latency,
-        "throughput_img_s": record["batch_size"] / latency,
-        "scale_latency_s": [statistics.median(scale) for scale in by_scale],
-        "vqvae_latency_s": statistics.median(vqvae) if vqvae else None,
-        "samples": len(samples["latency_s"]),
-        **{key: memory[f"{key}"] for key in ("params_mib", "kv_cache_mib", "running_mib")},
-        "total_mib": memory["total_mib"],
-        "process_mib": memory["process_mib"],
-        "kv_cache_by_scale_mib": memory["kv_cache_by_scale_mib"],
-    }
-
-
-def add_speedups(rows: list[dict[str, Any]], sweep: Sweep, cases: list[Case]) -> None:
-    """Latency of each row's baseline over its own; none where the baseline ran out of memory."""
-    for row, case in zip(rows, cases, strict=True):
-        wanted = (sweep.baseline_of(case.model_dump()) or {"method": None}).items()
-        same = [
-            o for o, base in zip(rows, cases, strict=True) if wanted <= base.model_dump().items()
-        ]
-        if same and {"latency_s"} <= row.keys() & same[0].keys():
-            row["speedup"] = same[0]["latency_s"] / row["latency_s"]
 
 
 # The papers
@@ -236,10 +211,15 @@ class Printed:
     more: list[Printed] = field(default_factory=list)
 
 
-def measured(run: Run) -> Printed:
-    """The experiment's table, and the figures by scale."""
-    data = frame(run)
+def measured(*runs: Run) -> Printed:
+    """The table of an experiment, how its figures came about, and the figures by scale.
+
+    runs: of one experiment; of several, each case's rows stand together, machine by machine.
+    """
+    data = merged(runs)
     text = pd.DataFrame({"method": data["method"]})
+    if len(runs) > 1:
+        text["machine"] = data["machine"]
     text["steps"] = either(data, "steps")
     text["params"] = [params_text(row) for row in data.to_dict("records")]
     for name, heading in {"batch_size": "batch", "stack": "stack", "precision": "prec."}.items():
@@ -249,39 +229,91 @@ def measured(run: Run) -> Printed:
     text = text.drop(columns=[h for h in same if h not in several])
     text["status"] = [status_text(row) for row in data.to_dict("records")]
     for name, (heading, form) in FIGURES.items():
-        if name in data or f"{name}_paper" in data:
+        if (name in data and data[name].notna().any()) or f"{name}_paper" in data:
             text[heading] = both(data, name, form)
+        if name == "speedup" and "speedup_by" in data:
+            text[heading] = [
+                f"~{cell}" if by == "one round" else cell
+                for cell, by in zip(text[heading], data["speedup_by"], strict=True)
+            ]
+        if name == "speedup" and "speedup_low" in data:
+            text["95 %"] = [interval_text(row) for row in data.to_dict("records")]
         if f"{name}_predicted" in data:
             text[heading.replace(" MiB", " predicted")] = column(data, f"{name}_predicted", form)
     if "tflops_predicted" in data:
         text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
-    title = run.sweep.experiment.title
     constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
-    return Printed(
-        title, data, text, notes(run, data, constant), [by_scale(data)] if len(data) else []
-    )
+    more = [part for part in (how_measured(data), by_scale(data)) if len(part.text)]
+    return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
+
+
+def merged(runs: Sequence[Run]) -> pd.DataFrame:
+    """The rows of several runs of one experiment, those of one case together."""
+    parts = [frame(run).assign(machine=machine_of(run)) for run in runs]
+    parts[1:] = [part[part["status"] != "not measured"] for part in parts[1:]]  # the paper's, once
+    data = pd.concat(parts, ignore_index=True)
+    named = [name for name in ("method", "batch_size", "stack", "precision") if name in data]
+    order = data.groupby(named, sort=False, dropna=False).ngroup()
+    return data.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def machine_of(run: Run) -> str:
+    return run.env.get("machine", "")
 
 
 def together(runs: list[Run]) -> Printed:
     """The rows of several runs in one, each with its experiment's name."""
-    parts = [frame(run).assign(experiment=run.sweep.name) for run in runs]
+    parts = [frame(run).assign(experiment=run.sweep.name, machine=machine_of(run)) for run in runs]
     data = pd.concat(parts, ignore_index=True)
     return Printed("", data, data)
 
 
-def notes(run: Run, data: pd.DataFrame, constant: str) -> list[str]:
+def how_measured(data: pd.DataFrame) -> Printed:
+    """What the figures rest on: rounds, samples, and what is paid once in a process."""
+    data = data[data["rounds"].notna()] if "rounds" in data else data[:0]
+    text = named(data)
+    for name, heading, form in (
+        ("rounds", "rounds", "{}"),
+        ("samples", "samples", "{}"),
+        ("stopped_by", "stopped by", "{}"),
+        ("discarded", "discarded", "{}"),
+        ("other_load_cores", "other load", "{:.2f}"),
+        ("load_s", "load s", "{:.3g}"),
+        ("first_latency_s", "first decode s", "{:.3g}"),
+        ("latency_s", "warm decode s", "{:.3g}"),
+        ("first_image_s", "to first image s", "{:.3g}"),
+    ):
+        text[heading] = column(data, name, form)
+    found = [
+        "A round is a process of its own; sampling stops at the target (an interval of the median "
+        "narrow enough), when noise no longer narrows it, or when the time is over.",
+        "First decode: with all that is done once; to first image: since the process began.",
+    ]
+    return Printed("How it was measured", data, text, found)
+
+
+def named(data: pd.DataFrame) -> pd.DataFrame:
+    """The columns that say which row it is."""
+    text = data[["method", "batch_size", "stack"]].rename(columns={"batch_size": "batch"})
+    if data.get("machine", pd.Series(dtype=str)).nunique() > 1:
+        text.insert(1, "machine", data["machine"])
+    return text
+
+
+def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     """What a reader must know to read the table."""
-    paper = run.sweep.experiment.paper
+    paper = runs[0].sweep.experiment.paper
     found = [f"In brackets: the paper ({paper}: NVIDIA L20, fp16, batch 64 unless it says)."]
     if paper is None:
         found = []
     if constant:
         found.append(f"All rows: {constant}.")
-    if run.env:
-        torch = run.env["packages"]["torch"]
-        commit = (run.env["commit"] or "unknown")[:9] + (" + changes" if run.env["dirty"] else "")
-        device = run.env["gpus"][0]["name"] if run.env["gpus"] else run.env["cpu"]
+    for env in (run.env for run in runs if run.env):
+        torch = env["packages"]["torch"]
+        commit = (env["commit"] or "unknown")[:9] + (" + changes" if env["dirty"] else "")
+        device = env["gpus"][0]["name"] if env["gpus"] else env["cpu"]
         found.append(f"Measured on {device}, torch {torch}, commit {commit}.")
+    found += speedup_notes(data)
     if "seeded" in set(data.get("weights", [])):
         found.append(
             "Weights are random, from a seed: right for speed and memory; quality is not measured."
@@ -295,12 +327,28 @@ def notes(run: Run, data: pd.DataFrame, constant: str) -> list[str]:
         for row in data.to_dict("records")
         if row.get("status") in ("oom", "error", "timeout")
     ]
-    return found + run.complaints
+    return found + [complaint for run in runs for complaint in run.complaints]
+
+
+def speedup_notes(data: pd.DataFrame) -> list[str]:
+    """What the speed-ups rest on."""
+    told = {
+        "paired": "baseline and case in turn in one process",
+        "interleaved": "from the same round of both, the order turned round every other time",
+        "one round": "from one round, not interleaved: marked ~, a drift of the machine is in them",
+    }
+    used = [by for by in told if by in set(data.get("speedup_by", []))]
+    if not used:
+        return []
+    how = "; ".join(told[by] for by in used)
+    lost = data.get("paired_reason", pd.Series(dtype=str)).dropna()
+    return [f"Speed-ups: {how}.", *(f"Not paired, {reason}." for reason in dict.fromkeys(lost))]
 
 
 def by_scale(data: pd.DataFrame) -> Printed:
     """Latency, KV cache and work of each scale."""
     rows = []
+    several = data.get("machine", pd.Series(dtype=str)).nunique() > 1
     for row in data.to_dict("records"):
         if not isinstance(row.get("kv_cache_by_scale_mib_predicted"), list):
             continue  # a row of the paper's alone
@@ -314,9 +362,11 @@ def by_scale(data: pd.DataFrame) -> Printed:
         else:
             parts["KV MiB predicted"] = predicted
         for what, cells in sorted(parts.items(), key=lambda part: part[0] != "ms"):
-            named = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
+            which = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
+            if several:
+                which["machine"] = row["machine"]
             scales = {str(k): cell for k, cell in enumerate(cells, 1)}
-            rows.append({**named, "by scale": what, **scales})
+            rows.append({**which, "by scale": what, **scales})
     table = pd.DataFrame(rows)
     note = "KV cache: the prediction stands in brackets where it differs."
     return Printed("By scale", table, table, [note])
@@ -425,6 +475,12 @@ def params_text(row: Mapping[Any, Any]) -> str:
     return f"- ({theirs})" if not missing(theirs) else ""
 
 
+def interval_text(row: Mapping[Any, Any]) -> str:
+    if missing(row.get("speedup_low")):
+        return ""
+    return f"{row['speedup_low']:.2f}-{row['speedup_high']:.2f}"
+
+
 def status_text(row: Mapping[Any, Any]) -> str:
     theirs = row.get("status_paper")
     ours = row["status"].upper() if row["status"] == "oom" else row["status"]
@@ -494,7 +550,11 @@ def fitting(text: pd.DataFrame, width: int) -> list[list[str]]:
         str(name): 3 + max([len(str(name)), *text[name].map(lambda cell: len(str(cell)))])
         for name in text.columns
     }
-    names = [name for name in ("method", "batch", "stack", "prec.", "by scale") if name in wide]
+    names = [
+        name
+        for name in ("method", "machine", "batch", "stack", "prec.", "by scale")
+        if name in wide
+    ]
     parts: list[list[str]] = []
     for name in wide:
         if name in names:

@@ -1,4 +1,4 @@
-"""Latency of a decode, in all and by scale.
+"""Latency of a decode, in all and by scale; two decodes in turn; a stream of batches.
 
 The decode knows nothing of the timer: it calls `on_scale`, which here notes the time.  On a
 GPU that is an event in the stream, so nothing waits between scales; elsewhere it is the
@@ -13,12 +13,33 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from codevar.decode import OnScale
 
 Run = Callable[[OnScale], object]
+
+
+class Card(Protocol):
+    """What a GPU says of itself while it is measured (`bench.card`)."""
+
+    def throttled(self) -> list[str]:
+        """Why it has been slower than it can since it was last asked."""
+
+    def energy_j(self) -> float | None:
+        """Joules it has used so far."""
+
+
+class NoCard:
+    """A CPU says nothing."""
+
+    def throttled(self) -> list[str]:
+        return []
+
+    def energy_j(self) -> float | None:
+        return None
 
 
 class Marks:
@@ -35,6 +56,11 @@ class Marks:
             self._marks.append(event)
         else:
             self._marks.append(time.perf_counter())
+
+    def wait(self, i: int) -> None:
+        """Until what was queued before mark `i` is done."""
+        if self.device.type == "cuda":
+            self._marks[i].synchronize()
 
     def seconds(self) -> list[float]:
         """One figure between every two marks."""
@@ -62,20 +88,43 @@ class Effort:
 
 @dataclass
 class Samples:
-    """Raw samples; every statistic is computed by who reads them.
+    """Raw samples of one process; every statistic is computed by who reads them.
 
     latency_s: the whole decode without the VQVAE.  scale_latency_s: by scale, a list for each
-    sample.  vqvae_latency_s: of the VQVAE's decoder.  first_latency_s: the first decode of the
-    process, with all that is done once.  warmup_latency_s: decodes not counted.  stopped_by:
-    what ended the sampling: "target", "noise" or "time".
+    sample.  vqvae_latency_s: of the VQVAE's decoder.  warmup_latency_s: decodes not counted;
+    steady: whether they had settled when the time for them was over.  discarded_latency_s:
+    samples during which the GPU throttled, `discarded_for` their reasons.  energy_j: what the
+    GPU used from the first sample to the last, the discarded and the gaps between them
+    included; its counter moves every 20 to 100 ms, so it is worth little over less than a
+    second or two.  stopped_by: what ended the sampling: "target", "noise" or "time".
     """
 
-    first_latency_s: float = math.nan
     warmup_latency_s: list[float] = field(default_factory=list)
+    steady: bool = False
     latency_s: list[float] = field(default_factory=list)
     scale_latency_s: list[list[float]] = field(default_factory=list)
     vqvae_latency_s: list[float] = field(default_factory=list)
+    discarded_latency_s: list[float] = field(default_factory=list)
+    discarded_for: list[str] = field(default_factory=list)
+    energy_j: float | None = None
     stopped_by: str = ""
+
+
+@dataclass
+class Paired:
+    """Latencies of a case and of its baseline, taken in turn in one process: pair by pair, so
+    that a drifting machine cancels out of their ratio."""
+
+    latency_s: list[float] = field(default_factory=list)
+    baseline_latency_s: list[float] = field(default_factory=list)
+    stopped_by: str = ""
+
+
+@dataclass
+class Stream:
+    """Batches back to back, VQVAE included.  batch_s: from the end of one to that of the next."""
+
+    batch_s: list[float] = field(default_factory=list)
 
 
 def once(run: Run, device: torch.device) -> list[float]:
@@ -86,21 +135,35 @@ def once(run: Run, device: torch.device) -> list[float]:
 
 
 def sample(
-    run: Run, decode_images: Callable[[], object], device: torch.device, effort: Effort
+    run: Run,
+    decode_images: Callable[[], object],
+    device: torch.device,
+    effort: Effort,
+    card: Card | None = None,
 ) -> Samples:
     """Warms up, then decodes until the effort says it is enough."""
-    taken = Samples()
+    taken, card = Samples(), card or NoCard()
     clock = Budget(effort.max_seconds)
-    while not clock.is_over() and not is_warm(taken.warmup_latency_s, effort.warmup):
+    while not (is_warm(taken.warmup_latency_s, effort.warmup) or clock.is_over()):
         taken.warmup_latency_s.append(sum(once(run, device)))
+    taken.steady = is_warm(taken.warmup_latency_s, effort.warmup)
 
-    clock, widths = Budget(effort.max_seconds), []
+    clock, widths, before = Budget(effort.max_seconds), [], card.energy_j()
+    card.throttled()
     while not taken.stopped_by:
         by_scale = once(run, device)
+        if reasons := card.throttled():
+            taken.discarded_latency_s.append(sum(by_scale))
+            taken.discarded_for = sorted({*taken.discarded_for, *reasons})
+            taken.stopped_by = "time" if clock.is_over() else ""
+            continue
         taken.latency_s.append(sum(by_scale))
         taken.scale_latency_s.append(by_scale)
         widths.append(relative_width(taken.latency_s))
         taken.stopped_by = enough(widths, effort, clock)
+    after = card.energy_j()
+    if before is not None and after is not None:
+        taken.energy_j = after - before
 
     def images(mark: OnScale) -> None:
         mark(0)
@@ -114,6 +177,48 @@ def sample(
         taken.vqvae_latency_s and clock.is_over()
     ):
         taken.vqvae_latency_s += once(images, device)
+    return taken
+
+
+def paired(baseline: Run, run: Run, device: torch.device, effort: Effort) -> Paired:
+    """Both in turn, A B B A, until the median of their ratio is known as well as the effort asks.
+
+    Both must have run before.
+    """
+    taken = Paired()
+    ratios: list[float] = []
+    widths: list[float] = []
+    for _ in range(effort.warmup):
+        once(baseline, device)
+        once(run, device)
+    clock = Budget(2 * effort.max_seconds)
+    while not taken.stopped_by:
+        order = (run, baseline) if len(ratios) % 2 else (baseline, run)
+        seconds = {which: sum(once(which, device)) for which in order}
+        taken.latency_s.append(seconds[run])
+        taken.baseline_latency_s.append(seconds[baseline])
+        ratios.append(seconds[baseline] / seconds[run])
+        widths.append(relative_width(ratios))
+        taken.stopped_by = enough(widths, effort, clock)
+    return taken
+
+
+def stream(batch: Callable[[int], object], device: torch.device, seconds: float) -> Stream:
+    """Sustained throughput: batch 0, 1, 2, ... without a pause for that many seconds.
+
+    On a GPU the next batch is launched while one still runs, as a server would; two at most are
+    in flight, or the host would run ahead of the card without end.
+    """
+    taken, clock, marks = Stream(), Budget(seconds), Marks(device)
+    batch(0)
+    marks(0)
+    for i in itertools.count(1):
+        batch(i)
+        marks(i)
+        marks.wait(i - 1)
+        if clock.is_over():
+            break
+    taken.batch_s = marks.seconds()
     return taken
 
 

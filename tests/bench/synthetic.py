@@ -29,17 +29,18 @@ LAYER_S = {"published": 1.1e-3, "modern": 0.25e-3}  # a layer takes no less, how
 
 
 def fake_run(
-    experiment_name: str, measured: bool = True, gpu_gib: float = 44.5, **axes: Any
+    experiment_name: str, measured: bool = True, gpu_gib: float = 44.5, rounds: int = 1, **axes: Any
 ) -> Run:
     """The experiment as if run on a GPU of that memory; a case that needs more is out of memory.
 
-    axes: as of `--set`, one value or a list.  measured: False leaves out all records.
+    rounds: as many records of each case.  axes: as of `--set`, one value or a list.  measured:
+    False leaves out all records.
     """
     changes = [
         f"{axis}={','.join(map(str, value if isinstance(value, list | tuple) else [value]))}"
         for axis, value in axes.items()
     ]
-    sweep = experiment.load(experiment_name, changes, device="cuda")
+    sweep = experiment.load(experiment_name, [*changes, f"rounds={rounds}"], device="cuda")
     if not measured:
         return Run(sweep)
 
@@ -47,7 +48,10 @@ def fake_run(
         return invent(make_case(job["case"]), job["effort"]["samples"], gpu_gib)
 
     with mock.patch.object(runner, "in_process", invented):
-        records = [runner.run_case(case, sweep, Path(), ENV, False) for case in sweep.cases]
+        records = [
+            runner.run_case(case, sweep, Path(), ENV, round_=round_)
+            for round_, case in runner.left_to_do(sweep, [])
+        ]
     return Run(sweep, records, env=ENV)
 
 
@@ -67,13 +71,21 @@ def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
     by_scale = (noise * seconds).tolist()
     decoder = [0.02 + 0.006 * case.batch_size] * samples
     totals = [sum(s) for s in by_scale]
-    first = 2 * sum(seconds)
-    taken = Samples(first, totals[:2], totals, by_scale, decoder, "target")
+    taken = Samples(
+        warmup_latency_s=totals[:2],
+        steady=True,
+        latency_s=totals,
+        scale_latency_s=by_scale,
+        vqvae_latency_s=decoder,
+        stopped_by="target",
+    )
+    start_up = {"load_s": 9.0, "first_latency_s": 2 * sum(seconds), "first_image_s": 20.0}
     peaks = [params + c + running for c in cache]
     used = Memory(params, max(cache), running, total, peaks, cache, total + 500, "nvml")
     return {
         "status": "ok",
         "samples": asdict(taken),
+        "start_up": {**start_up, "first_vqvae_latency_s": 2 * decoder[0]},
         "memory": asdict(used),
         "tokens_sha256": "0" * 64,
         "sources": [f"seeded:{name}:{case.seed}" for name in case.model_names()],

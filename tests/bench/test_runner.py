@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -18,11 +19,13 @@ from rich.console import Console
 from bench import child, experiment, machine, records, runner, tables
 from bench.cases import Original, UsageError, make_case
 from bench.predict import predict
+from bench.timing import Samples
 
 ROOT = Path(__file__).parents[2]
 TINY = """
 title = "tiny"
 baseline = { method = "var" }
+rounds = 1
 samples = 1
 warmup = 0
 max_seconds = 0.1
@@ -77,8 +80,10 @@ def fake_result(case):
     total = sum(parts.values()) + 10
     memory = {**parts, "running_mib": 10.0, "total_mib": total, "process_mib": total}
     memory["kv_cache_by_scale_mib"] = predicted["kv_cache_by_scale_mib"]
-    latency = {"latency_s": [1.0, 3.0, 2.0], "scale_latency_s": [[0.1] * 10] * 3}
-    return {"memory": memory, "samples": {**latency, "vqvae_latency_s": [0.5]}}
+    samples = Samples(
+        latency_s=[1.0, 3.0, 2.0], scale_latency_s=[[0.1] * 10] * 3, vqvae_latency_s=[0.5]
+    )
+    return {"memory": memory, "samples": asdict(samples)}
 
 
 def quiet():
@@ -129,6 +134,48 @@ def test_resume_skips_exactly_what_is_finished(tiny, children, tmp_path):
     lines, complaints = records.read(tmp_path / "run")
     assert sorted(line["key"] for line in lines) == sorted(case.key for case in tiny.cases)
     assert complaints == []
+
+
+def test_rounds_run_all_cases_again_in_turn_and_resume_where_they_stopped(tiny, children, tmp_path):
+    tiny.experiment.rounds = 3
+    keys = [case.key for case in tiny.cases]
+    done = run(tiny, tmp_path / "run")
+    assert [r["key"] for r in done] == [*keys, *reversed(keys), *keys]
+    assert [r["round"] for r in done] == [1] * 3 + [2] * 3 + [3] * 3
+    file = tmp_path / "run" / "records.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:4]))
+    again = run(tiny, tmp_path / "run", resume=True)
+    assert [(r["key"], r["round"]) for r in again] == [(r["key"], r["round"]) for r in done]
+
+
+def test_what_failed_once_is_not_tried_in_further_rounds(tiny, children, tmp_path):
+    tiny.experiment.rounds = 2
+    good = children.says
+
+    def says(job):
+        lost = job["case"]["method"] == "var"
+        return {"status": "oom", "reason": "no"} if lost else good(job)
+
+    children.says = says
+    done = run(tiny, tmp_path / "run")
+    assert [r["method"] for r in done].count("VAR-d2") == 1
+    assert len(done) == 5
+    assert len(run(tiny, tmp_path / "run", resume=True)) == 5
+
+
+def test_each_case_is_paired_with_its_baseline_but_not_with_itself(tiny, children, tmp_path):
+    asked = []
+    good = children.says
+
+    def says(job):
+        asked.append(job["paired_with"])
+        return good(job)
+
+    children.says = says
+    tiny.experiment.paired = True
+    run(tiny, tmp_path / "run")
+    assert asked == [None, tiny.cases[0].model_dump(), tiny.cases[0].model_dump()]
 
 
 def test_a_second_run_into_a_folder_needs_resume(tiny, children, tmp_path):
@@ -218,7 +265,7 @@ def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
     run(tiny, tmp_path / "run")
     file = tmp_path / "run" / "records.jsonl"
     first, _, third = file.read_text().splitlines(keepends=True)
-    file.write_text(first + "{oops\n" + third.replace('"schema": 1', '"schema": 99'))
+    file.write_text(first + "{oops\n" + third.replace('"schema": 2', '"schema": 99'))
     loaded = tables.load(tmp_path / "run")
     assert len(loaded.records) == 1
     assert [c.partition(": ")[0] for c in loaded.complaints] == [f"{file}:2", f"{file}:3"]
@@ -286,7 +333,7 @@ def test_what_this_machine_cannot_do_is_refused_before_anything_runs(
 
 def job(**case):
     effort = {"warmup": 0, "samples": 1, "target": 0.01, "max_seconds": 0.1}
-    measured = {"effort": effort, "download": False}
+    measured = {"effort": effort, "stream_seconds": 0, "paired_with": None, "download": False}
     values = {"method": "var", "depth": 1, "device": "cpu", "precision": "float32"} | case
     return {"case": make_case(values).model_dump(), **measured}
 
@@ -294,6 +341,17 @@ def job(**case):
 def test_a_case_too_large_for_its_memory_is_out_of_memory(tmp_path):
     result = runner.in_process(job(memory_limit_gib=0.2), 120, tmp_path / "log")
     assert result["status"] == "oom"
+
+
+def test_a_case_takes_turns_with_its_baseline_and_streams(tmp_path):
+    base = job(depth=2)["case"]
+    asked = job(method="variant", depth=2, subnet_depth=2) | {"paired_with": base}
+    result = runner.in_process(asked | {"stream_seconds": 0.2}, 120, tmp_path / "log")
+    assert result["status"] == "ok"
+    pairs = result["paired"]
+    assert pairs["baseline"] == make_case(base).key
+    assert len(pairs["latency_s"]) == len(pairs["baseline_latency_s"]) >= 1
+    assert all(seconds > 0 for seconds in result["stream"]["batch_s"])
 
 
 def test_a_case_that_takes_too_long_is_ended(tmp_path):
@@ -398,4 +456,5 @@ def test_killed_stopped_and_resumed(tmp_path):
         assert len(samples["latency_s"]) == len(samples["scale_latency_s"]) == 1
         assert all(len(scales) == 10 for scales in samples["scale_latency_s"])
         assert len(record["tokens_sha256"]) == 64
+        assert 0 < record["start_up"]["first_latency_s"] < record["start_up"]["first_image_s"]
     assert len({record["tokens_sha256"] for record in lines}) == 1  # two of two layers

@@ -33,7 +33,7 @@ def clock(monkeypatch):
     return clock
 
 
-def measure(clock, latencies, **effort):
+def measure(clock, latencies, card=None, **effort):
     """Samples of a decode of two scales that takes the given seconds, one after the other."""
     times = iter(latencies)
 
@@ -49,7 +49,7 @@ def measure(clock, latencies, **effort):
         clock.now += 0.5
 
     defaults = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 100}
-    return timing.sample(decode, images, CPU, Effort(**(defaults | effort)))
+    return timing.sample(decode, images, CPU, Effort(**(defaults | effort)), card)
 
 
 def test_a_sample_is_the_sum_of_its_scales(clock):
@@ -85,6 +85,77 @@ def test_warm_up_goes_on_until_it_is_steady_and_is_not_sampled(clock):
     taken = measure(clock, itertools.chain([9.0, 5.0, 2.0, 1.0, 1.0], itertools.repeat(1.0)))
     assert taken.warmup_latency_s == [9.0, 5.0, 2.0, 1.0, 1.0]
     assert set(taken.latency_s) == {1.0}
+
+
+def test_a_warm_up_that_never_settles_is_told(clock):
+    halving = (2.0**-i for i in itertools.count())
+    taken = measure(clock, halving, max_seconds=1.9)
+    assert not taken.steady
+    assert measure(clock, itertools.repeat(1.0)).steady
+
+
+class Card:
+    """A GPU that throttles in some samples."""
+
+    def __init__(self, throttled):
+        self._throttled = iter(throttled)
+        self.energy = 0.0
+
+    def throttled(self):
+        return next(self._throttled)
+
+    def energy_j(self):
+        self.energy += 100
+        return self.energy
+
+
+def test_samples_of_a_throttled_gpu_are_counted_and_left_out(clock):
+    hot = ["hw_thermal_slowdown"]
+    card = Card(itertools.chain([hot, [], hot, [], hot], itertools.repeat([])))
+    latencies = itertools.chain([1.0, 1.0], [1.0, 9.0, 1.0, 9.0], itertools.repeat(1.0))
+    taken = measure(clock, latencies, card=card)
+    assert set(taken.latency_s) == {1.0}
+    assert len(taken.latency_s) == len(taken.scale_latency_s) == 6
+    assert (taken.discarded_latency_s, taken.discarded_for) == ([9.0, 9.0], hot)
+    assert taken.energy_j == 100
+
+
+def test_a_gpu_that_always_throttles_ends_with_no_sample(clock):
+    card = Card(itertools.repeat(["hw_slowdown"]))
+    taken = measure(clock, itertools.repeat(1.0), card=card, max_seconds=5)
+    assert (taken.latency_s, taken.vqvae_latency_s, taken.stopped_by) == ([], [], "time")
+    assert len(taken.discarded_latency_s) == 5
+
+
+def sleeper(clock, seconds):
+    """A decode of one scale on a machine whose speed `clock` may change as it goes."""
+
+    def decode(on_scale):
+        on_scale(0)
+        clock.now += seconds * (1 + 0.5 * clock.now)  # ever slower
+        on_scale(1)
+
+    return decode
+
+
+def test_a_drifting_machine_cancels_out_of_pairs(clock):
+    effort = Effort(warmup=1, samples=20, target=1e-9, max_seconds=10)
+    taken = timing.paired(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort)
+    assert taken.latency_s[-1] > 1.1 * taken.latency_s[0]
+    ratios = [b / a for a, b in zip(taken.latency_s, taken.baseline_latency_s, strict=True)]
+    assert statistics.median(ratios) == pytest.approx(2, rel=0.005)
+
+
+def test_a_stream_takes_other_labels_in_each_batch_until_the_time_is_over(clock):
+    asked = []
+
+    def batch(i):
+        asked.append(i)
+        clock.now += 1.0
+
+    taken = timing.stream(batch, CPU, 3.5)
+    assert asked == [0, 1, 2, 3]
+    assert taken.batch_s == [1.0, 1.0, 1.0]
 
 
 def test_warm_up_can_be_left_out():
