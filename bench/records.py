@@ -247,8 +247,9 @@ def runs(results: Path) -> list[tuple[Path, str]]:
     found = []
     for file in results.glob("*/*/run.json"):
         try:
-            found.append((file.stat().st_mtime, file.parent, json.loads(file.read_text())["name"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            what = json.loads(file.read_text())
+            found.append((what.get("started_at") or "", file.parent, what["name"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return [(folder, name) for _, folder, name in sorted(found, reverse=True)]
 

@@ -52,6 +52,7 @@ def run(
     check_devices(sweep.cases)
     what = {
         "name": sweep.name,
+        "started_at": now(),
         "device": sweep.device,
         "cases": [case.key for case in sweep.cases],
         "experiment": sweep.experiment.model_dump(mode="json"),
@@ -100,6 +101,10 @@ def left_to_do(sweep: Sweep, records: list[Record]) -> list[tuple[int, Case]]:
     ]
 
 
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -145,7 +150,7 @@ def run_case(
         "paired_with": other.model_dump() if other and other != case else None,
         "download": download,
     }
-    began, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
+    began, started_at = time.monotonic(), now()
     others, kills = machine.Others(), machine.oom_kills()
     result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}-{round_}.log")
     if result["status"] == "killed":
@@ -176,7 +181,7 @@ def run_case(
         "dirty": env["dirty"],
         "torch": env["packages"]["torch"],
         "other_load_cores": round(others.cores(), 3),
-        "started_at": started_at.isoformat(timespec="seconds"),
+        "started_at": started_at,
         "duration_s": round(time.monotonic() - began, 3),
     }
 

@@ -220,4 +220,7 @@ def guidance_labels(
             )
         if model.device != vqvae.device:
             raise ValueError(f"the VAR is on {model.device}, the VQVAE on {vqvae.device}")
-    return torch.cat((labels_B, torch.full_like(labels_B, classes))).to(model.device)
+    labels_2B = torch.cat((labels_B, torch.full_like(labels_B, classes)))
+    if model.device.type == "cuda" and labels_2B.device.type == "cpu":
+        labels_2B = labels_2B.pin_memory()  # or the copy would wait for all that is queued
+    return labels_2B.to(model.device, non_blocking=True)

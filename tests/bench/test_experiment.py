@@ -158,3 +158,10 @@ def test_a_model_that_is_not_the_papers_does_not_stand_beside_its_row():
     assert rows["CoDe N=6 (d30+d20)"] is None
     kept = experiment.load("code_table1", ["batch_size=1", "draft_steps=6"])
     assert [kept.paper_rows.get(c.key) for c in kept.cases][-1] == "VAR-CoDe N=6"
+
+
+def test_one_gpu_has_one_name():
+    first, same, second = (
+        make_case({"method": "var", "device": d}) for d in ("cuda", "cuda:0", "cuda:1")
+    )
+    assert first.key == same.key != second.key

@@ -102,3 +102,11 @@ def test_history_tells_of_damaged_lines(tmp_path):
     file.write_text(file.read_text() + '{"key": ')
     told = history(tmp_path).notes[-1]
     assert told.startswith(f"{file}:{1 + len(run.records)}: left out (no JSON")
+
+
+def test_the_newest_run_is_the_one_that_began_last_not_the_file_that_was_touched_last(tmp_path):
+    for name, began in (("new", "2026-02-01"), ("old", "2026-01-01"), ("ancient", None)):
+        folder = tmp_path / "l20" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"name": "quick", "started_at": began}))
+    assert [folder.name for folder, _ in records.runs(tmp_path)][:2] == ["new", "old"]
