@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import torch
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -35,6 +36,17 @@ K = 10  # every published VAR has ten scales
 
 class UsageError(ValueError):
     """A mistake of the user's; the message is one line that says what to do."""
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a size as people write it: "16GiB", "500 MB".  Raises UsageError."""
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except (ValidationError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"a size must be like 16GiB or 500MiB, not {text!r}")
+    return size
 
 
 class Case(BaseModel):

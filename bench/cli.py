@@ -153,6 +153,43 @@ def selfcheck(
 
 
 @app.command()
+def profile(
+    device: Device = None,
+    depth: Annotated[int, typer.Option(min=4, max=60, help="VAR-d of this depth")] = 16,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
+    ] = None,
+    changes: Changes = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with --out")] = False,
+) -> None:
+    """This machine's ceilings, and each method's time over its floor, on one page."""
+    from bench import ceilings, runner
+    from bench import profile as pages
+
+    if resume and out is None:
+        raise UsageError("--resume goes on with a run: name its folder with --out")
+    chosen = runner.default_device() if device in (None, "auto") else str(device)
+    runner.check_device(chosen)
+    axes = [*pages.axes_of(chosen.partition(":")[0], depth, precision), *changes]
+    sweep = experiment.load("profile", [*axes, f"device={chosen}"])
+    runner.check_devices(sweep.cases)
+    found = machine.environment()
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = out or RESULTS / found["machine"] / f"profile-{now}"
+    console = Console()
+    top = ceilings.of_run(folder, chosen, console, resume)
+    runner.run(sweep, folder, found, console, resume)
+    measured = tables.load(folder)
+    tables.show(pages.page(measured, top), Format.rich)
+    words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
+    words += [f"--precision {precision}"] if precision else []
+    command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
+    for path in pages.write(measured, top, folder, command):
+        console.print(path, soft_wrap=True, highlight=False)
+
+
+@app.command()
 def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
     """The papers' columns: measured, predicted and as printed there."""
     runs = find(targets)
