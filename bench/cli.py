@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from bench import experiment, machine, records, tables
-from bench.cases import UsageError
+from bench.cases import UsageError, bytes_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -181,11 +181,12 @@ def profile(
     top = ceilings.of_run(folder, chosen, console, resume)
     runner.run(sweep, folder, found, console, resume)
     measured = tables.load(folder)
-    tables.show(pages.page(measured, top), Format.rich)
+    printed = pages.page(measured, top)
+    tables.show(printed, Format.rich)
     words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
     words += [f"--precision {precision}"] if precision else []
     command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
-    for path in pages.write(measured, top, folder, command):
+    for path in pages.write(printed, measured, top, folder, command):
         console.print(path, soft_wrap=True, highlight=False)
 
 
@@ -214,6 +215,54 @@ def plot(
     for measured in find(targets):
         for path in plots.draw(measured, figure or [], out):
             print(path)
+
+
+@app.command()
+def recommend(
+    targets: Targets = None,
+    memory: Annotated[str, typer.Option(help="what the decode may take: 16GiB")] = "16GiB",
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 1,
+    max_fid: Annotated[float | None, typer.Option(help="the worst FID to accept")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="seconds a batch may take")] = None,
+    stack: Annotated[str, typer.Option(help="published or modern")] = "modern",
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
+    ] = None,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="folder for the picture")] = ROOT / "plots",
+    format: OutputFormat = Format.rich,
+) -> None:
+    """The Pareto-best methods for a memory and a batch size, with where each figure is from."""
+    from bench import recommend as advisor
+    from bench import runner
+
+    chosen = runner.default_device() if device in (None, "auto") else str(device)
+    settings = {
+        "batch_size": batch,
+        "stack": stack,
+        "precision": precision or ("float32" if chosen == "cpu" else "fp16"),
+        "device": chosen,
+    }
+    limits = advisor.Limits(bytes_of(memory), max_fid, max_latency)
+    cases = advisor.grid(settings)
+    runs = find(targets) if targets else every_run()
+    found = advisor.candidates(cases, runs, machine.environment()["machine"])
+    advice = advisor.advise(found, limits, batch)
+    paths = advisor.draw(advice, limits, out)
+    tables.show(advisor.printed(advice, limits), format)
+    for path in paths:
+        print(path, file=sys.stderr)
+
+
+def every_run() -> list[tables.Run]:
+    """All runs under results/ that can be read, newest first."""
+    found = []
+    for folder, _ in records.runs(RESULTS):
+        try:
+            found.append(tables.load(folder))
+        except UsageError as e:
+            print(f"left out: {e}", file=sys.stderr)
+    return found
 
 
 def find(targets: list[str] | None) -> list[tables.Run]:

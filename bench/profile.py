@@ -161,9 +161,8 @@ def scales_table(rows: list[Row]) -> Printed:
 # The page in Markdown
 
 
-def write(run: Run, ceilings: Ceilings, folder: Path, command: str) -> list[Path]:
+def write(printed: Printed, run: Run, ceilings: Ceilings, folder: Path, command: str) -> list[Path]:
     """`profile.md`, and the picture as PNG and PDF, into the run's folder; returns the files."""
-    printed = page(run, ceilings)
     with matplotlib.rc_context(STYLE):
         pictures = plots.save(picture(run, ceilings), folder / PICTURE) if printed.more else []
     lines = [f"# {printed.title.replace('Ceilings of', 'Profile of')}", "", *about(run, command)]
