@@ -6,15 +6,16 @@ plan it is.  A new method is one more class.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -35,6 +36,17 @@ K = 10  # every published VAR has ten scales
 
 class UsageError(ValueError):
     """A mistake of the user's; the message is one line that says what to do."""
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a size as people write it: "16GiB", "500 MB".  Raises UsageError."""
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except (ValidationError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"a size must be like 16GiB or 500MiB, not {text!r}")
+    return size
 
 
 class Case(BaseModel):
@@ -79,7 +91,7 @@ class Case(BaseModel):
     def plan(self, *models: VAR) -> Plan:
         raise NotImplementedError
 
-    @cached_property
+    @functools.cached_property
     def key(self) -> str:
         """The same for the same case, whatever the order of its keys."""
         # Without defaults, so that a key which is added later leaves old records theirs.
@@ -296,5 +308,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def meta_plan(case: Case) -> Plan:
     """The case's plan on models without weights, for what shapes alone tell."""
+    return case.plan(*_meta_models(case.depths))
+
+
+@functools.cache
+def _meta_models(depths: tuple[int, ...]) -> tuple[VAR, ...]:
+    """Remembered, since models take a while to lay out; plans only read them."""
     with torch.device("meta"):
-        return case.plan(*(VAR(codevar.VARConfig.published(d)) for d in case.depths))
+        return tuple(VAR(codevar.VARConfig.published(depth)) for depth in depths)

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from bench import experiment, machine, records, tables
-from bench.cases import UsageError
+from bench.cases import UsageError, bytes_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -163,6 +163,44 @@ def selfcheck(
 
 
 @app.command()
+def profile(
+    device: Device = None,
+    depth: Annotated[int, typer.Option(min=4, max=60, help="VAR-d of this depth")] = 16,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
+    ] = None,
+    changes: Changes = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with --out")] = False,
+) -> None:
+    """This machine's ceilings, and each method's time over its floor, on one page."""
+    from bench import ceilings, runner
+    from bench import profile as pages
+
+    if resume and out is None:
+        raise UsageError("--resume goes on with a run: name its folder with --out")
+    chosen = runner.default_device() if device in (None, "auto") else str(device)
+    runner.check_device(chosen)
+    axes = [*pages.axes_of(chosen.partition(":")[0], depth, precision), *changes]
+    sweep = experiment.load("profile", [*axes, f"device={chosen}"])
+    runner.check_devices(sweep.cases)
+    found = machine.environment()
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = out or RESULTS / found["machine"] / f"profile-{now}"
+    console = Console()
+    top = ceilings.of_run(folder, chosen, console, resume)
+    runner.run(sweep, folder, found, console, resume)
+    measured = tables.load(folder)
+    printed = pages.page(measured, top)
+    tables.show(printed, Format.rich)
+    words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
+    words += [f"--precision {precision}"] if precision else []
+    command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
+    for path in pages.write(printed, measured, top, folder, command):
+        console.print(path, soft_wrap=True, highlight=False)
+
+
+@app.command()
 def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
     """The papers' columns: measured, predicted and as printed there.
 
@@ -208,6 +246,54 @@ def plot(
     for measured in find(targets):
         for path in plots.draw(measured, figure or [], out):
             print(path)
+
+
+@app.command()
+def recommend(
+    targets: Targets = None,
+    memory: Annotated[str, typer.Option(help="what the decode may take: 16GiB")] = "16GiB",
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 1,
+    max_fid: Annotated[float | None, typer.Option(help="the worst FID to accept")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="seconds a batch may take")] = None,
+    stack: Annotated[str, typer.Option(help="published or modern")] = "modern",
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
+    ] = None,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="folder for the picture")] = ROOT / "plots",
+    format: OutputFormat = Format.rich,
+) -> None:
+    """The Pareto-best methods for a memory and a batch size, with where each figure is from."""
+    from bench import recommend as advisor
+    from bench import runner
+
+    chosen = runner.default_device() if device in (None, "auto") else str(device)
+    settings = {
+        "batch_size": batch,
+        "stack": stack,
+        "precision": precision or ("float32" if chosen == "cpu" else "fp16"),
+        "device": chosen,
+    }
+    limits = advisor.Limits(bytes_of(memory), max_fid, max_latency)
+    cases = advisor.grid(settings)
+    runs = find(targets) if targets else every_run()
+    found = advisor.candidates(cases, runs, machine.environment()["machine"])
+    advice = advisor.advise(found, limits, batch)
+    paths = advisor.draw(advice, limits, out)
+    tables.show(advisor.printed(advice, limits), format)
+    for path in paths:
+        print(path, file=sys.stderr)
+
+
+def every_run() -> list[tables.Run]:
+    """All runs under results/ that can be read, newest first."""
+    found = []
+    for folder, _ in records.runs(RESULTS):
+        try:
+            found.append(tables.load(folder))
+        except UsageError as e:
+            print(f"left out: {e}", file=sys.stderr)
+    return found
 
 
 def find(targets: list[str] | None) -> list[tables.Run]:

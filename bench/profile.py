@@ -1,0 +1,269 @@
+"""The page of a machine: its ceilings, each method's time over its floor, as tables and picture.
+
+`page` takes a run (of `experiments/profile.toml`, but any run will do) and the ceilings of the
+device it was measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench import pages, plots, records, tables
+from bench.ceilings import Ceilings
+from bench.floor import Floor, compute_bound_from, floor_of, operators
+from bench.machine import BUSY_CORES
+from bench.pages import BLACK, GREY, SERIES, STACK_LINES, STYLE, WIDE, Row
+from bench.tables import Printed, Run
+
+# Of a device's kind: precision and batch sizes that a first look takes minutes with.
+DEFAULTS = {
+    "cpu": ("precision=float32", "batch_size=1,4"),
+    "cuda": ("precision=fp16", "batch_size=1,8,64"),
+}
+PICTURE, PAGE = "profile", "profile.md"
+
+
+def axes_of(kind: str, depth: int, precision: str | None) -> list[str]:
+    """The experiment's axes for a device ("cpu", "cuda") and a depth: CoDe's refiner is d16
+    below a d20 or larger, as in the paper, else half as deep; VARiant keeps half the layers."""
+    refiner = 16 if depth >= 20 else depth // 2
+    chosen = [f"precision={precision}"] if precision else []
+    sizes = [f"depth={depth}", f"refiner_depth={refiner}", f"subnet_depth={depth // 2}"]
+    return [*sizes, *DEFAULTS[kind], *chosen]
+
+
+def rows_with_floor(run: Run, ceilings: Ceilings) -> list[Row]:
+    """The measured rows, each with `floor` and, of each scale, `over_floor`."""
+    rows = [row for row in pages.rows_of(run) if "latency_s" in row]
+    for row in rows:
+        row["floor"] = floor_of(row["case"], ceilings)
+        row["over_floor"] = [
+            measured / least
+            for measured, least in zip(row["scale_latency_s"], row["floor"].seconds, strict=True)
+        ]
+    return rows
+
+
+# Tables
+
+
+def page(run: Run, ceilings: Ceilings) -> Printed:
+    """Ceilings, methods, scales."""
+    rows = rows_with_floor(run, ceilings)
+    first = ceilings_table(run, ceilings)
+    first.more = [methods_table(rows, run, ceilings), scales_table(rows)] if rows else []
+    lost = [row for row in pages.rows_of(run) if "latency_s" not in row]
+    if lost:
+        told = ", ".join(
+            f"{row['name']} batch {row['batch_size']} ({row['status']})" for row in lost
+        )
+        (first.more or [first])[-1].notes.append(f"Not measured: {told}.")
+    return first
+
+
+def ceilings_table(run: Run, ceilings: Ceilings) -> Printed:
+    kinds = dict.fromkeys(product.precision for product in ceilings.products)
+    lines = [
+        (f"matrix product, {kind}", rate(best.flop_per_s), f"{best.M} x {best.K} x {best.N}")
+        for kind in kinds
+        for best in [ceilings.best(kind)]
+    ]
+    lines += [
+        ("copy, read + written", bandwidth(ceilings.copy_bytes_per_s), "beyond the caches"),
+        ("read", bandwidth(ceilings.read_bytes_per_s), "beyond the caches"),
+        ("launch of an operator", f"{ceilings.launch_s * 1e6:.2f} us", "back to back"),
+    ]
+    text = pd.DataFrame(lines, columns=["ceiling", "measured", "at"])
+    notes = ["The best sustained: calls back to back for 0.1 s, best of the blocks and shapes."]
+    if ceilings.other_load_cores > BUSY_CORES:
+        notes.append(f"Machine busy meanwhile ({ceilings.other_load_cores:.1f} cores): too low.")
+    device = run.env["gpus"][0]["name"] if run.env.get("gpus") else run.env.get("cpu", "unknown")
+    if ceilings.device == "cpu":
+        device = f"{run.env.get('cpu', 'unknown')}, threads: {ceilings.threads}"
+    data = pd.DataFrame([product.model_dump() for product in ceilings.products])
+    return Printed(f"Ceilings of {device}", data, text, notes)
+
+
+def rate(flop_per_s: float) -> str:
+    return f"{flop_per_s / 1e12:.3g} TFLOP/s"
+
+
+def bandwidth(bytes_per_s: float) -> str:
+    return f"{bytes_per_s / 2**30:.3g} GiB/s"
+
+
+def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
+    """Each method's time, its floor, what bounds it, and from which batch on FLOPs do."""
+    lines = []
+    for row in rows:
+        floor: Floor = row["floor"]
+        alone = row["case"].model_copy(update={"batch_size": 1})
+        turns = compute_bound_from(row["case"], ceilings)
+        lines.append(
+            {
+                "method": row["name"],
+                "batch": row["batch_size"],
+                "stack": row["stack"],
+                "latency s": f"{row['latency_s']:.3g}",
+                "images/s": f"{row['throughput_img_s']:.3g}",
+                "speed-up": f"{row['speedup']:.2f}x" if "speedup" in row else "",
+                "total MiB": f"{row['total_mib']:.0f}",
+                "reached": rate(sum(floor.flops) / row["latency_s"]),
+                "floor s": f"{sum(floor.seconds):.3g}",
+                "over floor": f"{row['latency_s'] / sum(floor.seconds):.2f}x",
+                "bound by": "compute" if floor.compute_bound else "memory",
+                "compute-bound from batch": "never" if turns is None else str(turns),
+                "launches s": f"{sum(operators(alone)) * ceilings.launch_s:.3g}",
+            }
+        )
+    text = pd.DataFrame(lines)
+    busy = [row["name"] for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
+    notes = [
+        "Floor: at each scale the larger of FLOPs over the matrix rate and bytes over the "
+        "bandwidth; bytes are weights, KV cache and logits, each moved once a pass.",
+        "Bound by: which of the two is larger over the decode.  Launches: operators called "
+        "times the launch, not part of the floor; a GPU hides them where its kernels take longer.",
+        "Weights are random, from a seed: right for speed and memory.",
+    ]
+    if busy:
+        notes.append(f"Machine busy during {', '.join(dict.fromkeys(busy))}.")
+    return Printed("Methods", text, text, notes)
+
+
+def scales_table(rows: list[Row]) -> Printed:
+    """Time over floor of each scale; a star where bytes are the floor."""
+    lines = []
+    for row in rows:
+        floor: Floor = row["floor"]
+        named = {"method": row["name"], "batch": row["batch_size"], "stack": row["stack"]}
+        cells = {
+            str(k): f"{over:.1f}" + ("*" if memory > compute else "")
+            for k, (over, compute, memory) in enumerate(
+                zip(row["over_floor"], floor.compute_s, floor.memory_s, strict=True), 1
+            )
+        }
+        lines.append(named | cells)
+    text = pd.DataFrame(lines)
+    notes = ["A star: bytes over bandwidth is the floor there, else FLOPs over the matrix rate."]
+    return Printed("Time over floor by scale, 1 to 10", text, text, notes)
+
+
+# The page in Markdown
+
+
+def write(printed: Printed, run: Run, ceilings: Ceilings, folder: Path, command: str) -> list[Path]:
+    """`profile.md`, and the picture as PNG and PDF, into the run's folder; returns the files."""
+    with matplotlib.rc_context(STYLE):
+        pictures = plots.save(picture(run, ceilings), folder / PICTURE) if printed.more else []
+    lines = [f"# {printed.title.replace('Ceilings of', 'Profile of')}", "", *about(run, command)]
+    lines += [f"![Roofline and time over floor]({PICTURE}.png)", ""] if pictures else []
+    lines += [tables.as_text(table, "md") for table in (printed, *printed.more)]
+    records.write_text(folder / PAGE, "\n".join(lines))
+    return [folder / PAGE, *pictures]
+
+
+def about(run: Run, command: str) -> list[str]:
+    """Machine, versions, commit and command, a line each."""
+    env = run.env
+    gpus = [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in env.get("gpus", [])]
+    drivers = {f"driver {gpu['driver']}" for gpu in env.get("gpus", []) if "driver" in gpu}
+    packages = env.get("packages", {})
+    changed = " + changes" if env.get("dirty") else ""
+    facts = {
+        "GPU": "; ".join([*gpus, *sorted(drivers)]),
+        "CPU": f"{env.get('cpu')}, {env.get('cpu_threads')} threads, {env.get('memory_gib')} GiB",
+        "Software": f"torch {packages.get('torch')}, Python {env.get('python')}, {env.get('os')}",
+        "CUDA": env.get("cuda") if gpus else "",
+        "Commit": f"{(env.get('commit') or 'unknown')[:9]}{changed}",
+        "Command": f"`{command}`",
+    }
+    return [f"- {name}: {value}" for name, value in facts.items() if value] + [""]
+
+
+# The picture
+
+
+def picture(run: Run, ceilings: Ceilings) -> Figure:
+    """Above, the roofline: FLOP/s reached by FLOPs per byte moved, a point for each case.
+    Below, time over floor by scale, at the smallest and the largest batch."""
+    rows = rows_with_floor(run, ceilings)
+    names, batches = pages.distinct(rows, "name"), sorted(pages.distinct(rows, "batch_size"))
+    looks = dict(zip(names, SERIES, strict=False))
+    figure = Figure(figsize=(WIDE, 4.4))
+    FigureCanvasAgg(figure)
+    ends = list(dict.fromkeys([batches[0], batches[-1]]))
+    axes: Any = figure.subplot_mosaic([["roof"] * len(ends), [str(batch) for batch in ends]])
+    shared = [axes[str(batch)] for batch in ends]
+    for ax, batch in zip(shared, ends, strict=True):
+        for row in (row for row in rows if row["batch_size"] == batch):
+            look = looks[row["name"]] | STACK_LINES[row["stack"]]
+            ax.plot(range(1, 11), row["over_floor"], **look)
+        ax.set_title(f"Time over floor, batch {batch}")
+        ax.set(xlabel="scale", xticks=range(1, 11))
+    for ax in shared[1:]:
+        ax.sharey(shared[0])
+    times = [over for row in rows for over in row["over_floor"]]
+    shared[0].set_ylim(0.9 * min(1, *times), 1.15 * max(times))
+    for ax in shared:
+        pages.logarithmic(ax.yaxis)
+        ax.axhline(1, color=BLACK, lw=0.8)
+        ax.grid()
+    shared[0].set_ylabel("time over floor")
+    labels, points = roofline(axes["roof"], rows, looks, ceilings)
+    handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+    handles += pages.stack_handles(rows)
+    note = f"Points from left to right: batch {', '.join(map(str, batches))}."
+    words = pages.footer(
+        run, rows, note, "Floor: the larger of FLOPs over rate and bytes over bandwidth."
+    )
+    pages.finish(figure, "What the machine can do, and what the methods reach", words, handles)
+    pages.place_labels(axes["roof"], labels, points)
+    return figure
+
+
+def roofline(
+    ax: Axes, rows: Sequence[Row], looks: dict[str, Any], ceilings: Ceilings
+) -> tuple[list[tuple[float, float, str]], list[tuple[float, float]]]:
+    """Draws the points and the roofs of their precisions; returns the roofs' labels, and the
+    points that these must not cover."""
+    points: list[tuple[float, float]] = []
+    for name, look in looks.items():
+        for stack in pages.stacks_of(rows):
+            line = [row for row in rows if row["name"] == name and row["stack"] == stack]
+            line.sort(key=lambda row: row["batch_size"])
+            at = [intensity_and_rate(row) for row in line]
+            ax.plot(*zip(*at, strict=True), **look | STACK_LINES[stack] | {"lw": 0.6})
+            points += at
+    roofs = {
+        kind: ceilings.best(kind).flop_per_s / 1e12 for kind in pages.distinct(rows, "precision")
+    }
+    slope, highest = ceilings.bandwidth / 1e12, max(roofs.values())
+    xs = [x for x, _ in points] + [top / slope for top in roofs.values()]
+    left, right = min(xs) / 3, max(xs) * 2
+    for top in roofs.values():
+        x_roof = np.geomspace(left, right, 200)
+        ax.plot(x_roof, np.minimum(x_roof * slope, top), color=GREY, lw=1.5, zorder=0)
+    pages.logarithmic(ax.xaxis)
+    pages.logarithmic(ax.yaxis)
+    low = min(left * slope, *(y for _, y in points)) / 1.5
+    ax.set(xlim=(left, right), ylim=(low, 2 * highest))
+    ax.set(xlabel="FLOP per byte moved", ylabel="TFLOP/s", title="Roofline, whole decodes")
+    ax.grid()
+    labels = [(right / 2, top, f"{kind}, {top:.3g} TFLOP/s") for kind, top in roofs.items()]
+    return [*labels, (left * 1.5, left * 1.5 * slope, bandwidth(ceilings.bandwidth))], points
+
+
+def intensity_and_rate(row: Row) -> tuple[float, float]:
+    """FLOP per byte moved, and TFLOP/s reached."""
+    work = sum(row["floor"].flops)
+    return work / sum(row["floor"].bytes), work / row["latency_s"] / 1e12
