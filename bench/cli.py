@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from typer.core import TyperGroup
 
@@ -98,10 +99,38 @@ def predict(
     experiment_: ExperimentName = "code_table1",
     changes: Changes = [],  # noqa: B006
     format: OutputFormat = Format.rich,
+    max_batch: Annotated[
+        bool, typer.Option("--max-batch", help="the largest batch that fits into --memory")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="of the card, as sold: 48GiB; CUDA's own 0.5 GiB come off")
+    ] = None,
+    ecc: Annotated[
+        bool,
+        typer.Option(help="the card keeps 1/16 for ECC: L20, L40S, A6000; not A100, H100"),
+    ] = True,
 ) -> None:
-    """Parameters, KV cache and FLOPs of each case, from shapes alone."""
+    """Parameters, KV cache, running memory and FLOPs of each case, from shapes alone."""
     sweep = experiment.load(experiment_, changes)
-    tables.show(tables.predictions(sweep), format)
+    if max_batch:
+        if memory is None:
+            raise UsageError("--max-batch needs the card's memory: --memory 48GiB")
+        tables.show(tables.largest_batches(sweep, size(memory), ecc), format)
+    elif memory is not None:
+        raise UsageError("--memory goes with --max-batch")
+    else:
+        tables.show(tables.predictions(sweep), format)
+
+
+def size(text: str) -> int:
+    """Bytes of "48GiB", "48GB", "44.5 GiB"."""
+    try:
+        found = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        found = 0
+    if found < 2**20:
+        raise UsageError(f"--memory {text}: write a size such as 48GiB, 80GB or 44.5GiB")
+    return found
 
 
 @app.command()

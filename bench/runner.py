@@ -158,6 +158,10 @@ def prediction_json(predicted: Prediction) -> dict[str, Any]:
         "params_mib": predicted.params_bytes / MIB,
         "kv_cache_mib": max(predicted.kv_cache_bytes) / MIB,
         "kv_cache_by_scale_mib": [b / MIB for b in predicted.kv_cache_bytes],
+        "running_mib": predicted.running_bytes / MIB,
+        "total_mib": predicted.total_bytes / MIB,
+        "peak_by_scale_mib": [b / MIB for b in predicted.peak_bytes],
+        "live_by_scale_mib": [b / MIB for b in predicted.live_bytes],
         "flops": sum(predicted.flops),
         "flops_by_scale": list(predicted.flops),
     }
