@@ -23,7 +23,7 @@ import psutil
 import torch
 
 import codevar
-from bench import memory, timing
+from bench import memory, timing, tracing
 from bench.cases import Case, make_case
 from codevar import PRESETS
 from codevar.checkpoints import CheckpointError, Source, patch_sizes_of
@@ -76,6 +76,8 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     used, made = memory.measure(decode, [*plan.models, vqvae], device)
     effort = timing.Effort(**job["effort"])
     taken = timing.sample(decode, lambda: images_of(made, vqvae, how), device, effort)
+    for kind, file in job.get("keep", {}).items():
+        tracing.save(kind, decode, device, Path(file))
     return {
         "status": "ok",
         "samples": {**asdict(taken), "first_latency_s": first_latency_s},

@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.cases import Case, make_case, meta_plan
 from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
+from codevar.cache import StaticCache
 from codevar.decode import generate
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
@@ -100,20 +101,24 @@ class Keeps(Block):
 
     def __init__(self, config: VARConfig, run: Stack) -> None:
         nn.Module.__init__(self)
-        self.config, self.precision = config, run.precision
+        self.config, self.run = config, run
 
     def modulation(self, condition: torch.Tensor) -> Modulation:
-        chunks_B16C = condition.new_empty(
-            len(condition), 1, 6, self.config.width, dtype=self.precision
-        )
-        return chunks_B16C.unbind(2)
+        if not self.run.condition_once:
+            return ()
+        width = 6 * self.config.width
+        return (condition.new_empty(len(condition), width, dtype=self.run.precision),)
 
     def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
+        if self.run.cache is StaticCache:  # there as soon as any layer writes to it
+            return x_BLC
         B, L, C = x_BLC.shape
-        shape = B, self.config.heads, L, C // self.config.heads
-        normalised = torch.float32 if self.config.l2_norm else self.precision
-        key = x_BLC.new_empty(shape, dtype=normalised)
-        cache.append(layer, key, x_BLC.new_empty(shape, dtype=self.precision))
+        # Values are a view of queries, keys and values, which stay until the next pass joins.
+        shape = 3, B, self.config.heads, L, C // self.config.heads
+        _, key, value = x_BLC.new_empty(shape, dtype=self.run.precision).unbind()
+        if self.config.l2_norm:
+            key = torch.empty_like(key, dtype=torch.float32)
+        cache.append(layer, key, value)
         return x_BLC
 
 

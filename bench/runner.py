@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench import machine
+from bench import machine, tracing
 from bench.cases import Case, UsageError
 from bench.experiment import Sweep
 from bench.predict import MIB, Prediction, predict
@@ -45,9 +45,14 @@ def run(
     console: Console,
     resume: bool = False,
     download: bool = False,
+    keep: dict[str, Path] | None = None,
 ) -> list[Record]:
-    """Runs what is not done yet and returns the records of the whole run."""
+    """Runs what is not done yet and returns the records of the whole run.
+
+    keep: of the only case, what `tracing` writes, and into which folder.
+    """
     check_devices(sweep.cases)
+    tracing.prepare(keep or {}, sweep.cases)
     what = {
         "name": sweep.name,
         "device": sweep.device,
@@ -63,7 +68,7 @@ def run(
         with Watch(console, todo) as watch:
             for case in todo:
                 watch.starts(case)
-                record = run_case(case, sweep, folder.path, env, download)
+                record = run_case(case, sweep, folder.path, env, download, keep)
                 folder.append(record)
                 watch.done(case, record)
         return folder.records
@@ -103,7 +108,14 @@ def check_device(device: str) -> None:
         raise UsageError(f"device {device}: there are {torch.cuda.device_count()}")
 
 
-def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], download: bool) -> Record:
+def run_case(
+    case: Case,
+    sweep: Sweep,
+    folder: Path,
+    env: dict[str, Any],
+    download: bool,
+    keep: dict[str, Path] | None = None,
+) -> Record:
     """The record of one case, whatever happens to its process."""
     experiment, predicted = sweep.experiment, predict(case)
     job = {
@@ -115,6 +127,7 @@ def run_case(case: Case, sweep: Sweep, folder: Path, env: dict[str, Any], downlo
             "max_seconds": experiment.max_seconds,
         },
         "download": download,
+        "keep": {k: str(tracing.file_of(k, to, case)) for k, to in (keep or {}).items()},
     }
     began, started_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
     others, kills = machine.Others(), machine.oom_kills()
