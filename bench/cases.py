@@ -273,6 +273,11 @@ def make_case(values: dict[str, Any]) -> Case:
         raise UsageError(explain(e, Methods.by_name[name])) from None
 
 
+def with_batch(case: Case, batch_size: int) -> Case:
+    """The same case at another batch size, however large."""
+    return case.model_copy(update={"batch_size": batch_size})
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first complaint of pydantic as one line with the key and what it may be."""
     first = error.errors()[0]

@@ -24,7 +24,7 @@ import psutil
 import torch
 
 import codevar
-from bench import memory, timing
+from bench import memory, timing, tracing
 from bench.cases import Case, make_case
 from codevar import PRESETS, VQVAE
 from codevar.checkpoints import CheckpointError, Source, patch_sizes_of
@@ -116,6 +116,8 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     }
     used, made = memory.measure(loaded.decode, [*loaded.plan.models, loaded.vqvae], device)
     taken = timing.sample(loaded.decode, images, device, effort)
+    for kind, file in job["keep"].items():
+        tracing.save(kind, loaded.decode, device, Path(file))
     if not taken.latency_s:
         why = ", ".join(taken.discarded_for)
         return {"status": "error", "reason": f"the GPU throttled in every sample: {why}"}

@@ -98,10 +98,27 @@ def predict(
     experiment_: ExperimentName = "code_table1",
     changes: Changes = [],  # noqa: B006
     format: OutputFormat = Format.rich,
+    max_batch: Annotated[
+        bool, typer.Option("--max-batch", help="the largest batch that fits into --memory")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="of the card, as sold: 48GiB; CUDA's own 0.5 GiB come off")
+    ] = None,
+    ecc: Annotated[
+        bool,
+        typer.Option(help="the card keeps 1/16 for ECC: L20, L40S, A6000; not A100, H100"),
+    ] = True,
 ) -> None:
-    """Parameters, KV cache and FLOPs of each case, from shapes alone."""
+    """Parameters, KV cache, running memory and FLOPs of each case, from shapes alone."""
     sweep = experiment.load(experiment_, changes)
-    tables.show(tables.predictions(sweep), format)
+    if max_batch:
+        if memory is None:
+            raise UsageError("--max-batch needs the card's memory: --memory 48GiB")
+        tables.show(tables.largest_batches(sweep, bytes_of(memory), ecc), format)
+    elif memory is not None:
+        raise UsageError("--memory goes with --max-batch")
+    else:
+        tables.show(tables.predictions(sweep), format)
 
 
 @app.command()
@@ -120,12 +137,21 @@ def run(
     download: Annotated[
         bool, typer.Option("--download", help="fetch published checkpoints that are not cached")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="folder for a profiler trace of the only case")
+    ] = None,
+    snapshot: Annotated[
+        Path | None, typer.Option(help="folder for PyTorch's memory snapshot of the only case")
+    ] = None,
 ) -> None:
     """Measures every case of an experiment, each in its own process."""
-    from bench import runner
+    from bench import runner, tracing
 
+    keep = {kind: to for kind, to in (("trace", trace), ("snapshot", snapshot)) if to is not None}
     if resume and out is None:
         raise UsageError("--resume goes on with a run: name its folder with --out")
+    if resume and keep:
+        raise UsageError("--trace and --snapshot are of a case that runs; leave out --resume")
     if device is not None:
         changes = [*changes, f"device={device}"]
     if paired:
@@ -137,9 +163,13 @@ def run(
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     console = Console()
-    runner.run(sweep, folder, found, console, resume, download)
+    runner.run(sweep, folder, found, console, resume, download, keep)
     tables.show(tables.measured(tables.load(folder)), Format.rich)
     console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
+    for kind, to in keep.items():
+        file = tracing.file_of(kind, to, sweep.cases[0])
+        said = file if file.exists() else f"none was made, see {folder / 'logs'}"
+        console.print(f"{kind}: {said}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -236,15 +266,26 @@ def history(
 
 @app.command()
 def plot(
-    targets: Targets = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="figures (memory: both of it), experiments or folders of runs"),
+    ] = None,
     figure: Annotated[list[str] | None, typer.Option(help="only these figures")] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = ROOT / "plots",
 ) -> None:
-    """The papers' figures, as PNG and PDF."""
+    """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
     from bench import plots
 
-    for measured in find(targets):
-        for path in plots.draw(measured, figure or [], out):
+    figures, runs = list(figure or []), []
+    for target in targets or []:
+        if target == "memory":
+            figures += ["memory", "timeline"]
+        elif target in plots.FIGURES:
+            figures.append(target)
+        else:
+            runs.append(target)
+    for measured in find(runs):
+        for path in plots.draw(measured, figures, out):
             print(path)
 
 

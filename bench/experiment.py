@@ -44,6 +44,7 @@ Figure = Literal[
     "speed",
     "scales",
     "memory",
+    "timeline",
     "batch",
     "code_figure5a",
     "code_figure5b",

@@ -4,15 +4,20 @@ params and KV cache are the tensors themselves; total is the allocator's peak; r
 rest.  On a GPU the caching allocator tells its peak.  A CPU has none, so the profiler's record
 of every allocation is added up.  The process's own figure (NVML, or peak resident set) stands
 beside them.
+
+That the parts add up says nothing by itself, as running is a difference.  So between scales,
+where no operator runs, the allocator is held against the tensors that Python knows: each byte
+must belong to one of them, or to cuBLAS.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -23,19 +28,55 @@ from codevar.decode import Generated, OnScale
 MIB = 2**20
 
 
+UNACCOUNTED_MIB = 1.0  # what may lie between allocator and tensors
+
+
 @dataclass(frozen=True)
 class Memory:
     """MiB.  KV cache is the most that the caches held, total the most that everything did,
-    running what is over and above: params + KV cache + running = total, as in the papers."""
+    running what is over and above: params + KV cache + running = total, as in the papers.
+
+    peak_by_scale_mib, live_by_scale_mib: the most during a scale, and what is left after it.
+    kv_cache_by_scale_mib: held while the scale was predicted.
+    workspace_mib: the part of running that is cuBLAS's and stays.
+    unaccounted_mib: the most, between scales and at the end, that the allocator holds and no
+        tensor or workspace does; accounted says whether that is next to nothing.
+    reserved_mib: what the caching allocator took from the device at its peak; fragmentation_mib
+        the part of it that was not allocated, inactive_split_mib of that what lies between
+        allocated pieces of a block.  None on a CPU, as is workspace_mib.
+    process_mib: the process's memory, as process_by says.
+    """
 
     params_mib: float
     kv_cache_mib: float
     running_mib: float
     total_mib: float
     peak_by_scale_mib: list[float]
+    live_by_scale_mib: list[float]
     kv_cache_by_scale_mib: list[float]
+    unaccounted_mib: float
+    accounted: bool
+    workspace_mib: float | None
+    reserved_mib: float | None
+    fragmentation_mib: float | None
+    inactive_split_mib: float | None
     process_mib: float
     process_by: str
+
+
+@dataclass
+class Watched:
+    """What the allocator said during one decode, in bytes.
+
+    peaks, live: by scale.  unaccounted: before each scale, after the last, and at the end.
+    """
+
+    peaks: list[int] = field(default_factory=list)
+    live: list[int] = field(default_factory=list)
+    unaccounted: list[int] = field(default_factory=list)
+    workspace: int | None = None
+    reserved: int | None = None
+    inactive_split: int | None = None
 
 
 def tensor_bytes(models: Iterable[nn.Module]) -> int:
@@ -49,60 +90,110 @@ def measure(
 ) -> tuple[Memory, Generated]:
     """Runs one decode and accounts for it; what it made comes back too."""
     params = tensor_bytes(models)
-    if device.type == "cuda":
-        made, above = _cuda_peaks(run, device)
-    else:
-        made, above = _cpu_peaks(run)
-    kv = made.kv_cache_bytes
+    made, seen = _on_cuda(run, device) if device.type == "cuda" else _on_cpu(run, params)
+    kv, total = made.kv_cache_bytes, max(seen.peaks)
+    unaccounted = max(map(abs, seen.unaccounted)) / MIB
     process, by = process_bytes(device)
     used = Memory(
         params_mib=params / MIB,
         kv_cache_mib=max(kv) / MIB,
-        running_mib=(max(above) - max(kv)) / MIB,
-        total_mib=(params + max(above)) / MIB,
-        peak_by_scale_mib=[(params + peak) / MIB for peak in above],
+        running_mib=(total - params - max(kv)) / MIB,
+        total_mib=total / MIB,
+        peak_by_scale_mib=[b / MIB for b in seen.peaks],
+        live_by_scale_mib=[b / MIB for b in seen.live],
         kv_cache_by_scale_mib=[b / MIB for b in kv],
+        unaccounted_mib=unaccounted,
+        accounted=unaccounted <= UNACCOUNTED_MIB,
+        workspace_mib=_mib(seen.workspace),
+        reserved_mib=_mib(seen.reserved),
+        fragmentation_mib=_mib(None if seen.reserved is None else seen.reserved - total),
+        inactive_split_mib=_mib(seen.inactive_split),
         process_mib=process / MIB,
         process_by=by,
     )
     return used, made
 
 
-def _cuda_peaks(
+def _mib(nbytes: int | None) -> float | None:
+    return None if nbytes is None else nbytes / MIB
+
+
+def known_bytes(device: torch.device) -> int:
+    """Bytes of all tensors on the device that Python knows, what they share once."""
+    found = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor):  # isinstance would wake up lazy modules
+            storage = thing.untyped_storage()
+            if storage.device == device:
+                found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
+
+
+def _on_cuda(
     run: Callable[[OnScale], Generated], device: torch.device
-) -> tuple[Generated, list[int]]:
-    """(what the run made, peak bytes above the start by scale)."""
+) -> tuple[Generated, Watched]:
+    """Runs the decode between readings of the caching allocator."""
+    device = torch.device(
+        "cuda", torch.cuda.current_device() if device.index is None else device.index
+    )
     torch.cuda.synchronize(device)
-    start, peaks = torch.cuda.memory_allocated(device), []
+    torch.cuda.empty_cache()  # so that `reserved` is of this decode
+    seen, reserved, splits = Watched(), [], []
+
+    def unaccounted() -> int:
+        # As requested: allocated would be rounded up to 512 bytes a tensor.
+        stats = torch.cuda.memory_stats(device)
+        return stats["requested_bytes.all.current"] - known_bytes(device)
 
     def on_scale(k: int) -> None:
         if k > 0:
-            peaks.append(torch.cuda.max_memory_allocated(device) - start)
+            stats = torch.cuda.memory_stats(device)
+            seen.peaks.append(stats["allocated_bytes.all.peak"])
+            seen.live.append(stats["allocated_bytes.all.current"])
+            reserved.append(stats["reserved_bytes.all.peak"])
+            splits.append(stats["inactive_split_bytes.all.peak"])
+        seen.unaccounted.append(unaccounted())
         torch.cuda.reset_peak_memory_stats(device)
 
-    return run(on_scale), peaks
+    made = run(on_scale)
+    seen.unaccounted.append(unaccounted())
+    before = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
+    torch._C._cuda_clearCublasWorkspaces()  # the next product allocates it again
+    after = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
+    seen.workspace = before - after
+    seen.unaccounted = [b - seen.workspace for b in seen.unaccounted]
+    seen.reserved, seen.inactive_split = max(reserved), max(splits)
+    return made, seen
 
 
-def _cpu_peaks(run: Callable[[OnScale], Generated]) -> tuple[Generated, list[int]]:
-    """The same, by replaying the profiler's allocations."""
+def _on_cpu(run: Callable[[OnScale], Generated], params: int) -> tuple[Generated, Watched]:
+    """The same, by replaying the profiler's allocations on top of the weights."""
+    known = []
 
-    def on_scale(k: int) -> None:
+    def mark(k: int) -> None:
         with record_function(f"after scale {k}"):
             pass
+        known.append(known_bytes(torch.device("cpu")))
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        made = run(on_scale)
+        made = run(mark)
+        mark(-1)
     results = profiler.profiler.kineto_results  # `profiler.events()` drops most allocations
-    peaks, live, peak = [], 0, 0
+    seen, live, peak, marks = Watched(), params, params, []
     for event in sorted(results.events(), key=lambda e: e.start_ns()):
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
         elif event.name().startswith("after scale"):
-            if event.name() != "after scale 0":
-                peaks.append(peak)
+            marks.append(live)
+            if event.name() not in ("after scale 0", "after scale -1"):
+                seen.peaks.append(peak)
+                seen.live.append(live)
             peak = live
-    return made, peaks
+    seen.unaccounted = [
+        (now - marks[0]) - (told - known[0]) for now, told in zip(marks, known, strict=True)
+    ]
+    return made, seen
 
 
 def process_bytes(device: torch.device) -> tuple[int, str]:

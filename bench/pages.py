@@ -30,7 +30,7 @@ from bench.machine import BUSY_CORES
 from bench.tables import Run
 from codevar.stacks import STACKS
 
-Row = dict[str, Any]  # `tables.frame`'s, without empty cells; with `case`, `name`, `need_mib`
+Row = dict[str, Any]  # `tables.frame`'s, without empty cells; with `case` and `name`
 
 WIDE, NARROW, EDGE = 6.9, 3.3, 0.07  # inches: two columns of a paper, one column, a page's edge
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito's colours
@@ -46,6 +46,7 @@ PARTS = {"params": BLUE, "kv_cache": ORANGE, "running": "#333333"}
 PART_NAMES = {"params": "parameters", "kv_cache": "KV cache", "running": "running"}
 DOT: dict[str, Any] = {"ls": "", "ms": 6}
 LOST: dict[str, Any] = {"ls": "", "marker": "x", "color": GREY, "label": "out of memory"}
+LEFT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 2.6, "color": BLUE}
 FRONT: dict[str, Any] = {"color": SKY, "lw": 3, "alpha": 0.5, "zorder": 0, "label": "Pareto front"}
 PREDICTED: dict[str, Any] = {"ls": "", "marker": "d", "mfc": "white", "mec": BLACK, "ms": 5}
 DEPTHS, BRIDGES = (2, 4, 8, 16, 30), (6, 7, 8, 9, 10)  # VARiant's d and N
@@ -82,13 +83,11 @@ class NoData(UsageError):
 
 
 def rows_of(run: Run) -> list[Row]:
-    """A row for each case.  `name` is its method, and what else sets it apart from its likes;
-    `need_mib` what shapes say it needs, parameters and KV cache."""
+    """A row for each case.  `name` is its method, and what else sets it apart from its likes."""
     rows: list[Row] = []
     for case, cells in zip(run.sweep.cases, tables.frame(run).to_dict("records"), strict=False):
         row = {str(key): value for key, value in cells.items() if not tables.missing(value)}
-        need = row["params_mib_predicted"] + row["kv_cache_mib_predicted"]
-        rows.append({**row, "case": case, "need_mib": need})
+        rows.append({**row, "case": case})
     for row in rows:
         same = ("method", "batch_size", "stack")
         likes = [other["case"] for other in rows if all(other[k] == row[k] for k in same)]

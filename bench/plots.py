@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from bench.pages import (
     DOT,
     FRONT,
     GREY,
+    LEFT,
     LOST,
     NARROW,
     PART_NAMES,
@@ -164,7 +166,7 @@ def scales(run: Run, rows: list[Row]) -> Figure:
 
 
 def memory(run: Run, rows: list[Row]) -> Figure:
-    """Memory (MiB) in the papers' parts, and what shapes predict of parameters + KV cache."""
+    """Memory (MiB) in the papers' parts, and what shapes predict of it."""
     names, several = distinct(rows, "name"), len(stacks_of(rows)) > 1
     batches = sorted(distinct(rows, "batch_size"))
     kept = batches[:: -math.ceil(len(rows) / 21)][::-1]  # what a page has room for
@@ -185,12 +187,12 @@ def memory(run: Run, rows: list[Row]) -> Figure:
     known = any("total_mib" in row for row in rows)
     handles: list[Any] = [Patch(color=PARTS[part], label=PART_NAMES[part]) for part in PARTS]
     if known:
-        handles.append(Line2D([], [], **PREDICTED, label="parameters + KV cache, predicted"))
+        handles.append(Line2D([], [], **PREDICTED, label="total, predicted"))
     if any("total_mib" not in row for row in rows):
         handles.append(Patch(fc="white", ec=GREY, hatch="/////", label="predicted only"))
     notes = [] if kept == batches else ["Not all batch sizes are shown."]
     title = "Memory of a decode" if known else "Memory of a decode, predicted from shapes"
-    finish(figure, title, footer(run, rows, *notes), handles if known else handles[:2])
+    finish(figure, title, footer(run, rows, *notes), handles if known else handles[:3])
     make_room(ax, labels)
     return figure
 
@@ -199,20 +201,63 @@ def memory_bar(ax: Axes, y: float, row: Row) -> Annotation:
     """The parts if measured, else those that shapes tell, hatched."""
     if "total_mib" in row:
         parts = [(row[f"{part}_mib"], {"color": color}) for part, color in PARTS.items()]
-        ax.plot(row["need_mib"], y, **PREDICTED)
+        ax.plot(row["total_mib_predicted"], y, **PREDICTED)
         words = f"{row['total_mib']:,.0f}"
     else:
         hatched = {"fc": "white", "hatch": "/////"}
-        known = [part for part in PARTS if f"{part}_mib_predicted" in row]
-        parts = [(row[f"{part}_mib_predicted"], hatched | {"ec": PARTS[part]}) for part in known]
-        words = f"{row['need_mib']:,.0f}"
+        parts = [(row[f"{part}_mib_predicted"], hatched | {"ec": PARTS[part]}) for part in PARTS]
+        words = f"{row['total_mib_predicted']:,.0f}"
         if row["status"] == "oom":
-            words = f"OOM, needs over {words}"
+            words = f"OOM, needs {words}"
     if row.get("status_paper") == "oom":
         words += " (paper OOM)"
     elif "total_mib_paper" in row:
         words += f" (paper {row['total_mib_paper']:,.0f})"
     return bar(ax, y, parts, words)
+
+
+def timeline(run: Run, rows: list[Row]) -> Figure:
+    """Memory (MiB) above the weights by scale, a panel for each method: the most during a scale,
+    the KV cache in it, and what is left after it."""
+    known = any("total_mib" in row for row in rows)
+    key = "total_mib" if known else "total_mib_predicted"
+    rows = [row for row in at_common_batch(run, rows, key) if key in row]
+    several, columns = len(stacks_of(rows)) > 1, min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    width = WIDE if columns > 1 else NARROW
+    figure, axes = panels(width, 0.3 + 1.35 * lines, lines, columns, sharex=True, sharey=True)
+    end, edges = "" if known else "_predicted", np.arange(0.5, 11)
+    for ax, row in zip(axes, rows, strict=False):
+        weights = row[f"params_mib{end}"]
+        peak = np.array(row[f"peak_by_scale_mib{end}"]) - weights
+        ax.stairs(row[f"kv_cache_by_scale_mib{end}"], edges, fill=True, color=PARTS["kv_cache"])
+        ax.stairs(peak, edges, color=BLACK, lw=1, baseline=None)
+        if f"live_by_scale_mib{end}" in row:
+            live = np.array(row[f"live_by_scale_mib{end}"]) - weights
+            ax.plot(edges[1:], live, **LEFT)
+        steps = meta_plan(row["case"]).steps
+        changes = [k + 0.5 for k in range(1, len(steps)) if steps[k] != steps[k - 1]]
+        for change in changes:
+            ax.axvline(change, color=VERMILLION, lw=0.8, ls=":")
+        ax.set_title(textwrap.fill(row["name"] + (f", {row['stack']}" if several else ""), 30))
+        ax.set(xticks=range(1, 11), xlim=(0.3, 10.8))
+        ax.yaxis.set_major_formatter("{x:,.0f}")
+        ax.grid(axis="y")
+    for ax in axes[len(rows) :]:
+        ax.set_axis_off()
+    for ax in axes[max(0, len(rows) - columns) : len(rows)]:
+        ax.set_xlabel("scale")
+        ax.tick_params(labelbottom=True)
+    for ax in axes[::columns]:
+        ax.set_ylabel("MiB")
+    handles = [
+        Line2D([], [], color=BLACK, lw=1, label="peak"),
+        Patch(color=PARTS["kv_cache"], label="KV cache"),
+        Line2D([], [], **LEFT, label="left after the scale"),
+        Line2D([], [], color=VERMILLION, lw=0.8, ls=":", label="hand-over"),
+    ]
+    title = "Memory above the weights, by scale" + ("" if known else ", predicted from shapes")
+    return finish(figure, title, footer(run, rows), handles)
 
 
 def batch(run: Run, rows: list[Row]) -> Figure:
@@ -480,14 +525,14 @@ def variant_memory(run: Run, rows: list[Row]) -> tuple[list[Row], dict[Any, floa
     used = [row for row in used if row["case"].method in ("var", "variant")]
     if not any(row["case"].method == "variant" for row in used):
         raise lacks(run, "no VARiant of VAR-d30", "variant_figure5")
-    key = "total_mib" if any("total_mib" in row for row in used) else "need_mib"
+    key = "total_mib" if any("total_mib" in row for row in used) else "total_mib_predicted"
     used = at_common_batch(run, used, key)
     mib: dict[Any, float] = {}
     for case, value in ((row["case"], row[key]) for row in used if key in row):
         depth = getattr(case, "subnet_depth", case.depth)
         bridges = [case.bridge_scales] if case.method == "variant" else BRIDGES
         mib |= {(depth, n): value for n in bridges if (depth, n) in paper_fid()}
-    return used, mib, "measured" if key == "total_mib" else "predicted params + KV cache"
+    return used, mib, "measured" if key == "total_mib" else "predicted"
 
 
 def paper_fid() -> dict[Any, float]:
@@ -500,5 +545,5 @@ GENERIC = ["speed", "scales", "memory", "batch"]
 CODE = [code_figure5a, code_figure5b, code_figure5c]
 VARIANT = [variant_figure5a, variant_figure5b, variant_figure5c]
 FIGURES: dict[str, Callable[[Run, list[Row]], Figure]] = {
-    figure.__name__: figure for figure in [speed, scales, memory, batch, *CODE, *VARIANT]
+    figure.__name__: figure for figure in [speed, scales, memory, timeline, batch, *CODE, *VARIANT]
 }

@@ -1,22 +1,29 @@
 """What shapes alone say of a plan: parameters, cache and work, scale by scale.
 
-Nothing runs and no weight is loaded.  Formulas are given for B images, so 2B rows (guidance).
+Nothing is computed and no weight is loaded.  Formulas are given for B images, so 2B rows
+(guidance).  What is neither weight nor cache comes from `bench.footprint`.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from bench.cases import Case, meta_plan
+from bench.footprint import footprint
 from codevar import VAR, VQVAE, VQVAEConfig
 from codevar.cache import StaticCache
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 
 MIB = 2**20
+# Held from the first matrix product on.  Torch's default, but for Hopper and later: 32 MiB.
+CUBLAS_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024
+RUNNING_WITHIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -25,13 +32,26 @@ class Prediction:
 
     params_bytes: of all the plan's models and the VQVAE, in the stack's precision.
     kv_cache_bytes: by scale, held while it is predicted.
+    peak_bytes, live_bytes: by scale, the most during it and what is left after it, with weights
+        and, on a GPU, cuBLAS's workspace.
     flops: by scale, of the transformers' matrix products; a multiply-add is two.
     """
 
     params_bytes: int
     params: int
     kv_cache_bytes: tuple[int, ...]
+    peak_bytes: tuple[int, ...]
+    live_bytes: tuple[int, ...]
     flops: tuple[int, ...]
+
+    @property
+    def running_bytes(self) -> int:
+        """What the decode needs over weights and cache, as CoDe's Table 3 has it."""
+        return self.total_bytes - self.need_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return max(self.peak_bytes)
 
     @property
     def need_bytes(self) -> int:
@@ -43,12 +63,46 @@ class Prediction:
 def predict(case: Case) -> Prediction:
     """The prediction for a case; remembered, since models take a while to lay out."""
     plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
+    params, lines = params_bytes(plan, run), footprint(case)
+    held = params + (0 if case.device == "cpu" else CUBLAS_BYTES)
     return Prediction(
-        params_bytes=params_bytes(plan, run),
+        params_bytes=params,
         params=sum(p.numel() for model in plan.models for p in model.parameters()),
         kv_cache_bytes=kv_cache_bytes(plan, case.batch_size, run),
+        peak_bytes=tuple(held + b for b in lines.peak_bytes(case.batch_size)),
+        live_bytes=tuple(held + b for b in lines.live_bytes(case.batch_size)),
         flops=flops(plan, case.batch_size, run),
     )
+
+
+def largest_batch(case: Case, memory_bytes: int) -> int:
+    """The most images that fit at once; 0 if not even one does."""
+    lines = footprint(case)
+    held = predict(case).total_bytes - max(lines.peak_bytes(case.batch_size))
+    need = lambda batch_size: held + max(lines.peak_bytes(batch_size))  # noqa: E731
+    return bisect.bisect_right(range(1, 1 << 20), memory_bytes, key=need)
+
+
+def memory_differs(memory: dict[str, Any], predicted: Prediction, device: str) -> list[str]:
+    """Where a record's memory is not as predicted (running may be 10 % off, weights and cache
+    are exact), or not all of it has an owner."""
+    found = []
+    for part, told in (
+        ("params", predicted.params_bytes),
+        ("KV cache", max(predicted.kv_cache_bytes)),
+    ):
+        over = memory[f"{part.lower().replace(' ', '_')}_mib"] - told / MIB
+        if abs(over) > 0.001:
+            found.append(f"{part} {over:+.1f} MiB")
+    # cuBLAS takes what the GPU's generation asks for, which says nothing of the decode.
+    workspace = 0 if device == "cpu" else CUBLAS_BYTES / MIB
+    running = memory["running_mib"] - (memory.get("workspace_mib") or 0)
+    over = running / (predicted.running_bytes / MIB - workspace) - 1
+    if abs(over) > RUNNING_WITHIN:
+        found.append(f"running {over:+.0%}")
+    if not memory.get("accounted", True):
+        found.append(f"{memory['unaccounted_mib']:.1f} MiB unaccounted")
+    return found
 
 
 def params_bytes(plan: Plan, run: Stack) -> int:

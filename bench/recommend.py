@@ -27,7 +27,7 @@ from bench.cases import Case, UsageError, make_case
 from bench.ceilings import Ceilings
 from bench.floor import floor_of
 from bench.pages import FRONT, GREY, STYLE, WIDE, Row
-from bench.predict import MIB, Prediction, predict
+from bench.predict import MIB, predict
 from bench.tables import Printed, Run
 
 DEPTHS = (16, 20, 24, 30)  # of VAR
@@ -131,7 +131,7 @@ def candidates(cases: Sequence[Case], runs: Sequence[Run], machine: str) -> list
             Candidate(
                 case=case,
                 flops=work,
-                memory_mib=row["total_mib"] if row else memory_bytes(told) / MIB,
+                memory_mib=row["total_mib"] if row else told.total_bytes / MIB,
                 memory_from="measured" if row else "predicted",
                 latency_s=latency,
                 latency_from=how,
@@ -139,11 +139,6 @@ def candidates(cases: Sequence[Case], runs: Sequence[Run], machine: str) -> list
             )
         )
     return found
-
-
-def memory_bytes(told: Prediction) -> int:
-    """Memory that a decode is predicted to take."""
-    return told.need_bytes
 
 
 def find(case: Case, rows: Iterable[Row]) -> Row | None:
@@ -345,7 +340,7 @@ def how_to_read(advice: Advice) -> list[str]:
     if how == {""}:
         notes.append("No run of this machine at these settings: TFLOP stand for time.")
     if any(c.memory_from == "predicted" for c in shown):
-        notes.append("Predicted memory: weights with the VQVAE and KV cache, the least it takes.")
+        notes.append("Predicted memory: weights with the VQVAE, KV cache and running.")
     return notes
 
 

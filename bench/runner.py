@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench import machine
+from bench import machine, tracing
 from bench.cases import Case, UsageError
 from bench.experiment import Sweep
 from bench.predict import MIB, Prediction, predict
@@ -47,9 +47,14 @@ def run(
     console: Console,
     resume: bool = False,
     download: bool = False,
+    keep: dict[str, Path] | None = None,
 ) -> list[Record]:
-    """Runs what is not done yet and returns the records of the whole run."""
+    """Runs what is not done yet and returns the records of the whole run.
+
+    keep: of the only case, what `tracing` writes, and into which folder.
+    """
     check_devices(sweep.cases)
+    tracing.prepare(keep or {}, sweep.cases)
     what = {
         "name": sweep.name,
         "started_at": now(),
@@ -70,7 +75,8 @@ def run(
                     watch.leaves_out(case)
                     continue
                 watch.starts(case)
-                record = run_case(case, sweep, folder.path, env, download, round_)
+                kept = keep if round_ == 1 else None
+                record = run_case(case, sweep, folder.path, env, download, round_, kept)
                 folder.append(record)
                 watch.done(case, record)
                 if record["status"] != "ok":
@@ -139,6 +145,7 @@ def run_case(
     env: dict[str, Any],
     download: bool = False,
     round_: int = 1,
+    keep: dict[str, Path] | None = None,
 ) -> Record:
     """The record of one case in one round, whatever happens to its process."""
     experiment, predicted = sweep.experiment, predict(case)
@@ -149,6 +156,7 @@ def run_case(
         "stream_seconds": experiment.stream_seconds,
         "paired_with": other.model_dump() if other and other != case else None,
         "download": download,
+        "keep": {k: str(tracing.file_of(k, to, case)) for k, to in (keep or {}).items()},
     }
     began, started_at = time.monotonic(), now()
     others, kills = machine.Others(), machine.oom_kills()
@@ -193,6 +201,10 @@ def prediction_json(predicted: Prediction) -> dict[str, Any]:
         "params_mib": predicted.params_bytes / MIB,
         "kv_cache_mib": max(predicted.kv_cache_bytes) / MIB,
         "kv_cache_by_scale_mib": [b / MIB for b in predicted.kv_cache_bytes],
+        "running_mib": predicted.running_bytes / MIB,
+        "total_mib": predicted.total_bytes / MIB,
+        "peak_by_scale_mib": [b / MIB for b in predicted.peak_bytes],
+        "live_by_scale_mib": [b / MIB for b in predicted.live_bytes],
         "flops": sum(predicted.flops),
         "flops_by_scale": list(predicted.flops),
     }

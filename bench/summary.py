@@ -17,8 +17,6 @@ from scipy.special import stdtrit
 from bench.records import Record
 from bench.timing import median_interval
 
-MEMORY = ("params_mib", "kv_cache_mib", "running_mib", "total_mib", "process_mib")
-
 
 def measured(records: Sequence[Record]) -> dict[str, Any]:
     """A case's figures by name; of a case that failed in any round, why."""
@@ -45,8 +43,7 @@ def measured(records: Sequence[Record]) -> dict[str, Any]:
         "scale_latency_s": by_scale(scales),
         "vqvae_latency_s": statistics.median(vqvae) if vqvae else None,
         **sustained(records),
-        **{name: memory[name] for name in MEMORY},
-        "kv_cache_by_scale_mib": memory["kv_cache_by_scale_mib"],
+        **memory,
         "energy_j_per_image": energy_per_image(records),
         **effort(records),
     }

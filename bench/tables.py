@@ -23,10 +23,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import experiment, records, summary
-from bench.cases import Case, Methods, UsageError, explain
+from bench.cases import Case, Methods, UsageError, explain, with_batch
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.machine import BUSY_CORES
-from bench.predict import Prediction, predict
+from bench.predict import MIB, Prediction, largest_batch, memory_differs, predict
 from bench.records import Record
 from bench.selfcheck import Selfcheck
 from codevar import PUBLISHED
@@ -49,6 +49,9 @@ PAPER_COLUMNS = {
     "clipiqa": "clipiqa",
     "niqe": "niqe",
 }
+
+PARTS = ("params", "kv_cache", "running", "total")
+CONTEXT_BYTES = 2**29  # CUDA's context and kernels
 
 # How each figure is headed and rounded; the order is that of the table.
 FIGURES = {
@@ -128,6 +131,7 @@ def frame(run: Run) -> pd.DataFrame:
                 **predicted_columns(predict(case)),
                 **summary.measured(own),
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
+                **checked_columns(case, own),
                 **(paper_columns(paper[repeated[0]]) if repeated else {}),
             }
         )
@@ -154,12 +158,27 @@ def case_columns(case: Case) -> dict[str, Any]:
 def predicted_columns(predicted: Prediction) -> dict[str, Any]:
     return {
         "params": predicted.params,
-        "params_mib_predicted": predicted.params_bytes / 2**20,
-        "kv_cache_mib_predicted": max(predicted.kv_cache_bytes) / 2**20,
+        "params_mib_predicted": predicted.params_bytes / MIB,
+        "kv_cache_mib_predicted": max(predicted.kv_cache_bytes) / MIB,
+        "running_mib_predicted": predicted.running_bytes / MIB,
+        "total_mib_predicted": predicted.total_bytes / MIB,
         "tflops_predicted": sum(predicted.flops) / 1e12,
-        "kv_cache_by_scale_mib_predicted": [b / 2**20 for b in predicted.kv_cache_bytes],
+        "kv_cache_by_scale_mib_predicted": [b / MIB for b in predicted.kv_cache_bytes],
+        "peak_by_scale_mib_predicted": [b / MIB for b in predicted.peak_bytes],
+        "live_by_scale_mib_predicted": [b / MIB for b in predicted.live_bytes],
         "gflops_by_scale_predicted": [f / 1e9 for f in predicted.flops],
     }
+
+
+def checked_columns(case: Case, records: Sequence[Record]) -> dict[str, Any]:
+    """Where the memory measured is not the memory predicted; empty where it is."""
+    differs = [
+        where
+        for record in records
+        if record["status"] == "ok"
+        for where in memory_differs(record["memory"], predict(case), case.device)
+    ]
+    return {"memory_differs": ", ".join(dict.fromkeys(differs))} if records else {}
 
 
 # The papers
@@ -327,6 +346,11 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
         for row in data.to_dict("records")
         if row.get("status") in ("oom", "error", "timeout")
     ]
+    if data.get("memory_differs", pd.Series(dtype=str)).fillna("").any():
+        found.append(
+            "Status says where memory is not as predicted: params and KV cache at all, running by "
+            "more than 10 %."
+        )
     return found + [complaint for run in runs for complaint in run.complaints]
 
 
@@ -361,6 +385,10 @@ def by_scale(data: pd.DataFrame) -> Printed:
             parts |= {"ms": numbers(latency_ms, "{:.1f}"), "KV MiB (predicted)": both}
         else:
             parts["KV MiB predicted"] = predicted
+        for name in ("peak", "live"):
+            measured = isinstance(row.get(f"{name}_by_scale_mib"), list)
+            what, end = (f"{name} MiB", "") if measured else (f"{name} MiB predicted", "_predicted")
+            parts[what] = numbers(row[f"{name}_by_scale_mib{end}"], "{:.0f}")
         for what, cells in sorted(parts.items(), key=lambda part: part[0] != "ms"):
             which = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
             if several:
@@ -368,8 +396,11 @@ def by_scale(data: pd.DataFrame) -> Printed:
             scales = {str(k): cell for k, cell in enumerate(cells, 1)}
             rows.append({**which, "by scale": what, **scales})
     table = pd.DataFrame(rows)
-    note = "KV cache: the prediction stands in brackets where it differs."
-    return Printed("By scale", table, table, [note])
+    notes = [
+        "KV cache: the prediction stands in brackets where it differs.",
+        "Peak is the most during a scale, live what is left after it.",
+    ]
+    return Printed("By scale", table, table, notes)
 
 
 def numbers(values: Sequence[float], form: str) -> list[str]:
@@ -386,15 +417,51 @@ def predictions(sweep: Sweep) -> Printed:
     text["params M"] = (data["params"] / 1e6).map("{:.0f}".format)
     text["params MiB"] = data["params_mib"].map("{:.1f}".format)
     text["KV cache MiB"] = data["kv_cache_mib"].map("{:.1f}".format)
+    text["running MiB"] = data["running_mib"].map("{:.0f}".format)
+    text["total MiB"] = data["total_mib"].map("{:.0f}".format)
     text["TFLOP"] = data["tflops"].map("{:.4g}".format)
-    scales = data.rename(
-        columns={
-            "kv_cache_by_scale_mib": "kv_cache_by_scale_mib_predicted",
-            "gflops_by_scale": "gflops_by_scale_predicted",
-        }
-    )
+    scales = data.rename(columns=lambda name: f"{name}_predicted" if "_by_scale" in name else name)
     title = f"{sweep.experiment.title}: predicted from shapes"
     return Printed(title, data, text, ["Params include the VQVAE."], [by_scale(scales)])
+
+
+def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
+    """The most images at once that each method fits into a card of that memory, and its parts.
+
+    ecc: the card keeps its check bits in its own memory, as cards with GDDR do.
+    """
+    usable = usable_bytes(memory_bytes, ecc)
+    rows = []
+    for case in dict.fromkeys(with_batch(case, 1) for case in sweep.cases):
+        fits = largest_batch(case, usable)
+        parts = predicted_columns(predict(with_batch(case, max(fits, 1))))
+        rows.append(
+            {
+                **{name: getattr(case, name) for name in ("stack", "precision")},
+                "method": case.label,
+                "largest_batch": fits,
+                **{f"{part}_mib": parts[f"{part}_mib_predicted"] for part in PARTS},
+            }
+        )
+    data = pd.DataFrame(rows)
+    text = data[["method", "stack", "precision"]].copy()
+    text["largest batch"] = data["largest_batch"].map("{:d}".format)
+    for part in PARTS:
+        heading, form = FIGURES[f"{part}_mib"]
+        text[heading] = data[f"{part}_mib"].map(form.format)
+    taken = f"{CONTEXT_BYTES / 2**30:g} GiB that CUDA takes" + (", and 1/16 for ECC" if ecc else "")
+    notes = [
+        f"Of {memory_bytes / 2**30:.1f} GiB, {usable / 2**30:.1f} GiB are left: without {taken}."
+    ]
+    if (data["largest_batch"] == 0).any():
+        notes.append("Largest batch 0: not even one image fits; the parts are those of one.")
+    return Printed(f"{sweep.experiment.title}: largest batch", data, text, notes)
+
+
+def usable_bytes(memory_bytes: int, ecc: bool) -> int:
+    """What a decode may fill of a card: an L20 or L40S of 48 GiB shows 46068 MiB, as 1/16 holds
+    the check bits, and CUDA's context and kernels take about half a GiB of those."""
+    return memory_bytes * (15 if ecc else 16) // 16 - CONTEXT_BYTES
 
 
 def catalogue() -> Printed:
@@ -484,7 +551,9 @@ def interval_text(row: Mapping[Any, Any]) -> str:
 def status_text(row: Mapping[Any, Any]) -> str:
     theirs = row.get("status_paper")
     ours = row["status"].upper() if row["status"] == "oom" else row["status"]
-    return ours + (" (OOM)" if theirs == "oom" else "")
+    differs = row.get("memory_differs")
+    noted = f"; {differs}" if differs and not missing(differs) else ""
+    return ours + (" (OOM)" if theirs == "oom" else "") + noted
 
 
 # Printing

@@ -62,7 +62,9 @@ class Scales:
     def level_of_token(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """(L,) the 0-based scale of every position."""
         return torch.repeat_interleave(
-            torch.arange(self.K, device=device), torch.tensor(self.tokens, device=device)
+            torch.arange(self.K, device=device),
+            torch.tensor(self.tokens, device=device),
+            output_size=self.L,  # else a GPU must stop and count
         )
 
     def block_causal_mask(

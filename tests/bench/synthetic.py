@@ -12,7 +12,7 @@ import numpy as np
 from bench import experiment, runner
 from bench.cases import Case, make_case, meta_plan
 from bench.memory import Memory
-from bench.predict import MIB, predict
+from bench.predict import CUBLAS_BYTES, MIB, predict
 from bench.tables import Run
 from bench.timing import Samples
 
@@ -56,11 +56,10 @@ def fake_run(
 
 
 def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
-    """What `bench.child` would say: latency from FLOPs, memory from the prediction."""
+    """What `bench.child` would say: latency from FLOPs, memory as predicted."""
     told = predict(case)
     params, cache = told.params_bytes / MIB, [b / MIB for b in told.kv_cache_bytes]
-    running = 35.0 * case.batch_size
-    total = params + max(cache) + running
+    running, total = told.running_bytes / MIB, told.total_bytes / MIB
     if total > gpu_gib * 1024:
         return {"status": "oom", "reason": "OutOfMemoryError: CUDA out of memory."}
     seconds = [
@@ -80,8 +79,23 @@ def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
         stopped_by="target",
     )
     start_up = {"load_s": 9.0, "first_latency_s": 2 * sum(seconds), "first_image_s": 20.0}
-    peaks = [params + c + running for c in cache]
-    used = Memory(params, max(cache), running, total, peaks, cache, total + 500, "nvml")
+    used = Memory(
+        params_mib=params,
+        kv_cache_mib=max(cache),
+        running_mib=running,
+        total_mib=total,
+        peak_by_scale_mib=[b / MIB for b in told.peak_bytes],
+        live_by_scale_mib=[b / MIB for b in told.live_bytes],
+        kv_cache_by_scale_mib=cache,
+        unaccounted_mib=0.0,
+        accounted=True,
+        workspace_mib=CUBLAS_BYTES / MIB,
+        reserved_mib=total * 1.02,
+        fragmentation_mib=total * 0.02,
+        inactive_split_mib=total * 0.01,
+        process_mib=total + 500,
+        process_by="nvml",
+    )
     return {
         "status": "ok",
         "samples": asdict(taken),

@@ -59,6 +59,7 @@ def latency(name: str, **keys) -> float:
         ("scales", "code_table1"),
         ("memory", "code_table3"),
         ("memory", "variant_predicted"),
+        ("timeline", "code_table3"),
         ("batch", "code_figure5"),
         ("code_figure5a", "code_table1"),
         ("code_figure5b", "code_figure5"),
@@ -165,10 +166,24 @@ def test_memory_says_totals_and_what_did_not_fit():
     fits = record("code_table3", method="code", batch_size=128)
     assert f"{fits['memory']['total_mib']:,.0f} (paper 30,598)" in said
     lost = record("code_table3", method="var", batch_size=128)["predicted"]
-    need = lost["params_mib"] + lost["kv_cache_mib"]
-    assert f"OOM, needs over {need:,.0f} (paper OOM)" in said
+    need = lost["total_mib"]
+    assert f"OOM, needs {need:,.0f} (paper OOM)" in said
     hatched = [bar for bar in figure.axes[0].patches if bar.get_hatch()]
     assert sum(bar.get_width() for bar in hatched) == pytest.approx(need)
+
+
+def test_timeline_shows_the_drafters_cache_going():
+    figure = page("timeline", "code_table3")
+    panel = next(ax for ax in figure.axes if ax.get_title().startswith("CoDe N=6"))
+    cache, peak = (patch.get_data().values for patch in panel.patches)
+    made = record("code_table3", method="code", batch_size=64)["memory"]
+    assert cache.tolist() == made["kv_cache_by_scale_mib"]
+    assert peak.tolist() == [b - made["params_mib"] for b in made["peak_by_scale_mib"]]
+    (left,) = [line for line in panel.lines if line.get_marker() == "o"]
+    after = dict(zip(left.get_xdata(), left.get_ydata(), strict=True))
+    assert after[6.5] < after[5.5] / 4  # after scale 6 the drafter and its cache are done
+    (handover,) = [line for line in panel.lines if line.get_ls() == ":"]
+    assert set(handover.get_xdata()) == {6.5}
 
 
 def test_batch_crosses_where_memory_ran_out():
@@ -214,7 +229,7 @@ def test_figure5c_is_of_batch_64_and_says_the_papers_share():
     ("name", "says", "machine"),
     [
         ("variant_figure5", "measured", "Measured on NVIDIA L20, torch 2.9.0, commit 012345678"),
-        ("variant_predicted", "predicted params + KV cache", "Predicted from shapes"),
+        ("variant_predicted", "predicted", "Predicted from shapes"),
     ],
 )
 def test_variant_memory_is_measured_or_predicted_and_says_which(name, says, machine):
@@ -224,7 +239,7 @@ def test_variant_memory_is_measured_or_predicted_and_says_which(name, says, mach
     assert any(machine in text.replace("\n", " ") for text in texts(figure))
     assert fid.lines[0].get_ydata().tolist() == [2.97, 2.28, 2.12, 2.05, 1.96]
     (row,) = [r for r in rows_of(name) if r["method"] == "VARiant-d8 N=6 (d30)"]
-    mib = row["total_mib"] if name == "variant_figure5" else row["need_mib"]
+    mib = row["total_mib"] if name == "variant_figure5" else row["total_mib_predicted"]
     assert memory.lines[0].get_ydata()[2] == mib
 
 

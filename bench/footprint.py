@@ -1,0 +1,222 @@
+"""What a decode will hold in memory, from the decode itself on tensors that have no data.
+
+The real loop runs, with every operator it calls, on fake tensors: they have shapes and lifetimes
+but no memory.  What is alive after each operator is the prediction, so no formula has to follow
+the code.  Scratch inside an operator is not seen: on a CPU there is next to none, on a GPU sort
+and top-k of 4096 codes work in place and attention is by tiles.
+
+Two things make it quick.  One decode tells every batch size: it is run with PRIME images, and a
+storage whose bytes PRIME divides grows with the batch, any other does not.  And a model's layers
+are alike and run one after the other, so only the last of a pass is computed; the others just
+keep what they would have kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench.cases import Case, make_case, meta_plan
+from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
+from codevar.cache import StaticCache
+from codevar.decode import generate
+from codevar.plan import Plan
+from codevar.stacks import Stack, stack
+from codevar.var import Block, Modulation, VARConfig
+
+aten = torch.ops.aten
+PRIME = 1009  # divides no width, vocabulary or number of tokens
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes above the weights, by scale, as lines over the batch size.
+
+    peaks: for each scale, (n, 2): the candidates for its peak, as (constant, per image).
+    live: for each scale, (2,): what is left after it.
+    """
+
+    peaks: tuple[np.ndarray, ...]
+    live: tuple[np.ndarray, ...]
+
+    def peak_bytes(self, batch_size: int) -> tuple[int, ...]:
+        """The most that is alive at once, by scale."""
+        return tuple(int((lines @ [1, batch_size]).max()) for lines in self.peaks)
+
+    def live_bytes(self, batch_size: int) -> tuple[int, ...]:
+        """What is alive after each scale."""
+        return tuple(int(line @ [1, batch_size]) for line in self.live)
+
+
+def footprint(case: Case) -> Footprint:
+    """The footprint of a case, whatever its batch size; remembered."""
+    values = case.model_dump() | {"batch_size": 1, "seed": 0, "memory_limit_gib": None}
+    kind = "cpu" if case.device == "cpu" else "cuda"
+    return _footprint(make_case(values | {"device": kind, "weights": "seeded"}))
+
+
+@functools.cache
+def _footprint(case: Case) -> Footprint:
+    run = stack(case.stack, case.precision, case.attention)
+    plan = copy.deepcopy(meta_plan(case))  # whose models are everybody's
+    return of_plan(plan, run, PRESETS[case.sampling], case.device)
+
+
+def of_plan(plan: Plan, run: Stack, sampling: Sampling, device: str) -> Footprint:
+    """The footprint of a plan whose models are on the meta device; they are used up.
+
+    device: "cpu" or "cuda", which need not be there: operators and autocast differ.
+    """
+    with torch.device("meta"):
+        config = VQVAEConfig(patch_sizes=plan.scales.patch_sizes)
+        vqvae = VQVAE(config).cast(run.weights)
+    for model in plan.models:
+        computed = {step.layers[-1] for step in plan.steps if step.model is model}
+        for layer in set(range(model.config.depth)) - computed:
+            model.blocks[layer] = Keeps(model.config, run)
+        model.to(run.weights)
+    ledger = Ledger()
+    with simulated(device, run.attention):
+        for network in (*plan.models, vqvae):
+            ledger.leave_out(fill(network, device))
+        with ledger:
+            labels = [0] * PRIME
+            generate(plan, vqvae, labels, sampling, stack=run, on_scale=ledger.on_scale)
+    return Footprint(tuple(np.unique(p, axis=0) for p in ledger.peaks), tuple(ledger.left))
+
+
+class Keeps(Block):
+    """A block that computes nothing but leaves behind what another does."""
+
+    def __init__(self, config: VARConfig, run: Stack) -> None:
+        nn.Module.__init__(self)
+        self.config, self.run = config, run
+
+    def modulation(self, condition: torch.Tensor) -> Modulation:
+        if not self.run.condition_once:
+            return ()
+        width = 6 * self.config.width
+        return (condition.new_empty(len(condition), width, dtype=self.run.precision),)
+
+    def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
+        if self.run.cache is StaticCache:  # there as soon as any layer writes to it
+            return x_BLC
+        B, L, C = x_BLC.shape
+        # Values are a view of queries, keys and values, which stay until the next pass joins.
+        shape = 3, B, self.config.heads, L, C // self.config.heads
+        _, key, value = x_BLC.new_empty(shape, dtype=self.run.precision).unbind()
+        if self.config.l2_norm:
+            key = torch.empty_like(key, dtype=torch.float32)
+        cache.append(layer, key, value)
+        return x_BLC
+
+
+def fill(model: nn.Module, device: str) -> nn.Module:
+    """The model with fake weights in the place of none."""
+    weights = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+@contextmanager
+def simulated(device: str, attention: str) -> Iterator[None]:
+    """Fake tensors; and of a GPU, which need not be there, its autocast, generator, attention."""
+    patches: dict[str, Any] = {}
+    if device == "cuda":
+        patches = {
+            "torch.cuda.amp.common.amp_definitely_not_available": mock.Mock(return_value=False),
+            "torch.cuda.is_bf16_supported": mock.Mock(return_value=True),
+            "torch.Generator": mock.Mock(return_value=torch.Generator()),
+            "torch.Tensor.pin_memory": lambda tensor: tensor,
+        }
+        if attention != "math":
+            patches["torch.nn.functional.scaled_dot_product_attention"] = attention_on_gpu
+    with ExitStack() as entered:
+        for name, stand_in in patches.items():
+            entered.enter_context(mock.patch(name, stand_in))
+        entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of the storages that operators made and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = np.zeros(2, np.int64)  # constant, per image
+        self.events: list[np.ndarray] = []
+        self.peaks: list[np.ndarray] = []
+        self.left: list[np.ndarray] = []
+        self._known: dict[int, Any] = {}
+
+    def leave_out(self, model: nn.Module) -> None:
+        """Weights are not what a decode adds."""
+        for weight in model.parameters():
+            storage = weight.untyped_storage()
+            self._known[id(storage)] = storage
+
+    def on_scale(self, k: int) -> None:
+        if k > 0:
+            self.peaks.append(np.array(self.events))
+            self.left.append(self.now.copy())
+        self.events = [self.now.copy()]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        # Fake tensors have no values: a check of the labels finds nothing wrong, a draw draws
+        # nothing.
+        if func is aten._local_scalar_dense.default:
+            return 0
+        if func is aten.exponential_.default:
+            return args[0]
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.born(tensor.untyped_storage())
+        self.events.append(self.now.copy())
+        return out
+
+    def born(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), split(storage.nbytes())
+        if key not in self._known:
+            self._known[key] = weakref.ref(storage, lambda _: self.died(key, size))
+            self.now += size
+
+    def died(self, key: int, size: np.ndarray) -> None:
+        del self._known[key]
+        self.now -= size
+
+
+def attention_on_gpu(query, key, value, attn_mask=None, scale=None):
+    """`F.scaled_dot_product_attention` by the kernel a GPU takes: flash for half precision without
+    a mask, else the memory-efficient one."""
+    if attn_mask is None and query.dtype != torch.float32:
+        return aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[0]
+    if attn_mask is not None:
+        n, past = attn_mask.shape
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
+            ~attn_mask, -torch.inf
+        )
+        attn_mask = attn_mask.expand(*query.shape[:2], n, past)
+    attend = aten._scaled_dot_product_efficient_attention
+    return attend(query, key, value, attn_mask, compute_log_sumexp=False, scale=scale)[0]
+
+
+def split(nbytes: int) -> np.ndarray:
+    """(constant, per image) of a storage in a decode of PRIME images."""
+    return np.array([0, nbytes // PRIME] if nbytes % PRIME == 0 else [nbytes, 0])
