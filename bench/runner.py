@@ -60,6 +60,10 @@ def run(
         todo = [case for case in sweep.cases if case.key not in done]
         if done:
             console.print(f"{len(done)} of {len(sweep.cases)} cases were done before")
+        if todo:
+            devices = dict.fromkeys(case.device for case in todo)
+            for line in machine.busy(*map(torch.device, devices)):
+                console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
         with Watch(console, todo) as watch:
             for case in todo:
                 watch.starts(case)
