@@ -25,6 +25,7 @@ import torch
 
 import codevar
 from bench import memory, timing, tracing
+from bench.card import Card
 from bench.cases import Case, make_case
 from codevar import PRESETS, VQVAE
 from codevar.checkpoints import CheckpointError, Source, patch_sizes_of
@@ -115,7 +116,9 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
         "first_image_s": time.time() - psutil.Process().create_time(),
     }
     used, made = memory.measure(loaded.decode, [*loaded.plan.models, loaded.vqvae], device)
-    taken = timing.sample(loaded.decode, images, device, effort)
+    card = Card(device)
+    before = card.state()
+    taken = timing.sample(loaded.decode, images, device, effort, card)
     for kind, file in job["keep"].items():
         tracing.save(kind, loaded.decode, device, Path(file))
     if not taken.latency_s:
@@ -130,6 +133,8 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
         "sources": loaded.sources,
         "torch_threads": torch.get_num_threads(),
     }
+    if before:
+        result["gpu"] = {"before": before, "after": card.state(), "others": card.others()}
     if job["stream_seconds"]:
         result["stream"] = asdict(stream(loaded, device, job["stream_seconds"]))
     if job["paired_with"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import resource
@@ -15,14 +16,30 @@ import cpuinfo
 import psutil
 import torch
 
+from bench import cpu as processor
+from bench.card import MIB, Card
+
 ROOT = Path(__file__).parent.parent
 # Load of other processes from which a measurement is marked.
 BUSY_CORES = 0.2
+# From which a GPU is called busy, and its memory taken, before a run.
+BUSY_GPU_PERCENT = 5
+TAKEN_MIB = 1024
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "safetensors", "codevar")
+# Environment variables that change speed.
+VARIABLES = re.compile(
+    r"(OMP|KMP|GOMP|MKL|OPENBLAS|DNNL|ONEDNN|CUBLAS|CUDNN|MALLOC)_\w+|LD_PRELOAD|"
+    r"CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|LAUNCH_BLOCKING|MODULE_LOADING|DEVICE_MAX_CONNECTIONS)|"
+    r"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE|NVIDIA_TF32_OVERRIDE|PYTORCH_(CUDA_)?ALLOC_CONF|"
+    r"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+)
 
 
 def environment() -> dict[str, Any]:
-    """CPU, GPUs, memory, versions and commit, as JSON-ready values."""
+    """CPU, GPUs, memory, versions and commit, as JSON-ready values; None: not told, or none.
+
+    variables: environment variables that change speed, those that are set.
+    """
     cpu = cpuinfo.get_cpu_info()
     flags = set(cpu.get("flags", []))
     found: dict[str, Any] = {
@@ -30,10 +47,13 @@ def environment() -> dict[str, Any]:
         "cpu_cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "cpu_threads": psutil.cpu_count(),
         "cpu_features": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"}),
+        **processor.facts(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": gpus(),
         "cuda": torch.version.cuda,
+        "cudnn": cudnn(),
+        "variables": variables(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -52,7 +72,7 @@ def name(found: dict[str, Any]) -> str:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Each CUDA device; driver and power limit where NVML is to be had."""
+    """Each CUDA device, and what NVML says of it."""
     found = []
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
@@ -61,22 +81,83 @@ def gpus() -> list[dict[str, Any]]:
                 "name": properties.name,
                 "memory_gib": round(properties.total_memory / 2**30, 1),
                 "capability": f"{properties.major}.{properties.minor}",
-                **_nvml(str(properties.uuid)),
+                **Card(torch.device("cuda", i)).facts(),
             }
         )
     return found
 
 
-def _nvml(uuid: str) -> dict[str, Any]:
-    import pynvml
+def cudnn() -> str | None:
+    number = torch.backends.cudnn.version()  # 92600 is 9.26.0
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}" if number else None
 
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        limit = pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000
-        return {"driver": pynvml.nvmlSystemGetDriverVersion(), "power_limit_w": limit}
-    except pynvml.NVMLError as e:
-        return {"nvml": str(e)}
+
+def variables() -> dict[str, str]:
+    """Without the folders of paths, which say who somebody is and nothing of speed."""
+    found = {key: value for key, value in os.environ.items() if VARIABLES.fullmatch(key)}
+    return {key: re.sub(r"[^\s:=]*/", "", value) for key, value in sorted(found.items())}
+
+
+def busy(*devices: torch.device) -> list[str]:
+    """What would spoil a measurement on these devices, each in one line with what to do.
+
+    Watches the machine for half a second.
+    """
+    others = Others()
+    time.sleep(0.5)
+    found, cores, quota = [], others.cores(), processor.quota()
+    if cores > BUSY_CORES:
+        found.append(
+            f"other processes keep {cores:.1f} of {psutil.cpu_count()} CPUs busy: "
+            "end them, or measure later"
+        )
+    if quota is not None and quota < torch.get_num_threads():
+        found.append(
+            f"this container may use {quota:g} CPUs but torch has {torch.get_num_threads()} "
+            f"threads: set OMP_NUM_THREADS={max(1, int(quota))}"
+        )
+    if on_battery():
+        found.append("the machine runs on battery, which slows it down: plug it in")
+    for device in devices:
+        if device.type == "cuda":
+            found += busy_gpu(device)
+        elif "powersave" in (processor.governor() or ""):
+            found.append(
+                "the CPU's governor is powersave: sudo cpupower frequency-set -g performance"
+            )
+    return found
+
+
+def busy_gpu(device: torch.device) -> list[str]:
+    """The same of a GPU."""
+    card, found = Card(device), []
+    facts, state, others = card.facts(), card.state() or {}, card.others() or []
+    for other in others:
+        mib = "memory" if other["mib"] is None else f"{other['mib']} MiB"
+        who = f"{other['name'] or 'a process out of sight'} (pid {other['pid']})"
+        found.append(f"{who} holds {mib} of {device}: end it, or choose another GPU")
+    used = (card.used_bytes() or 0) // MIB
+    if not others and used > TAKEN_MIB:
+        found.append(f"{used} MiB of {device} are taken already: find out by whom with nvidia-smi")
+    utilization = state.get("gpu_utilization_percent") or 0
+    if utilization > BUSY_GPU_PERCENT:
+        found.append(f"{device} is {utilization} % busy: wait until it is idle")
+    if reasons := card.throttled():
+        found.append(
+            f"{device} is slowed down ({', '.join(reasons)}): "
+            "let it cool, look at its fans and its power supply"
+        )
+    limit, default = facts.get("power_limit_w"), facts.get("power_limit_default_w")
+    if limit is not None and default is not None and limit < default:
+        found.append(
+            f"{device} is limited to {limit:g} of {default:g} W: sudo nvidia-smi -pl {default:g}"
+        )
+    return found
+
+
+def on_battery() -> bool:
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return battery is not None and battery.power_plugged is False
 
 
 class Others:

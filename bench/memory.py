@@ -13,7 +13,6 @@ must belong to one of them, or to cuBLAS.
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import sys
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench.card import Card
 from codevar.decode import Generated, OnScale
 
 MIB = 2**20
@@ -199,17 +199,10 @@ def _on_cpu(run: Callable[[OnScale], Generated], params: int) -> tuple[Generated
 def process_bytes(device: torch.device) -> tuple[int, str]:
     """What the process holds, and who says so."""
     if device.type == "cuda":
-        import pynvml
-
-        try:
-            pynvml.nvmlInit()
-            uuid = torch.cuda.get_device_properties(device).uuid
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                if process.pid == os.getpid() and process.usedGpuMemory is not None:
-                    return process.usedGpuMemory, "nvml"
-        except pynvml.NVMLError:
-            pass  # no NVML in this container: CUDA's own figure for the whole card
+        held = Card(device).own_bytes()
+        if held is not None:
+            return held, "nvml"
+        # No NVML, or not for this process: CUDA's own figure for the whole card.
         free, total = torch.cuda.mem_get_info(device)
         return total - free, "cuda (whole card)"
     unit = 1 if sys.platform == "darwin" else 1024

@@ -92,7 +92,7 @@ class Line(TypedDict):
     start_up: NotRequired[StartUpLine]
     stream: NotRequired[dict[str, list[Seconds]]]  # `timing.Stream`
     paired: NotRequired[dict[str, Any]]  # `timing.Paired`, and the key of the baseline
-    gpu: NotRequired[dict[str, Any]]  # the card before and after
+    gpu: NotRequired[dict[str, Any]]  # `Card.state` before and after the samples, `Card.others`
     tokens_sha256: NotRequired[str]
     sources: NotRequired[list[str]]
     torch_threads: NotRequired[int]

@@ -68,6 +68,10 @@ def run(
         if folder.records:
             total = len(sweep.cases) * sweep.experiment.rounds
             console.print(f"{len(folder.records)} of {total} measurements were done before")
+        if todo:
+            devices = dict.fromkeys(case.device for _, case in todo)
+            for line in machine.busy(*map(torch.device, devices)):
+                console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
         lost: set[str] = set()  # what failed once is not tried in further rounds
         with Watch(console, todo) as watch:
             for round_, case in todo:

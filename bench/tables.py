@@ -484,9 +484,21 @@ def catalogue() -> Printed:
 
 def environment(found: dict[str, Any]) -> Printed:
     """The machine."""
-    table = pd.DataFrame([{"what": key, "value": json.dumps(v)} for key, v in found.items()])
-    table["value"] = table["value"].str.strip('"')
+    rows = [(key, plain(value)) for key, value in found.items() if key != "gpus"]
+    rows += [(f"cuda:{i}", plain(gpu)) for i, gpu in enumerate(found["gpus"])]
+    table = pd.DataFrame(rows, columns=["what", "value"])
     return Printed("This machine", pd.DataFrame([found]), table)
+
+
+def plain(value: Any) -> str:
+    """A JSON value as one reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(v)}" for key, v in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(plain, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
 
 
 def checked(found: Selfcheck, device: str, depth: int) -> Printed:

@@ -13,33 +13,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
+from bench.card import Card
 from codevar.decode import OnScale
 
 Run = Callable[[OnScale], object]
-
-
-class Card(Protocol):
-    """What a GPU says of itself while it is measured (`bench.card`)."""
-
-    def throttled(self) -> list[str]:
-        """Why it has been slower than it can since it was last asked."""
-
-    def energy_j(self) -> float | None:
-        """Joules it has used so far."""
-
-
-class NoCard:
-    """A CPU says nothing."""
-
-    def throttled(self) -> list[str]:
-        return []
-
-    def energy_j(self) -> float | None:
-        return None
+ENERGY_S = 2.0
 
 
 class Marks:
@@ -95,8 +76,8 @@ class Samples:
     steady: whether they had settled when the time for them was over.  discarded_latency_s:
     samples during which the GPU throttled, `discarded_for` their reasons.  energy_j: what the
     GPU used from the first sample to the last, the discarded and the gaps between them
-    included; its counter moves every 20 to 100 ms, so it is worth little over less than a
-    second or two.  stopped_by: what ended the sampling: "target", "noise" or "time".
+    included; None where the counter is not to be had or, as it moves in steps of up to 100 ms,
+    ran for less than ENERGY_S.  stopped_by: what ended the sampling: "target", "noise" or "time".
     """
 
     warmup_latency_s: list[float] = field(default_factory=list)
@@ -139,10 +120,10 @@ def sample(
     decode_images: Callable[[], object],
     device: torch.device,
     effort: Effort,
-    card: Card | None = None,
+    card: Card,
 ) -> Samples:
     """Warms up, then decodes until the effort says it is enough."""
-    taken, card = Samples(), card or NoCard()
+    taken = Samples()
     clock = Budget(effort.max_seconds)
     while not (is_warm(taken.warmup_latency_s, effort.warmup) or clock.is_over()):
         taken.warmup_latency_s.append(sum(once(run, device)))
@@ -162,7 +143,8 @@ def sample(
         widths.append(relative_width(taken.latency_s))
         taken.stopped_by = enough(widths, effort, clock)
     after = card.energy_j()
-    if before is not None and after is not None:
+    long_enough = clock.spent() > ENERGY_S
+    if before is not None and after is not None and long_enough:
         taken.energy_j = after - before
 
     def images(mark: OnScale) -> None:
@@ -226,10 +208,13 @@ class Budget:
     """Seconds that may pass."""
 
     def __init__(self, seconds: float) -> None:
-        self.end = time.perf_counter() + seconds
+        self.began, self.seconds = time.perf_counter(), seconds
+
+    def spent(self) -> float:
+        return time.perf_counter() - self.began
 
     def is_over(self) -> bool:
-        return time.perf_counter() >= self.end
+        return self.spent() >= self.seconds
 
 
 def is_warm(latencies: list[float], least: int) -> bool:

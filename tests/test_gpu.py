@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from conftest import reference_state_dict
 
 import codevar
 from bench import child, memory, runner, timing
+from bench.card import Card
 from bench.cases import make_case
 from bench.predict import kv_cache_bytes, params_bytes
 from codevar.decode import generate
@@ -85,6 +89,31 @@ def test_scales_add_up_to_the_total(models):
     end.synchronize()
     assert len(by_scale) == 10
     assert sum(by_scale) <= start.elapsed_time(end) / 1000
+
+
+def test_the_card_tells_its_clocks_and_its_energy_grows(models):
+    vqvae, drafter, _ = models
+    found = Card(CUDA)
+    assert {"driver", "power_limit_w", "max_sm_clock_mhz"} <= found.facts().keys()
+    codevar.decode(codevar.plan.original(drafter), vqvae, [1] * 8)
+    state = found.state()
+    assert 0 < state["sm_clock_mhz"] <= found.facts()["max_sm_clock_mhz"]
+    assert 10 < state["temperature_c"] < 120
+    assert state["throttle_reasons"] is not None
+    assert found.throttled() is not None
+    if found.facts().get("mig"):
+        assert found.energy_j() is None
+        return
+    before, end = found.energy_j(), time.monotonic() + 1  # many steps of the counter
+    while time.monotonic() < end:
+        codevar.decode(codevar.plan.original(drafter), vqvae, [1] * 8)
+    joules = found.energy_j() - before
+    assert 5 < joules < 5000
+
+
+def test_this_process_is_not_one_of_the_others(models):
+    others = Card(CUDA).others()
+    assert others is None or os.getpid() not in {other["pid"] for other in others}
 
 
 def job(case):

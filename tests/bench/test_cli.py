@@ -66,6 +66,7 @@ def test_list_names_experiments_methods_and_models(bench):
 def test_env_is_json_with_the_machine_and_the_versions(bench):
     found = json.loads(bench("env", "--format", "json").stdout)
     assert {"machine", "cpu", "gpus", "memory_gib", "commit", "packages"} <= found.keys()
+    assert {"cpu_governor", "cpu_quota", "load_average", "cudnn", "variables"} <= found.keys()
     assert found["packages"]["torch"]
 
 

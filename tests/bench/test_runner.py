@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from rich.console import Console
 
 from bench import child, experiment, machine, records, runner, tables
@@ -71,6 +73,7 @@ def children(monkeypatch):
         return asked.says(job)
 
     monkeypatch.setattr(runner, "in_process", in_process)
+    monkeypatch.setattr(machine, "busy", lambda *devices: [])
     return asked
 
 
@@ -277,6 +280,19 @@ def test_a_busy_machine_marks_the_row(tiny, children, tmp_path, monkeypatch):
     run(tiny, tmp_path / "run")
     notes = tables.measured(tables.load(tmp_path / "run")).notes
     assert "The machine was busy with something else during: VARiant-d2 N=6 (d2)." in notes
+
+
+def test_what_would_spoil_a_run_is_said_before_it_and_not_when_nothing_is_left(
+    tiny, children, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(machine, "busy", lambda *devices: asked.append(devices) or ["too [hot]"])
+    console = Console(file=io.StringIO())
+    runner.run(tiny, tmp_path / "run", ENV, console)
+    assert console.file.getvalue().splitlines()[0] == "warning: too [hot]"
+    assert asked == [(torch.device("cpu"),)]
+    run(tiny, tmp_path / "run", resume=True)
+    assert len(asked) == 1
 
 
 def test_the_load_of_others_is_not_our_childrens():

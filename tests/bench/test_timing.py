@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from bench import timing
+from bench.card import Card
 from bench.timing import Budget, Effort, Samples, enough, is_warm, median_interval
 
 CPU = torch.device("cpu")
+NO_CARD = Card(CPU)
 
 
 class Clock:
@@ -33,7 +35,7 @@ def clock(monkeypatch):
     return clock
 
 
-def measure(clock, latencies, card=None, **effort):
+def measure(clock, latencies, card=NO_CARD, **effort):
     """Samples of a decode of two scales that takes the given seconds, one after the other."""
     times = iter(latencies)
 
@@ -94,7 +96,7 @@ def test_a_warm_up_that_never_settles_is_told(clock):
     assert measure(clock, itertools.repeat(1.0)).steady
 
 
-class Card:
+class HotCard:
     """A GPU that throttles in some samples."""
 
     def __init__(self, throttled):
@@ -111,7 +113,7 @@ class Card:
 
 def test_samples_of_a_throttled_gpu_are_counted_and_left_out(clock):
     hot = ["hw_thermal_slowdown"]
-    card = Card(itertools.chain([hot, [], hot, [], hot], itertools.repeat([])))
+    card = HotCard(itertools.chain([hot, [], hot, [], hot], itertools.repeat([])))
     latencies = itertools.chain([1.0, 1.0], [1.0, 9.0, 1.0, 9.0], itertools.repeat(1.0))
     taken = measure(clock, latencies, card=card)
     assert set(taken.latency_s) == {1.0}
@@ -121,7 +123,7 @@ def test_samples_of_a_throttled_gpu_are_counted_and_left_out(clock):
 
 
 def test_a_gpu_that_always_throttles_ends_with_no_sample(clock):
-    card = Card(itertools.repeat(["hw_slowdown"]))
+    card = HotCard(itertools.repeat(["hw_slowdown"]))
     taken = measure(clock, itertools.repeat(1.0), card=card, max_seconds=5)
     assert (taken.latency_s, taken.vqvae_latency_s, taken.stopped_by) == ([], [], "time")
     assert len(taken.discarded_latency_s) == 5

@@ -1,0 +1,237 @@
+"""What NVML tells of the GPU under a CUDA device: the one place that talks to it.
+
+Nothing here waits for the device.  Where there is no NVML, or this card or driver does not
+answer a question, the answer is None and never an exception.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pynvml
+import torch
+
+MIB = 2**20
+ERRORS = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
+# Why the clocks are what they are: NVML's "clocks event reasons".
+REASONS = {
+    "gpu_idle": pynvml.nvmlClocksEventReasonGpuIdle,
+    "applications_clocks_setting": pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
+    "sw_power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
+    "hw_slowdown": pynvml.nvmlClocksEventReasonHwSlowdown,
+    "sync_boost": pynvml.nvmlClocksEventReasonSyncBoost,
+    "sw_thermal_slowdown": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+    "hw_thermal_slowdown": pynvml.nvmlClocksEventReasonHwThermalSlowdown,
+    "hw_power_brake_slowdown": pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown,
+    "display_clock_setting": pynvml.nvmlClocksEventReasonDisplayClockSetting,
+}
+# Those that make a timing worthless; `Card.throttled` says why these.
+THROTTLES = (
+    "hw_slowdown",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake_slowdown",
+)
+
+
+class Card:
+    """The GPU under a CUDA device, found by its UUID: CUDA_VISIBLE_DEVICES may renumber.
+
+    A device of another kind has no card: it tells nothing, so callers need not ask.  On a MIG
+    slice, processes and memory are the slice's; clocks, power and temperature the whole card's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._slice: Any = None  # the same handle as _whole, but on MIG
+        self._whole: Any = None
+        self._held: list[str] = []
+        self._violation_ns: int | None = None
+        self._error: str | None = None
+        if device.type != "cuda":
+            return
+        uuid = torch.cuda.get_device_properties(device).uuid
+        try:
+            pynvml.nvmlInit()
+            try:
+                self._slice = self._whole = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            except pynvml.NVMLError:
+                found = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+                self._whole = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(found)
+                self._slice = found
+        except ERRORS as e:
+            self._error = str(e)
+
+    def facts(self) -> dict[str, Any]:
+        """What stays: driver, limits and modes; only what the card tells.
+
+        power_limit_w is the limit in force, power_limit_default_w what the card came with.
+        """
+        if self._whole is None:
+            return {"nvml": self._error} if self._error else {}
+        cuda = answer(pynvml.nvmlSystemGetCudaDriverVersion)
+        ecc = self._ask(pynvml.nvmlDeviceGetEccMode)
+        facts = {
+            "driver": answer(pynvml.nvmlSystemGetDriverVersion),
+            "cuda_driver": None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
+            "power_limit_w": per_1000(self._ask(pynvml.nvmlDeviceGetEnforcedPowerLimit)),
+            "power_limit_default_w": per_1000(
+                self._ask(pynvml.nvmlDeviceGetPowerManagementDefaultLimit)
+            ),
+            "max_sm_clock_mhz": self._ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM),
+            "max_memory_clock_mhz": self._ask(
+                pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_MEM
+            ),
+            "persistence_mode": flag(self._ask(pynvml.nvmlDeviceGetPersistenceMode)),
+            "ecc": None if ecc is None else flag(ecc[0]),
+            "mig": self._is_mig(),
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+
+    def state(self) -> dict[str, Any] | None:
+        """What changes, now.
+
+        gpu_utilization_percent is the share of the last second or less (by card) in which a
+        kernel ran.  power_w is an average over a second on Ampere and newer, but for the A100.
+        """
+        if self._whole is None:
+            return None
+        rates = self._ask(pynvml.nvmlDeviceGetUtilizationRates)
+        return {
+            "sm_clock_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
+            "memory_clock_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM),
+            "temperature_c": self._ask(
+                pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU
+            ),
+            "power_w": per_1000(self._ask(pynvml.nvmlDeviceGetPowerUsage)),
+            "throttle_reasons": self._reasons(),
+            "gpu_utilization_percent": None if rates is None else rates.gpu,
+        }
+
+    def throttled(self) -> list[str] | None:
+        """Why what ran since the last call of this is worthless as a timing; [] if it is not.
+
+        Called once when the warm-up is over and then after each sample.  A reason counts if it
+        held at the last call, holds now, or, for heat ("thermal_violation"), came and went in
+        between: NVML adds up the time that heat held the clocks down.  It has newer counters for
+        each reason, but their numbers changed between its releases, so another driver would
+        answer another question.
+
+        Slowdowns by heat, by a power brake and by hardware count: they come and go with the
+        room and the power supply, and halve the clocks or worse.  The power cap (sw_power_cap)
+        does not: at large batches a data-centre GPU runs into its cap all the time, that is its
+        speed, and to discard such samples would discard all.  NVBench, for short kernels,
+        discards a sample whose mean SM clock is under 75 % of the default; NVML has no mean, and
+        a reading when the sample is over tells little of it.  Settings (application clocks, sync
+        boost) do not count either: they hold for the whole run.  All of them are in `state`, and
+        the power limit is in `facts`.
+
+        On a card that is too hot all the time every sample counts as throttled: the caller's
+        budget has to end that.
+        """
+        now = self._reasons()
+        violation = self._ask(pynvml.nvmlDeviceGetViolationStatus, pynvml.NVML_PERF_POLICY_THERMAL)
+        if now is None and violation is None:
+            return None
+        holds = [reason for reason in now or [] if reason in THROTTLES]
+        found = list(dict.fromkeys(self._held + holds))
+        if violation is not None:
+            before, self._violation_ns = self._violation_ns, violation.violationTime
+            if before is not None and violation.violationTime > before:
+                found.append("thermal_violation")
+        self._held = holds
+        return found
+
+    def energy_j(self) -> float | None:
+        """Joules since the driver was loaded (Volta and newer), of the whole card; None on MIG,
+        where other slices would be in it.
+
+        The counter moves in steps of some 20 to 100 ms and A100 and H100 look at the power a
+        quarter of the time only (Yang et al., arXiv 2312.02741), so the difference over one
+        sample says little.  Read it before the first and after the last of many samples, some
+        seconds apart, and divide by all images decoded in between, discarded ones too.
+        """
+        if self._is_mig():
+            return None
+        return per_1000(self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption))
+
+    def others(self) -> list[dict[str, Any]] | None:
+        """Other processes on the GPU, the largest first: pid, name, mib (None where NVML does
+        not say).  Not this process, its ancestors and its children.
+
+        None also where this process has memory on the GPU and NVML does not list it: then the
+        pids are those of another namespace, as in some containers, and one of them is our own.
+        """
+        used = self._used_by_pid()
+        if used is None:
+            return None
+        me = psutil.Process()
+        if me.pid not in used and torch.cuda.memory_reserved(self._device) > 0:
+            return None
+        kin = {me.pid, *(p.pid for p in me.parents() + me.children(recursive=True))}
+        found = [
+            {"pid": pid, "name": process_name(pid), "mib": None if b is None else round(b / MIB)}
+            for pid, b in used.items()
+            if pid not in kin
+        ]
+        return sorted(found, key=lambda other: -(other["mib"] or 0))
+
+    def own_bytes(self) -> int | None:
+        """What this process holds of the GPU's memory."""
+        return (self._used_by_pid() or {}).get(os.getpid())
+
+    def used_bytes(self) -> int | None:
+        """What all processes hold, without what the driver reserves for itself."""
+        if self._slice is None:
+            return None
+        memory = answer(pynvml.nvmlDeviceGetMemoryInfo, self._slice, pynvml.nvmlMemory_v2)
+        return None if memory is None else memory.used
+
+    def _used_by_pid(self) -> dict[int, int | None] | None:
+        """Bytes of each process that computes or draws; a desktop does both."""
+        if self._slice is None:
+            return None
+        computing = answer(pynvml.nvmlDeviceGetComputeRunningProcesses, self._slice)
+        drawing = answer(pynvml.nvmlDeviceGetGraphicsRunningProcesses, self._slice)
+        if computing is None:
+            return None
+        return {p.pid: p.usedGpuMemory for p in [*(drawing or []), *computing]}
+
+    def _reasons(self) -> list[str] | None:
+        bits = self._ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons)
+        return None if bits is None else [name for name, bit in REASONS.items() if bits & bit]
+
+    def _is_mig(self) -> bool | None:
+        modes = self._ask(pynvml.nvmlDeviceGetMigMode)  # now, and after the next reset
+        return None if modes is None else flag(modes[0])
+
+    def _ask(self, question: Callable[..., Any], *more: Any) -> Any:
+        return None if self._whole is None else answer(question, self._whole, *more)
+
+
+def answer(question: Callable[..., Any], *arguments: Any) -> Any:
+    """What NVML answers, or None where it does not."""
+    try:
+        return question(*arguments)
+    except ERRORS:
+        return None
+
+
+def per_1000(value: int | None) -> float | None:
+    """NVML counts in mW and mJ."""
+    return None if value is None else value / 1000
+
+
+def flag(value: int | None) -> bool | None:
+    return None if value is None else value == pynvml.NVML_FEATURE_ENABLED
+
+
+def process_name(pid: int) -> str | None:
+    """None for a process that cannot be seen from here."""
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return None
