@@ -195,7 +195,7 @@ def selfcheck(
 @app.command()
 def profile(
     device: Device = None,
-    depth: Annotated[int, typer.Option(min=4, max=60, help="VAR-d of this depth")] = 16,
+    depth: Annotated[int, typer.Option(min=4, max=30, help="VAR-d of this depth")] = 16,
     precision: Annotated[
         str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
     ] = None,

@@ -26,7 +26,7 @@ from bench import ceilings, pages, plots, tables
 from bench.cases import Case, UsageError, make_case
 from bench.ceilings import Ceilings
 from bench.floor import floor_of
-from bench.pages import FRONT, GREY, STYLE, WIDE, Row
+from bench.pages import BLUE, FRONT, GREEN, GREY, STYLE, VERMILLION, WIDE, Row
 from bench.predict import MIB, predict
 from bench.tables import Printed, Run
 
@@ -34,6 +34,7 @@ DEPTHS = (16, 20, 24, 30)  # of VAR
 DRAFT_STEPS = range(1, 10)  # of CoDe d30+d16
 SUBNETS, BRIDGES = (16, 8, 4, 2), range(6, 10)  # of VARiant d30; at N=10 nothing is left out
 RATE, FLOOR = "predicted", "floor"  # where a latency comes from, beside "measured"
+SOURCE_COLORS = {"CoDe": BLUE, "VARiant": VERMILLION, "measured": GREEN}
 HOLLOW = {"mfc": "white"}
 LEFT_OUT: dict[str, Any] = {"ls": "", "marker": "x", "color": GREY, "ms": 4, "label": "left out"}
 
@@ -356,7 +357,7 @@ def picture(advice: Advice, limits: Limits) -> Figure:
     timed = advice.ranked[0].latency_s is not None
     unit = 1.0 if timed else 1e12
     left_out = [c for c, _ in advice.excluded if c.quality]
-    figure, (ax,) = pages.panels(WIDE, 3.4)
+    figure, (ax,) = pages.panels(WIDE, 4.0)
     families: dict[str, dict[str, Any]] = {}
     for c in advice.ranked:
         look = plots.family_of(c.case.label)
@@ -366,19 +367,23 @@ def picture(advice: Advice, limits: Limits) -> Figure:
         ax.plot(c.cost / unit, c.fid, **LEFT_OUT)
     for source in dict.fromkeys(c.quality.source for c in advice.best if c.quality):
         front = [c for c in advice.best if c.quality and c.quality.source == source]
-        ax.plot([c.cost / unit for c in front], [c.fid for c in front], **FRONT)
+        look = FRONT | {"color": SOURCE_COLORS[source], "alpha": 0.25}
+        ax.plot([c.cost / unit for c in front], [c.fid for c in front], **look)
     pages.logarithmic(ax.xaxis)
     ax.margins(0.08, 0.12)
     ax.set(xlabel="latency (s)" if timed else "work (TFLOP)", ylabel="FID")
     ax.grid()
     handles = [Line2D([], [], **look) for look in families.values()]
-    handles += [Line2D([], [], **FRONT | {"label": "Pareto-best, by source of the FID"})]
+    best = FRONT | {"color": GREY, "label": "Pareto-best, by source of the FID"}
+    handles += [Line2D([], [], **best)]
     handles += [Line2D([], [], **LEFT_OUT)] if left_out else []
     title = f"What fits {limits.memory / MIB:,.0f} MiB at batch {case.batch_size}"
     pages.finish(figure, title, " ".join(words_below(advice)), handles)
     labels = [(c.cost / unit, c.fid, short(c.case)) for c in advice.best]
     everything = [*advice.ranked, *left_out]
-    pages.place_labels(ax, labels, [(c.cost / unit, c.fid) for c in everything])
+    markers = [(c.cost / unit, c.fid) for c in everything]
+    for c, label in zip(advice.best, pages.place_labels(ax, labels, markers), strict=True):
+        label.set_color(plots.family_of(c.case.label)["color"])
     return figure
 
 

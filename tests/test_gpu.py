@@ -11,7 +11,7 @@ import torch
 from conftest import reference_state_dict
 
 import codevar
-from bench import child, memory, runner, timing
+from bench import ceilings, child, memory, runner, timing
 from bench.card import Card
 from bench.cases import make_case
 from bench.predict import kv_cache_bytes, params_bytes
@@ -135,3 +135,14 @@ def test_too_large_a_batch_is_out_of_memory(tmp_path):
     result = runner.in_process(job(case), 300, tmp_path / "log")
     assert result["status"] == "oom"
     assert child.is_oom(torch.OutOfMemoryError())
+
+
+def test_ceilings_are_those_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(ceilings, "FIGURE_S", 0.2)
+    found = ceilings.measure(CUDA)
+    rates = {product.precision for product in found.products}
+    assert rates == {"float32", "tf32", "bf16", "fp16"}
+    assert found.rate(torch.bfloat16) > found.rate(torch.float32)
+    assert found.copy_bytes_per_s > 50e9
+    assert 1e-7 < found.launch_s < 1e-4
+    assert not torch.backends.cuda.matmul.allow_tf32
