@@ -349,9 +349,9 @@ def test_what_this_machine_cannot_do_is_refused_before_anything_runs(
 
 def job(**case):
     effort = {"warmup": 0, "samples": 1, "target": 0.01, "max_seconds": 0.1}
-    measured = {"effort": effort, "stream_seconds": 0, "paired_with": None, "download": False}
+    nothing = {"stream_seconds": 0, "paired_with": None, "download": False, "keep": {}}
     values = {"method": "var", "depth": 1, "device": "cpu", "precision": "float32"} | case
-    return {"case": make_case(values).model_dump(), **measured}
+    return {"case": make_case(values).model_dump(), "effort": effort, **nothing}
 
 
 def test_a_case_too_large_for_its_memory_is_out_of_memory(tmp_path):
