@@ -81,7 +81,8 @@ def of_plan(plan: Plan, run: Stack, sampling: Sampling, device: str) -> Footprin
     device: "cpu" or "cuda", which need not be there: operators and autocast differ.
     """
     with torch.device("meta"):
-        config = VQVAEConfig(patch_sizes=plan.scales.patch_sizes)
+        shared = ("vocab", "channels", "patch_sizes")
+        config = VQVAEConfig(**{name: getattr(plan.models[0].config, name) for name in shared})
         vqvae = VQVAE(config).cast(run.weights)
     for model in plan.models:
         computed = {step.layers[-1] for step in plan.steps if step.model is model}

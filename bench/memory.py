@@ -28,6 +28,7 @@ from codevar.decode import Generated, OnScale
 MIB = 2**20
 
 
+TENSORS = {torch.Tensor, nn.Parameter}
 UNACCOUNTED_MIB = 1.0  # what may lie between allocator and tensors
 
 
@@ -76,6 +77,7 @@ class Watched:
     unaccounted: list[int] = field(default_factory=list)
     workspace: int | None = None
     reserved: int | None = None
+    fragmentation: int | None = None
     inactive_split: int | None = None
 
 
@@ -90,7 +92,7 @@ def measure(
 ) -> tuple[Memory, Generated]:
     """Runs one decode and accounts for it; what it made comes back too."""
     params = tensor_bytes(models)
-    made, seen = _on_cuda(run, device) if device.type == "cuda" else _on_cpu(run, params)
+    made, seen = _on_cuda(run, device, params) if device.type == "cuda" else _on_cpu(run, params)
     kv, total = made.kv_cache_bytes, max(seen.peaks)
     unaccounted = max(map(abs, seen.unaccounted)) / MIB
     process, by = process_bytes(device)
@@ -106,7 +108,7 @@ def measure(
         accounted=unaccounted <= UNACCOUNTED_MIB,
         workspace_mib=_mib(seen.workspace),
         reserved_mib=_mib(seen.reserved),
-        fragmentation_mib=_mib(None if seen.reserved is None else seen.reserved - total),
+        fragmentation_mib=_mib(seen.fragmentation),
         inactive_split_mib=_mib(seen.inactive_split),
         process_mib=process / MIB,
         process_by=by,
@@ -122,7 +124,7 @@ def known_bytes(device: torch.device) -> int:
     """Bytes of all tensors on the device that Python knows, what they share once."""
     found = {}
     for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor):  # isinstance would wake up lazy modules
+        if type(thing) in TENSORS:  # isinstance would wake up lazy modules
             storage = thing.untyped_storage()
             if storage.device == device:
                 found[storage.data_ptr()] = storage.nbytes()
@@ -130,39 +132,35 @@ def known_bytes(device: torch.device) -> int:
 
 
 def _on_cuda(
-    run: Callable[[OnScale], Generated], device: torch.device
+    run: Callable[[OnScale], Generated], device: torch.device, params: int
 ) -> tuple[Generated, Watched]:
     """Runs the decode between readings of the caching allocator."""
-    device = torch.device(
-        "cuda", torch.cuda.current_device() if device.index is None else device.index
-    )
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # so that `reserved` is of this decode
-    seen, reserved, splits = Watched(), [], []
-
-    def unaccounted() -> int:
-        # As requested: allocated would be rounded up to 512 bytes a tensor.
-        stats = torch.cuda.memory_stats(device)
-        return stats["requested_bytes.all.current"] - known_bytes(device)
+    others = known_bytes(device) - params  # nothing, in a process of its own
+    seen, readings = Watched(), []
 
     def on_scale(k: int) -> None:
-        if k > 0:
-            stats = torch.cuda.memory_stats(device)
-            seen.peaks.append(stats["allocated_bytes.all.peak"])
-            seen.live.append(stats["allocated_bytes.all.current"])
-            reserved.append(stats["reserved_bytes.all.peak"])
-            splits.append(stats["inactive_split_bytes.all.peak"])
-        seen.unaccounted.append(unaccounted())
+        readings.append(now := torch.cuda.memory_stats(device))
+        # As requested: allocated is rounded up to 512 bytes a tensor.
+        seen.unaccounted.append(now["requested_bytes.all.current"] - known_bytes(device))
         torch.cuda.reset_peak_memory_stats(device)
 
     made = run(on_scale)
-    seen.unaccounted.append(unaccounted())
-    before = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
-    torch._C._cuda_clearCublasWorkspaces()  # the next product allocates it again
-    after = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
-    seen.workspace = before - after
+    on_scale(-1)
+    torch._C._cuda_clearCublasWorkspaces()  # the next product takes them again
+    cleared = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
+    end = readings.pop()["requested_bytes.all.current"]
+    seen.workspace = end - cleared
     seen.unaccounted = [b - seen.workspace for b in seen.unaccounted]
-    seen.reserved, seen.inactive_split = max(reserved), max(splits)
+    during = readings[1:]
+    seen.peaks = [reading["allocated_bytes.all.peak"] - others for reading in during]
+    seen.live = [reading["allocated_bytes.all.current"] - others for reading in during]
+    seen.reserved = max(reading["reserved_bytes.all.peak"] for reading in during)
+    seen.fragmentation = seen.reserved - max(seen.peaks) - others
+    seen.inactive_split = max(reading["inactive_split_bytes.all.peak"] for reading in during)
     return made, seen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from conftest import reference_state_dict
 
 import codevar
-from bench import ceilings, child, memory, runner, timing
+from bench import ceilings, child, memory, runner, timing, tracing
 from bench.card import Card
 from bench.cases import make_case
+from bench.footprint import of_plan
 from bench.predict import kv_cache_bytes, params_bytes
 from codevar.decode import generate
 from codevar.plan import code
@@ -70,8 +72,27 @@ def test_memory_is_what_shapes_predict(meta, name, precision):
     assert used.kv_cache_by_scale_mib == [b / 2**20 for b in kv_cache_bytes(plan, 4, how)]
     parts = used.params_mib + used.kv_cache_mib + used.running_mib
     assert used.total_mib == pytest.approx(parts)
-    assert used.running_mib > 0
     assert params_bytes(plan, how) > 0
+    assert used.accounted, used.unaccounted_mib
+    assert used.workspace_mib > 0
+    assert used.reserved_mib >= used.total_mib
+    with torch.device("meta"):
+        models = [codevar.VAR(model.config) for model in (drafter, refiner)]
+    lines = of_plan(code(*models, 6), how, codevar.Sampling(), "cuda")
+    running = max(lines.peak_bytes(4)) / 2**20 - used.kv_cache_mib
+    assert used.running_mib - used.workspace_mib == pytest.approx(running, rel=0.1, abs=1)
+
+
+def test_a_snapshot_and_a_trace_are_written(models, tmp_path):
+    vqvae, drafter, _ = models
+
+    def decode(on_scale):
+        return generate(codevar.plan.original(drafter), vqvae, [1], on_scale=on_scale)
+
+    for kind in tracing.KINDS:
+        tracing.save(kind, decode, CUDA, tmp_path / kind)
+        assert (tmp_path / kind).stat().st_size > 0
+    assert pickle.loads((tmp_path / "snapshot").read_bytes())["segments"]
 
 
 def test_scales_add_up_to_the_total(models):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic import fake_run
 from typer.testing import CliRunner
 
 from bench import cli
@@ -35,6 +36,15 @@ def bench(tmp_path, monkeypatch):
         ("run quick --device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
         ("run quick --resume", "name its folder with --out"),
         ("run quick --out /proc/nowhere", "/proc/nowhere: cannot be written"),
+        ("run quick --trace /tmp/x", "--trace is of one case, and there are 10; choose with --set"),
+        ("run quick --trace /tmp/x --out y --resume", "leave out --resume"),
+        ("run quick --set method=var --set stack=modern --snapshot x --device cpu", "of a GPU's"),
+        ("run quick --set method=var --set stack=modern --trace /proc/x", "cannot be written"),
+        ("predict quick --max-batch", "--memory 48GiB"),
+        ("predict quick --memory 48GiB", "--memory goes with --max-batch"),
+        ("predict quick --max-batch --memory 48", "write a size such as 48GiB"),
+        ("predict quick --max-batch --memory lots", "write a size such as 48GiB"),
+        ("plot memory", "no run under"),
         ("run --colour", "No such option: --colour"),
         ("predict quick --format jsn", "'--format'"),
         ("table", "no run under"),
@@ -74,6 +84,42 @@ def test_predict_gives_the_papers_cache(bench):
     rows = json.loads(bench("predict", "code_table3", "--format", "json").stdout)
     at_64 = {row["method"]: row["kv_cache_mib"] for row in rows if row["batch_size"] == 64}
     assert at_64 == {"VAR-d30": 28687.5, "CoDe N=6 (d30+d16)": 8160.0}
+
+
+@pytest.mark.parametrize(
+    ("memory", "options", "fits"),
+    [("48GiB", [], 78), ("45 GiB", ["--no-ecc"], 78), ("4GiB", [], 0)],
+)
+def test_predict_gives_the_largest_batch_of_a_card(bench, memory, options, fits):
+    one = ["predict", "code_table3", "--set", "method=var", "--max-batch", "--memory", memory]
+    (row,) = json.loads(bench(*one, *options, "--format", "json").stdout)
+    assert row["largest_batch"] == fits
+    parts = row["params_mib"] + row["kv_cache_mib"] + row["running_mib"]
+    assert row["total_mib"] == pytest.approx(parts)
+    said = " ".join(bench(*one, *options).stdout.split())
+    assert ("not even one image fits" in said) == (fits == 0)
+
+
+def test_a_run_keeps_a_trace_with_its_scales(bench, tmp_path):
+    axes = ["method=var", "depth=1", "stack=modern", "samples=1", "max_seconds=0.1"]
+    changes = [word for axis in axes for word in ("--set", axis)]
+    where = ["--out", str(tmp_path / "run"), "--trace", str(tmp_path / "traces")]
+    result = bench("run", "quick", *changes, *where, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    (file,) = (tmp_path / "traces").iterdir()
+    assert f"trace: {file}" in result.stdout.replace("\n", "")
+    names = {str(event.get("name")) for event in json.loads(file.read_text())["traceEvents"]}
+    assert {name for name in names if name.startswith("scale ")} == {
+        f"scale {k}" for k in range(1, 11)
+    }
+
+
+def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "find", lambda targets: [fake_run("quick")])
+    result = bench("plot", "memory", "quick", "--out", str(tmp_path))
+    names = sorted(file.name for file in tmp_path.glob("*.png"))
+    assert result.exit_code == 0, result.output
+    assert names == ["quick-memory.png", "quick-timeline.png"]
 
 
 def test_a_table_of_an_experiment_that_was_never_run_is_the_papers(bench):

@@ -115,6 +115,7 @@ def test_predictions_carry_the_same_names(capsys):
     told = predict(make_case({"method": "var", "batch_size": 8}))
     assert first["kv_cache_mib"] == max(told.kv_cache_bytes) / 2**20
     assert first["params_mib"] == told.params_bytes / 2**20
+    assert first["running_mib"] == told.running_bytes / 2**20
     assert len(first["gflops_by_scale"]) == len(first["kv_cache_by_scale_mib"]) == 10
 
 
@@ -139,6 +140,26 @@ def test_a_damaged_run_is_one_line_and_does_not_hide_the_others(tmp_path, text, 
     assert str(e.value).count("\n") == 0
     monkeypatch.setattr(cli, "RESULTS", tmp_path)
     assert cli.find(["quick"])[0].folder == tmp_path / "machine" / "good"
+
+
+def test_a_row_says_where_memory_is_not_as_predicted(capsys):
+    run = fake_run("variant_table3", batch_size=64)
+    assert "; running" not in printed(run, "md", capsys)
+    run.records[1]["memory"]["running_mib"] *= 1.25
+    run.records[2]["memory"] |= {"accounted": False, "unaccounted_mib": 7.0}
+    text = printed(run, "md", capsys)
+    thinned = [line for line in text.splitlines() if line.startswith("| VARiant-d16")]
+    assert "ok; running +25%" in thinned[0]
+    assert "ok; 7.0 MiB unaccounted" in text
+    assert "Status says where memory is not as predicted" in text
+
+
+def test_by_scale_shows_what_is_left_after_each(capsys):
+    run = fake_run("code_table3", batch_size=64)
+    scales = tables.measured(run).more[0].data
+    left = scales[(scales["method"] == "CoDe N=6 (d30+d16)") & (scales["by scale"] == "live MiB")]
+    made = run.records[1]["memory"]["live_by_scale_mib"]
+    assert left[[str(k) for k in range(1, 11)]].iloc[0].tolist() == [f"{b:.0f}" for b in made]
 
 
 def test_several_runs_are_one_json(capsys):
