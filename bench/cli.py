@@ -367,7 +367,7 @@ class GateFormat(StrEnum):
 
 @app.command("compare")
 def compare_(
-    base: Annotated[str, typer.Argument(help="a run's folder, or pytest-benchmark's JSON file")],
+    base: Annotated[str, typer.Argument(help="a run's folder, or pytest-benchmark's JSON")],
     new: Annotated[str, typer.Argument(help="the same, to be judged against BASE")],
     threshold: Annotated[str, typer.Option(help="change of the median that matters")] = "3%",
     alpha: Annotated[float, typer.Option(help="chance of a false change in all the table")] = 0.01,
@@ -378,7 +378,7 @@ def compare_(
     from bench import compare, gate
 
     sides = [
-        compare.of_benchmark(Path(side)) if side.endswith(".json") else find([side])[0]
+        compare.of_benchmarks(Path(side)) if compare.is_benchmarks(Path(side)) else find([side])[0]
         for side in (base, new)
     ]
     comparison = compare.compare(sides[0], sides[1], compare.share(threshold), alpha)

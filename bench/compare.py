@@ -1,13 +1,13 @@
 """The regression gate: two results, each case and figure judged from the raw samples.
 
-    base, new = of_run(tables.load(a)), of_run(tables.load(b))       # or of_benchmark(file)
+    base, new = of_run(tables.load(a)), of_run(tables.load(b))       # or of_benchmarks(path)
     comparison = compare(base, new)
     sys.exit(comparison.exit_code)
 
-Latency (in all, by scale, of the VQVAE) and speed-up go through `bench.stats`, with one
-correction over the whole table; memory has no noise and is compared as it is.  Both sides are
-one process a case, and what processes of the same code differ by is not in their samples: where
-that is more than about 0.5 %, the error rates of docs/gate.md do not hold.
+Latency (in all, by scale, of the VQVAE) and speed-up go through `bench.stats`, which takes each
+round as one observation, with one correction over the whole table; memory has no noise and is
+compared as it is.  Where both sides have one round only, `bench.ranks` takes the samples, and
+what processes of the same code differ by is not in them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench import records, stats, tables
+from bench import ranks, records, stats, tables
 from bench.cases import UsageError
+from bench.machine import BUSY_CORES
 
+Rounds = dict[int, stats.Array]  # by the round's number
 Verdict = Literal["faster", "slower", "same", "undecided"]
 # Relative change that matters, by figure in MiB.  The cache follows from shapes: any is real.
 MEMORY = {"total memory": ("total_mib", 0.01), "KV cache": ("kv_cache_mib", 1e-9)}
@@ -43,14 +45,19 @@ class NotComparable(UsageError):
 
 @dataclass
 class Measured:
-    """A case of one side.  samples: seconds by figure; memory: MiB; baseline: its case's key."""
+    """A case of one side.
+
+    samples: seconds by figure, and within it by round.  memory: MiB, the largest of all rounds.
+    baseline: its case's key.  load: cores that other processes kept busy, at most.
+    """
 
     label: str
     status: str = "ok"
     reason: str = ""
-    samples: dict[str, stats.Array] = field(default_factory=dict)
+    samples: dict[str, Rounds] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
     baseline: str | None = None
+    load: float = 0.0
 
 
 @dataclass
@@ -66,8 +73,12 @@ class Side:
 
 @dataclass
 class Finding:
-    """A figure of a case.  base, new: medians, in `unit`.  change, low, high: relative; the
-    interval holds for the whole table at once.  p: corrected, that it changed."""
+    """A figure of a case.
+
+    base, new: medians, in `unit`; of several rounds, the mean of their `stats.middle`.
+    change, low, high: relative; the interval holds for the whole table at once.  p: corrected,
+    that it changed.  n_base, n_new: samples in all rounds.
+    """
 
     key: str
     case: str
@@ -82,6 +93,8 @@ class Finding:
     p: float | None = None
     n_base: int | None = None
     n_new: int | None = None
+    rounds_base: int | None = None
+    rounds_new: int | None = None
     regression: bool = False
     reason: str = ""
 
@@ -89,7 +102,11 @@ class Finding:
         head = f"{self.case}: {self.figure}"
         if self.change is None:
             return f"{head} {self.word}" + f" ({self.reason})" * bool(self.reason)
-        span = f" [{self.low:+.1%} to {self.high:+.1%}]" if self.low and self.high else ""
+        span = (
+            f" [{self.low:+.1%} to {self.high:+.1%}]"
+            if self.low is not None and self.high is not None
+            else ""
+        )
         values = f"{self.base:.4g} to {self.new:.4g} {self.unit}"
         return f"{head} {values}, {self.change:+.1%}{span}, {self.word}"
 
@@ -142,10 +159,13 @@ def of_run(run: tables.Run) -> Side:
     versions = {record.get("schema") for record in run.records}
     if versions != {records.SCHEMA}:
         raise NotComparable(f"{where}: schema {versions}, this reads {records.SCHEMA}")
+    by_key: dict[str, list[records.Record]] = {}
+    for record in run.records:
+        by_key.setdefault(record["key"], []).append(record)
     cases = {}
-    for key, record in {record["key"]: record for record in run.records}.items():
+    for key, lines in by_key.items():
         try:
-            cases[key] = of_record(record, run.records)
+            cases[key] = of_records(lines, run.records)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
             raise UsageError(f"{where}: record {key} is damaged ({e!r})") from None
     labels = Counter(case.label for case in cases.values())
@@ -164,19 +184,29 @@ def of_run(run: tables.Run) -> Side:
     return Side(where, same, told, cases, run.complaints)
 
 
-def of_record(record: records.Record, others: list[records.Record]) -> Measured:
-    """A record as a case; `others` are searched for its baseline, the first that fits."""
+def of_records(lines: list[records.Record], others: list[records.Record]) -> Measured:
+    """The records of a case, one for each round, as a case that failed if any round did;
+    `others` are searched for its baseline, the first that fits."""
+    failed = [record for record in lines if record["status"] != "ok"]
+    record = failed[0] if failed else lines[0]
     how = f"batch {record['batch_size']}, {record['stack']} {record['precision']}"
     found = Measured(clean(f"{record['method']}, {how}"), clean(record["status"]))
     found.reason = clean(record.get("reason") or "")
-    if found.status != "ok":
+    if failed:
         return found
-    taken = record["samples"]
-    found.samples["latency"] = as_samples(taken["latency_s"])
-    for k, scale in enumerate(np.array(taken["scale_latency_s"], float).T, 1):
-        found.samples[f"scale {k}"] = as_samples(scale)
-    found.samples["VQVAE latency"] = as_samples(taken["vqvae_latency_s"])
-    found.memory = {name: float(record["memory"][key]) for name, (key, _) in MEMORY.items()}
+    for line in lines:
+        taken, round_ = line["samples"], int(line.get("round", 1))
+        by_scale = np.array(taken["scale_latency_s"], float).T
+        figures = {
+            "latency": taken["latency_s"],
+            **{f"scale {k}": scale for k, scale in enumerate(by_scale, 1)},
+            "VQVAE latency": taken["vqvae_latency_s"],
+        }
+        for name, values in figures.items():
+            found.samples.setdefault(name, {})[round_] = as_samples(values)
+    for name, (key, _) in MEMORY.items():
+        found.memory[name] = float(np.max([float(line["memory"][key]) for line in lines]))
+    found.load = max(float(line.get("other_load_cores") or 0) for line in lines)
     wanted = (record.get("baseline") or {"method": None}).items()
     fits = [other["key"] for other in others if wanted <= other["case"].items()]
     found.baseline = fits[0] if fits and fits[0] != record["key"] else None
@@ -187,23 +217,63 @@ def as_samples(values: Any) -> stats.Array:
     samples = np.array(values, float)
     if samples.ndim != 1:
         raise ValueError("samples are not a list of numbers")
-    return samples[:: max(1, math.ceil(samples.size / stats.LARGEST))]
+    return samples[:: max(1, math.ceil(samples.size / ranks.LARGEST))]
 
 
-def of_benchmark(file: Path) -> Side:
-    """A JSON file of pytest-benchmark's, latency only.  Raises UsageError for any other file."""
+def is_benchmarks(path: Path) -> bool:
+    """Whether it names what pytest-benchmark wrote: a JSON file, or a folder of them, no run."""
+    if path.is_dir():
+        return not (path / "run.json").exists() and any(path.glob("*.json"))
+    return path.suffix == ".json"
+
+
+def of_benchmarks(path: Path) -> Side:
+    """A JSON file of pytest-benchmark's, or a folder of such files: each is a round.
+
+    Latency only.  A benchmark is a case of one figure, unless its `extra_info` has "case" and
+    "figure".  Raises UsageError for any other file.
+    """
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    rounds = [of_benchmark(file, round_) for round_, file in enumerate(files, 1)]
+    found = rounds[0]
+    found.where = str(path)
+    for other in rounds[1:]:
+        if other.same != found.same:
+            raise NotComparable(f"{path}: its files are of different machines")
+        for name, value in other.told.items():
+            if value not in found.told[name].split("/"):
+                found.told[name] += f"/{value}"
+        for key, case in other.cases.items():
+            mine = found.cases.setdefault(key, Measured(case.label))
+            for figure, samples in case.samples.items():
+                mine.samples.setdefault(figure, {}).update(samples)
+    return found
+
+
+def of_benchmark(file: Path, round_: int) -> Side:
     try:
-        told = json.loads(file.read_text())
-        cpu = told["machine_info"]["cpu"]
-        cases = {}
-        for benchmark in told["benchmarks"]:
-            name, data = str(benchmark["fullname"]), benchmark["stats"].get("data")
+        info = json.loads(file.read_text())
+        cases: dict[str, Measured] = {}
+        for benchmark in info["benchmarks"]:
+            more, data = benchmark.get("extra_info", {}), benchmark["stats"].get("data")
+            name, figure = str(more.get("case", benchmark["fullname"])), more.get("figure")
             if not data:
                 raise UsageError(f"{file}: no raw samples; add --benchmark-save-data")
-            cases[name] = Measured(clean(name), samples={"latency": as_samples(data)})
-        machine = f"{cpu.get('brand_raw', 'unknown CPU')}, {cpu.get('count', '?')} threads"
-        commit = str((told.get("commit_info") or {}).get("id"))
-        python = str(told["machine_info"].get("python_version"))
+            case = cases.setdefault(name, Measured(clean(name)))
+            case.samples[clean(figure or "latency")] = {round_: as_samples(data)}
+        machine = info["machine_info"]
+        cpu = machine["cpu"]
+        named = f"{cpu.get('brand_raw', 'unknown CPU')}, {cpu.get('count', '?')} threads"
+        told = {
+            "python": str(machine.get("python_version")),
+            "torch": str(machine.get("torch")),
+            "commit": str((info.get("commit_info") or {}).get("id")),
+        }
+        same = {
+            "experiment": "pytest-benchmark",
+            "machine": ", ".join([named, *map(str, machine.get("gpus", []))]),
+            "device": str(machine.get("device")),
+        }
     except OSError as e:
         raise UsageError(f"{file}: cannot be read ({e.strerror})") from None
     except UsageError:
@@ -212,8 +282,7 @@ def of_benchmark(file: Path) -> Side:
         raise UsageError(f"{file}: not a JSON file of pytest-benchmark ({e!r})") from None
     if not cases:
         raise NotComparable(f"{file}: no benchmarks")
-    same = {"experiment": "pytest-benchmark", "machine": machine}
-    return Side(str(file), same, {"python": python, "commit": commit}, cases)
+    return Side(str(file), same, told, cases)
 
 
 # Judging
@@ -246,7 +315,7 @@ def compare(
         found = "/".join(sorted({new.cases[key].status for key in keys}))
         raise NotComparable(f"nothing was measured in either: all {len(keys)} cases are {found}")
     findings: list[Finding] = []
-    judged: list[tuple[Finding, stats.Array, stats.Array, float]] = []
+    judged: list[Judged] = []
     for key in keys:
         before, after = base.cases[key], new.cases[key]
         if (before.status, after.status) != ("ok", "ok"):
@@ -255,12 +324,13 @@ def compare(
         for name in [*before.samples, *(n for n in after.samples if n not in before.samples)]:
             findings.append(Finding(key, after.label, name, "undecided", "s"))
             sides = [before.samples.get(name), after.samples.get(name)]
-            queue(findings, judged, [None if s is None else usable(s) for s in sides], threshold)
+            logs = [None if s is None else usable(s) for s in sides]
+            queue(findings, judged, logs, math.log1p(threshold))
         if before.baseline and before.baseline == after.baseline:
             findings.append(Finding(key, after.label, "speed-up", "undecided", "x"))
             pairs = [inverse_speedup(side, key) for side in (base, new)]
             # a ratio of two such figures has the square root of two times their noise
-            queue(findings, judged, pairs, math.expm1(math.sqrt(2) * math.log1p(threshold)))
+            queue(findings, judged, pairs, math.sqrt(2) * math.log1p(threshold))
         findings += [of_memory(key, before, after, name) for name in MEMORY if before.memory]
     judge(judged, alpha)
     by_figure = {(f.key, f.figure): f for f in findings}
@@ -277,6 +347,10 @@ def compare(
             if key not in others.cases
         ]
     return Comparison(base, new, threshold, alpha, findings, notes(base, new, judged, alpha))
+
+
+# A finding, the logarithms of its samples on both sides, and the shift that matters.
+Judged = tuple[Finding, Rounds, Rounds, float]
 
 
 def common(base: Side, new: Side) -> list[str]:
@@ -307,69 +381,134 @@ def of_memory(key: str, before: Measured, after: Measured, name: str) -> Finding
     return found
 
 
-def usable(samples: stats.Array) -> stats.Array | str:
+def usable(rounds: Rounds) -> Rounds | str:
     """Logarithms, or what is wrong."""
+    samples = np.concatenate([*rounds.values(), []])
     bad = int((~(np.isfinite(samples) & (samples > 0))).sum())
-    if bad or not samples.size:
-        return f"{bad} of {samples.size} samples are not positive numbers" if bad else "no samples"
-    return np.log(samples)
+    if bad:
+        return f"{bad} of {samples.size} samples are not positive numbers"
+    found = {round_: np.log(values) for round_, values in rounds.items() if values.size}
+    return found or "no samples"
 
 
-def inverse_speedup(side: Side, key: str) -> stats.Array | str:
-    """Latency over the baseline's, sample by sample in the order they were taken."""
+def inverse_speedup(side: Side, key: str) -> Rounds | str:
+    """Latency over the baseline's of the same round, sample by sample in the order taken."""
     case = side.cases[key]
     over = side.cases[str(case.baseline)]
-    own, its = (usable(c.samples.get("latency", np.array([]))) for c in (case, over))
+    own, its = (usable(c.samples.get("latency", {})) for c in (case, over))
     if isinstance(own, str) or isinstance(its, str):
         return "the case or its baseline has no usable samples"
-    size = min(own.size, its.size)
-    return own[:size] - its[:size]
+    both = [(round_, min(own[round_].size, its[round_].size)) for round_ in own if round_ in its]
+    found = {round_: own[round_][:size] - its[round_][:size] for round_, size in both}
+    return found or "the case and its baseline have no round in common"
 
 
-def queue(findings: list[Finding], judged: list[Any], sides: list[Any], threshold: float) -> None:
+def queue(findings: list[Finding], judged: list[Judged], sides: list[Any], margin: float) -> None:
     """Puts the last finding among those to be judged, or says why it cannot be."""
     for side, name in zip(sides, ("BASE", "NEW"), strict=True):
         if side is None or isinstance(side, str):
             findings[-1].reason = f"{side or 'no samples'} in {name}"
             return
-    judged.append((findings[-1], *sides, math.log1p(threshold)))
+    judged.append((findings[-1], *sides, margin))
 
 
-def judge(judged: list[tuple[Finding, stats.Array, stats.Array, float]], alpha: float) -> None:
+def judge(judged: list[Judged], alpha: float) -> None:
     """Fills in verdicts, all at once: the correction is over the table."""
     if not judged:
         return
-    weighed = [stats.weigh(base, new, margin) for _, base, new, margin in judged]
-    evidence = stats.Evidence(
-        *(np.array([getattr(e, name) for e in weighed]) for name in ("shift", "changed", "same"))
-    )
-    verdicts = stats.decide(evidence, np.array([margin for *_, margin in judged]), alpha)
+    margins = np.array([margin for *_, margin in judged])
+    several = in_rounds(judged)
+    evidence = by_rounds(judged, alpha) if several else by_ranks(judged, alpha)
+    verdicts = stats.decide(evidence, margins, alpha)
     corrected = stats.holm(evidence.changed)
-    level = alpha / 2 / len(judged)
-    for (found, base, new, _), verdict, p in zip(judged, verdicts, corrected, strict=True):
+    for i, (found, base, new, _) in enumerate(judged):
         sign = -1 if found.figure == "speed-up" else 1
-        found.base, found.new = (float(np.exp(sign * np.median(s))) for s in (base, new))
+        found.base, found.new = (
+            math.exp(sign * (middles(side).mean() if several else np.median([*side.values()])))
+            for side in (base, new)
+        )
         found.change = found.new / found.base - 1
-        low, high = sorted(sign * shift for shift in stats.interval(base, new, level))
+        low, high = sorted(sign * float(shift[i]) for shift in (evidence.low, evidence.high))
         if math.isfinite(low):
             found.low, found.high = math.expm1(low), math.expm1(high)
-        found.verdict, found.p = verdict.item(), float(p)
-        found.n_base, found.n_new = base.size, new.size
+        found.verdict, found.p = verdicts[i].item(), float(corrected[i])
+        found.n_base, found.n_new = (sum(v.size for v in side.values()) for side in (base, new))
+        found.rounds_base, found.rounds_new = len(base), len(new)
 
 
-def notes(base: Side, new: Side, judged: list[Any], alpha: float) -> list[str]:
+def middles(rounds: Rounds) -> stats.Array:
+    """Of each round."""
+    return np.array([stats.middle(values) for values in rounds.values()])
+
+
+def in_rounds(judged: list[Judged]) -> bool:
+    """Whether anything was measured in more than one round."""
+    return any(max(len(base), len(new)) > 1 for _, base, new, _ in judged)
+
+
+def by_rounds(judged: list[Judged], alpha: float) -> stats.Evidence:
+    sides = []
+    for side in ([base for _, base, _, _ in judged], [new for _, _, new, _ in judged]):
+        rows = np.full((len(side), max(map(len, side))), np.nan)
+        for row, rounds in zip(rows, side, strict=True):
+            row[: len(rounds)] = middles(rounds)
+        sides.append(rows)
+    kinds = np.unique([found.figure for found, *_ in judged], return_inverse=True)[1]
+    margins = np.array([margin for *_, margin in judged])
+    return stats.weigh(sides[0], sides[1], margins, kinds, alpha)
+
+
+def by_ranks(judged: list[Judged], alpha: float) -> stats.Evidence:
+    level, weighed = alpha / 2 / len(judged), []
+    for _, base, new, margin in judged:
+        (before,), (after,) = base.values(), new.values()  # the only round
+        weighed.append(ranks.weigh(before, after, margin, level))
+    columns = zip(*((e.shift, e.changed, e.same, e.low, e.high) for e in weighed), strict=True)
+    return stats.Evidence(*(np.array(column) for column in columns))
+
+
+def notes(base: Side, new: Side, judged: list[Judged], alpha: float) -> list[str]:
     """What a reader must know."""
     found = [
         f"{name}: {value or 'unknown'} in BASE, {new.told.get(name) or 'unknown'} in NEW"
         for name, value in base.told.items()
         if value != new.told.get(name)
     ]
-    smallest = min((min(b.size, n.size) for _, b, n, _ in judged), default=0)
-    if judged and smallest < stats.SAMPLES:
-        least = stats.fewest(len(judged), alpha)
-        cannot = "nothing can be decided" if smallest < least else "little can be decided"
-        found.append(
-            f"Some figures have {smallest} samples: with fewer than {least} {cannot} in a table "
-            f"of {len(judged)} figures, and {stats.SAMPLES} are needed to see 5 % reliably."
-        )
+    for side, name in ((base, "BASE"), (new, "NEW")):
+        busy = [case.label for case in side.cases.values() if case.load > BUSY_CORES]
+        if busy:
+            found.append(f"The machine was busy with other work in {name}: {'; '.join(busy)}.")
+    if judged:
+        found += too_little(judged, alpha)
     return found + [clean(line) for line in base.complaints + new.complaints]
+
+
+def too_little(judged: list[Judged], alpha: float) -> list[str]:
+    """What more rounds or samples would tell."""
+    sides = [side for _, base, new, _ in judged for side in (base, new)]
+    if in_rounds(judged):
+        fewest = min(map(len, sides))
+        if fewest >= stats.ROUNDS:
+            return []
+        return [
+            f"Some figures have {plural(fewest, 'round')}: {stats.ROUNDS} on each side, of "
+            f"{stats.SAMPLES} samples, are needed to see 5 % reliably."
+        ]
+    found = [
+        "One round on each side: what processes of the same code differ by cannot be told from "
+        f"a change.  {stats.ROUNDS} rounds show it."
+    ]
+    fewest = min(sum(values.size for values in side.values()) for side in sides)
+    if fewest < ranks.SAMPLES:
+        least = ranks.fewest(len(judged), alpha)
+        cannot = "nothing can be decided" if fewest < least else "little can be decided"
+        found.append(
+            f"Some figures have {plural(fewest, 'sample')}: with fewer than {least} {cannot} in "
+            f"a table of {plural(len(judged), 'figure')}, and {ranks.SAMPLES} are needed to see "
+            "5 % reliably."
+        )
+    return found
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"

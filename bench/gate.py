@@ -188,8 +188,8 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def page(comparison: Comparison, findings: list[Finding]) -> Figure:
-    """A case's samples in the order they were taken, their distributions, and every figure's
-    change with its interval."""
+    """A case's samples in the order they were taken, round by round, their distributions, and
+    every figure's change with its interval."""
     timed = [f for f in findings if f.n_base is not None]
     latency = next(f for f in timed if f.figure == "latency")
     height = 3.0 if len(timed) > 3 else 2.2
@@ -198,12 +198,15 @@ def page(comparison: Comparison, findings: list[Finding]) -> Figure:
     order, spread, changes = figure.subplots(1, 3, width_ratios=(1.15, 1, 1.1))
     sides = ("BASE", BLUE, comparison.base), ("NEW", VERMILLION, comparison.new)
     for name, color, side in sides:
-        samples = side.cases[latency.key].samples["latency"]
-        median = float(np.median(samples))
+        rounds = side.cases[latency.key].samples["latency"]
+        samples = np.concatenate([*rounds.values()])
+        middle = latency.base if name == "BASE" else latency.new
         order.plot(np.arange(1, samples.size + 1), samples, ".", color=color, ms=4, alpha=0.8)
-        order.axhline(median, color=color, lw=1, label=f"{name}: median {median:.4g} s")
+        order.axhline(middle, color=color, lw=1, label=f"{name}: {middle:.4g} s")
+        for end in np.cumsum([values.size for values in rounds.values()])[:-1]:
+            order.axvline(end + 0.5, color=color, lw=0.6, ls=":")
         spread.ecdf(samples, color=color)
-        spread.plot(median, 0.5, "o", color=color, ms=4)
+        spread.plot(middle, 0.5, "o", color=color, ms=4)
     order.set(xlabel="sample, in the order taken", ylabel="latency (s)", title="Samples")
     spread.set(xlabel="latency (s)", ylabel="share of the samples", title="Distribution")
     spread.margins(x=0.08)

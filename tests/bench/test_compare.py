@@ -13,7 +13,7 @@ import pytest
 from synthetic import fake_run
 from typer.testing import CliRunner
 
-from bench import cli, compare, gate, records, stats, tables
+from bench import cli, compare, gate, ranks, records, stats, tables
 from bench.cases import UsageError
 from bench.compare import NotComparable
 
@@ -28,16 +28,25 @@ def measured():
 
 @pytest.fixture
 def run(measured):
-    """Makes runs of that experiment; noise of 0.5 %, each with a seed of its own."""
+    """Makes runs of that experiment; noise of 0.5 %, each with a seed of its own.
+
+    processes: what the rounds differ by, a standard deviation.
+    """
     seeds = itertools.count()
 
-    def make(n=stats.SAMPLES, slower=(), by=1.0):
+    def make(n=stats.SAMPLES, slower=(), by=1.0, rounds=stats.ROUNDS, processes=0.0):
         rng, made = np.random.default_rng(next(seeds)), copy.deepcopy(measured)
+        made.records = [
+            copy.deepcopy(record) | {"round": i, "other_load_cores": 0}
+            for i in range(1, rounds + 1)
+            for record in made.records
+        ]
         for i, record in enumerate(made.records):
+            i %= len(made.sweep.cases)
             taken = record["samples"]
             mid = np.median(taken["scale_latency_s"], 0)
             scales = mid * np.exp(0.005 * rng.standard_normal((n, mid.size)))
-            scales *= by if i in slower else 1
+            scales *= (by if i in slower else 1) * np.exp(processes * rng.standard_normal())
             taken["scale_latency_s"] = scales.tolist()
             taken["latency_s"] = scales.sum(1).tolist()
             taken["vqvae_latency_s"] = (0.4 * np.exp(0.005 * rng.standard_normal(n))).tolist()
@@ -94,17 +103,65 @@ def test_a_change_at_the_threshold_is_undecided(run):
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
-def test_few_samples_decide_nothing_and_the_table_says_so(run, n):
-    found = compare.compare(run(n), run(n, slower=[0, 1, 2], by=2))
+def test_few_samples_of_one_process_decide_nothing_and_the_table_says_so(run, n):
+    found = compare.compare(run(n, rounds=1), run(n, slower=[0, 1, 2], by=2, rounds=1))
     assert set(verdicts(found)) == {"undecided"}
     assert found.exit_code == 0
-    assert any(f"{n} samples" in note for note in found.notes)
+    assert any(f"{n} sample{'s' * (n > 1)}:" in note for note in found.notes)
 
 
-def test_sides_may_have_different_numbers_of_samples(run):
-    found = compare.compare(run(25), run(70, slower=[1], by=1.08))
+def test_one_round_is_compared_by_its_samples_and_the_table_says_so(run):
+    found = compare.compare(run(40, rounds=1), run(40, slower=[1], by=1.06, rounds=1))
     assert verdicts(found) == ["same", "slower", "same"]
-    assert {(f.n_base, f.n_new) for f in found.findings if f.figure == "latency"} == {(25, 70)}
+    assert any(note.startswith("One round on each side") for note in found.notes)
+
+
+def test_few_rounds_are_told(run):
+    found = compare.compare(run(rounds=5), run(rounds=3))
+    assert any("have 3 rounds: 5 on each side" in note for note in found.notes)
+    assert not any("rounds" in note for note in compare.compare(run(), run()).notes)
+
+
+def test_what_processes_differ_by_is_no_change_though_samples_agree(run):
+    """Two processes a side that are 3 to 6 % apart, each with hardly any noise of its own."""
+    found = compare.compare(run(processes=0.05), run(processes=0.05))
+    assert "slower" not in verdicts(found) + verdicts(found, "scale 10")
+
+
+def test_one_round_that_overlaps_keeps_a_noisy_case_from_an_alarm(run):
+    """Four of its five rounds are slow; the other cases are quiet, and t alone would say so."""
+    base, new = run(), run()
+    for record in new.records[1:-3:3]:
+        taken = record["samples"]
+        for name in ("latency_s", "scale_latency_s"):
+            taken[name] = (1.06 * np.array(taken[name])).tolist()
+    assert verdicts(compare.compare(base, new)) == ["same", "undecided", "same"]
+
+
+def test_sides_may_have_different_numbers_of_rounds_and_samples(run):
+    base, new = run(25, rounds=4), run(7, rounds=6, slower=[1], by=1.08)
+    del new.records[-2]
+    found = compare.compare(base, new)
+    assert verdicts(found) == ["same", "slower", "same"]
+    latency = [f for f in found.findings if f.figure == "latency"]
+    assert {(f.n_base, f.rounds_base) for f in latency} == {(100, 4)}
+    assert [(f.n_new, f.rounds_new) for f in latency] == [(42, 6), (35, 5), (42, 6)]
+
+
+def test_a_case_that_failed_in_a_round_failed(run):
+    new = run()
+    new.records[4] = new.records[4] | {"status": "oom", "reason": "no memory"}
+    found = compare.compare(run(), new)
+    status = [f for f in found.regressions if f.figure == "status"]
+    assert [f.reason for f in status] == ["ok to oom: no memory"]
+
+
+def test_cases_of_a_busy_machine_are_named(run):
+    new = run()
+    new.records[5]["other_load_cores"] = 1.5
+    found = compare.compare(run(), new)
+    label = found.new.cases[new.records[5]["key"]].label
+    assert f"The machine was busy with other work in NEW: {label}." in found.notes
 
 
 @pytest.mark.parametrize(
@@ -119,7 +176,8 @@ def test_sides_may_have_different_numbers_of_samples(run):
 )
 def test_memory_is_compared_as_it_is(run, key, grown, verdict):
     base, new = run(1), run(1)
-    new.records[1]["memory"][key] *= grown
+    for record in new.records[1::3]:
+        record["memory"][key] *= grown
     found = compare.compare(base, new)
     figure = {"total_mib": "total memory", "kv_cache_mib": "KV cache"}[key]
     assert verdicts(found, figure) == ["same", verdict, "same"]
@@ -149,23 +207,24 @@ def test_a_status_that_changed_is_a_finding(run, before, after, verdict):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
 def test_a_sample_that_is_no_time_leaves_its_figures_undecided(run, bad):
     new = run()
-    new.records[0]["samples"]["latency_s"][3] = bad
+    new.records[3]["samples"]["latency_s"][3] = bad
     found = compare.compare(run(), new)
     assert verdicts(found) == ["undecided", "same", "same"]
     assert set(verdicts(found, "speed-up")) == {"undecided"}
     reason = next(f.reason for f in found.findings if f.figure == "latency")
-    assert reason == "1 of 40 samples are not positive numbers in NEW"
+    assert reason == "1 of 60 samples are not positive numbers in NEW"
 
 
 def test_a_figure_that_one_side_lacks_is_undecided(run):
     new = run()
-    new.records[0]["samples"]["vqvae_latency_s"] = []
+    for record in new.records[0::3]:
+        record["samples"]["vqvae_latency_s"] = []
     assert verdicts(compare.compare(run(), new), "VQVAE latency")[0] == "undecided"
 
 
 def test_cases_of_one_side_only_are_listed(run):
     base, new = run(), run()
-    del base.records[1], new.records[2]
+    del base.records[1::3], new.records[2::3]
     found = [f for f in compare.compare(base, new).findings if f.figure == "case"]
     assert [f.reason for f in found] == ["only in BASE", "only in NEW"]
 
@@ -259,11 +318,11 @@ def test_shares_are_percent_or_plain():
 
 
 def test_the_tail_is_the_count_of_all_orders():
-    ranks = [sum(r) - 10 for r in itertools.combinations(range(1, 10), 4)]
-    counted = [np.mean([r <= u for r in ranks]) for u in range(21)]
-    assert stats.ranks_tail(4, 5) == pytest.approx(counted)
-    assert stats.ranks_tail(10, 10)[0] == pytest.approx(1 / math.comb(20, 10))
-    large = stats.ranks_tail(200, 200)
+    orders = [sum(r) - 10 for r in itertools.combinations(range(1, 10), 4)]
+    counted = [np.mean([r <= u for r in orders]) for u in range(21)]
+    assert ranks.ranks_tail(4, 5) == pytest.approx(counted)
+    assert ranks.ranks_tail(10, 10)[0] == pytest.approx(1 / math.comb(20, 10))
+    large = ranks.ranks_tail(200, 200)
     assert (np.diff(large) >= 0).all()
     assert large[0] == pytest.approx(1 / math.comb(400, 200))
     assert large[20000] == pytest.approx(0.5, abs=0.01)
@@ -273,13 +332,43 @@ def test_holm_is_the_textbook():
     assert stats.holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_the_interval_covers_the_shift():
-    rng, missed = np.random.default_rng(0), 0
-    for _ in range(300):
-        low, high = stats.interval(rng.standard_normal(12), rng.standard_normal(12) + 1, level=0.05)
-        missed += not low <= 1 <= high
-    assert 0.05 < missed / 300 < 0.15
-    assert stats.interval(np.zeros(2), np.zeros(2), 0.01) == (-math.inf, math.inf)
+def test_the_interval_of_one_process_covers_the_shift():
+    base, new = np.random.default_rng(0).standard_normal((2, 300, 12))
+    new += 1
+    evidence = ranks.weigh(base, new, 0.03, level=0.05)
+    missed = 1 - ((evidence.low <= 1) & (evidence.high >= 1)).mean()
+    assert 0.05 < missed < 0.15
+    undecided = ranks.weigh(np.zeros(2), np.zeros(2), 0.03, 0.01)
+    assert (undecided.low, undecided.high) == (-math.inf, math.inf)
+
+
+def test_the_interval_of_rounds_covers_all_shifts_at_once():
+    rng, kinds, margins = np.random.default_rng(0), np.zeros(10, int), np.full(10, 0.03)
+    base, new = rng.standard_normal((2, 2000, 10, 5))
+    new += 1
+    evidence = stats.weigh(base, new, margins, kinds, alpha=0.1)
+    covered = ((evidence.low <= 1) & (evidence.high >= 1)).all(-1).mean()
+    assert 0.88 < covered < 0.94
+
+
+def test_one_figure_alone_is_students_test():
+    base, new = np.array([[1.0, 2.0, 4.0]]), np.array([[6.0, 7.0, 9.0, 10.0]])
+    evidence = stats.weigh(base, new, np.array([0.5]), np.zeros(1, int), 0.05)
+    # as scipy.stats.ttest_ind(new, base) and its 95 % interval
+    assert evidence.changed == pytest.approx([0.0074852], rel=1e-4)
+    assert [*evidence.low, *evidence.high] == pytest.approx([2.30410, 9.02923], abs=1e-4)
+
+
+def test_a_figure_in_one_round_takes_the_noise_of_the_others():
+    base, new = np.full((3, 2), np.nan), np.full((3, 2), np.nan)
+    base[:, 0], new[:, 0] = 0, 1
+    kinds, margins = np.array([0, 0, 1]), np.full(3, 0.03)
+    assert (stats.weigh(base, new, margins, kinds, 0.05).changed == 1).all()
+    base[1] = [0, 0.01]
+    new[1] = [1, 1.01]
+    first, _, lonely = stats.weigh(base, new, margins, kinds, 0.05).changed
+    assert first < 0.001
+    assert lonely == 1
 
 
 # What it says
