@@ -19,7 +19,9 @@ BOTH = ("published", "modern")
 RUNS = {
     "code_table1": functools.partial(fake_run, "code_table1", stack=BOTH, samples=3),
     "code_table3": functools.partial(fake_run, "code_table3", batch_size=[8, 64, 128]),
-    "code_figure5": functools.partial(fake_run, "code_figure5", batch_size=[1, 8, 64, 128]),
+    "code_figure5": functools.partial(
+        fake_run, "code_figure5", gpu_gib=44, batch_size=[1, 8, 64, 128]
+    ),
     "variant_figure5": functools.partial(fake_run, "variant_figure5"),
     "variant_predicted": functools.partial(fake_run, "variant_figure5", measured=False),
 }
@@ -174,7 +176,7 @@ def test_memory_says_totals_and_what_did_not_fit():
 
 def test_timeline_shows_the_drafters_cache_going():
     figure = page("timeline", "code_table3")
-    panel = next(ax for ax in figure.axes if ax.get_title().startswith("CoDe N=6"))
+    panel = next(ax for ax in figure.axes if ax.get_title("left").startswith("CoDe"))
     cache, peak = (patch.get_data().values for patch in panel.patches)
     made = record("code_table3", method="code", batch_size=64)["memory"]
     assert cache.tolist() == made["kv_cache_by_scale_mib"]
