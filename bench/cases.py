@@ -44,8 +44,8 @@ def bytes_of(text: str) -> int:
         size = int(TypeAdapter(ByteSize).validate_python(text))
     except (ValidationError, OverflowError):
         size = 0
-    if size <= 0:
-        raise UsageError(f"a size must be like 16GiB or 500MiB, not {text!r}")
+    if size < 2**20:  # 48 is 48 bytes, and not what anybody means
+        raise UsageError(f"a size must be like 48GiB, 80GB or 500MiB, not {text!r}")
     return size
 
 

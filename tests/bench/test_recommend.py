@@ -49,7 +49,7 @@ def test_sizes_are_read_as_people_write_them(text, size):
 
 @pytest.mark.parametrize("text", ["potato", "", "16 potatoes", "-1GiB", "0", "nan", "infGiB"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(UsageError, match="a size must be like 16GiB"):
+    with pytest.raises(UsageError, match="a size must be like 48GiB"):
         bytes_of(text)
 
 
@@ -199,7 +199,7 @@ def test_the_command_prints_json_and_draws(bench, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--memory potato", "a size must be like 16GiB or 500MiB, not 'potato'"),
+        ("--memory potato", "a size must be like 48GiB, 80GB or 500MiB, not 'potato'"),
         ("--memory 1GiB", "nothing fits 1,024 MiB at batch 1"),
         ("--batch 0", "'--batch'"),
         ("--precision fp64", "precision must be"),

@@ -156,7 +156,7 @@ def test_a_row_says_where_memory_is_not_as_predicted(capsys):
 
 def test_by_scale_shows_what_is_left_after_each(capsys):
     run = fake_run("code_table3", batch_size=64)
-    scales = tables.measured(run).more[0].data
+    scales = next(t.data for t in tables.measured(run).more if t.title == "By scale")
     left = scales[(scales["method"] == "CoDe N=6 (d30+d16)") & (scales["by scale"] == "live MiB")]
     made = run.records[1]["memory"]["live_by_scale_mib"]
     assert left[[str(k) for k in range(1, 11)]].iloc[0].tolist() == [f"{b:.0f}" for b in made]
