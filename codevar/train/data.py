@@ -362,6 +362,7 @@ def write_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str
     part = path.with_name(f".{path.name}.part")
     try:
         save_file(tensors, part, metadata)
+        part.chmod(0o644)  # safetensors writes for its owner only
         _to_disk(part)
         os.replace(part, path)
         _to_disk(path.parent)
