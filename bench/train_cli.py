@@ -46,14 +46,16 @@ def train(
     ]
     if not files:
         raise UsageError(f"{config[0]}: no .toml file there")
-    if out and len(files) > 1:
-        raise UsageError("--out is the folder of one run; several configs have their own")
     progress = Progress()
     try:
-        loaded = [recipes.load(file, values) for file in files]
-        for file, asked in zip(files, loaded, strict=True):
-            if recipe.value not in ("all", asked.recipe):
-                raise UsageError(f"{file} is for {asked.recipe}: bench.py train {asked.recipe}")
+        loaded = []
+        for file in files:
+            for asked in recipes.load(file, values):
+                if recipe.value not in ("all", asked.recipe):
+                    raise UsageError(f"{file} is for {asked.recipe}: bench.py train {asked.recipe}")
+                loaded.append(asked)
+        if out and len(loaded) > 1:
+            raise UsageError("--out is the folder of one run; several have their own")
         for asked in loaded:
             folder = out or Path(asked.out)
             path = loop.train(asked, folder, device=device, resume=resume, progress=progress)

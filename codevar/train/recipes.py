@@ -16,6 +16,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -381,8 +382,12 @@ RECIPES: dict[str, type[Recipe]] = {
 }
 
 
-def load(path: Path, changes: dict[str, str] | None = None) -> Recipe:
-    """The recipe of a config file.
+#: Keys whose lists make a run each; `out` names them: "runs/mini/drafter_{draft_steps}".
+AXES = ("seed", "draft_steps", "kl", "subnet_depth", "bridge_scales", "ratio")
+
+
+def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
+    """The runs of a config file, usually one.
 
     changes: key -> TOML value, "optimizer.lr" for a table's.
     Raises TrainError: one line with the file, the key and what it may be.
@@ -396,14 +401,26 @@ def load(path: Path, changes: dict[str, str] | None = None) -> Recipe:
         table = values
         for name in tables:
             table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise TrainError(f"--set {key}: {name} is no table")
         table[last] = _value(text)
     name = str(values.get("recipe"))
     if name not in RECIPES:
-        raise TrainError(f"{path}: recipe must be one of {', '.join(RECIPES)}, not {name!r}")
-    try:
-        return RECIPES[name].model_validate(_tuples(values))
-    except ValidationError as e:
-        raise TrainError(f"{path}: {_explained(e)}") from None
+        raise TrainError(f"{path}: recipe must be one of {', '.join(RECIPES)}, not {name}")
+    axes = {key: values[key] for key in AXES if isinstance(values.get(key), list)}
+    runs = []
+    for chosen in product(*axes.values()):
+        of_axis = dict(zip(axes, chosen, strict=True))
+        try:
+            run = RECIPES[name].model_validate(_tuples(values | of_axis))
+            runs.append(run.model_copy(update={"out": run.out.format(**of_axis)}))
+        except ValidationError as e:
+            raise TrainError(f"{path}: {_explained(e)}") from None
+        except (KeyError, IndexError, ValueError):
+            raise TrainError(f"{path}: out may name {', '.join(axes) or 'no key'} only") from None
+    if len({run.out for run in runs}) < len(runs):
+        raise TrainError(f"{path}: out must tell the runs apart: {{{next(iter(axes))}}}")
+    return runs
 
 
 def _value(text: str) -> Any:

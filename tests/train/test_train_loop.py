@@ -234,16 +234,18 @@ def test_a_checkpoint_of_another_shape(folder, tmp_path):
         ("var", {"batch_size": 9, "micro_batch": 4}, ["9", "multiple", "micro_batch 4"]),
         ("var", {"data.side": 16}, ["data.side is 16", "8 pixels"]),
         ("var", {"vqvae": "nowhere.pth"}, ["nowhere.pth"]),
+        ("code-drafter", {"draft_steps": [2, 3]}, ["out must tell the runs apart"]),
+        ("code-drafter", {"out": "{depth}"}, ["out may name no key only"]),
         ("code-drafter", {"draft_steps": 4}, ["draft_steps must be 1..3, not 4"]),
         ("variant", {"subnet_depth": 5}, ["subnet_depth must be 2..4, not 5"]),
         ("var", {"data.source": "folder", "data.folder": "nowhere"}, ["no such folder: nowhere"]),
-        ("fast", {}, ["recipe must be one of vqvae, var, code-drafter", "not 'fast'"]),
+        ("fast", {}, ["recipe must be one of vqvae, var, code-drafter", "not fast"]),
     ],
 )
 def test_mistakes_are_one_line(folder, tmp_path, recipe, changes, parts):
     values = config(folder, "var" if recipe == "fast" else recipe, **changes)
     file = tmp_path / "config.toml"
-    file.write_text(toml(values | {"out": str(tmp_path / "o"), "recipe": recipe}))
+    file.write_text(toml({"out": str(tmp_path / "o")} | values | {"recipe": recipe}))
     done = CliRunner().invoke(app, ["train", "all", "--config", str(file), "--device", "cpu"])
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
