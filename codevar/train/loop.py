@@ -221,6 +221,7 @@ class Run:
             self.config,
             self.group.first,
         )
+        self.group.wait()
 
     def _card(self) -> dict[str, Any]:
         rows = [json.loads(line) for line in (self.out / METRICS).read_text().splitlines()]
