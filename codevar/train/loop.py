@@ -84,7 +84,8 @@ class Run:
                 f"batch_size {recipe.batch_size} is no multiple of {group.size} processes x "
                 f"micro_batch {self.micro}"
             )
-        self._set_up_torch()
+        # A recipe's prefixes, subnets and two models are a graph each.
+        torch._dynamo.config.recompile_limit = 64
         setting = Setting(group.device, group.first, group.wait, self.progress.say)
         self.objective, self.source = recipe.open(setting)
         self.objective.to(group.device).train()
@@ -103,12 +104,6 @@ class Run:
         self.saved = self.done
         self.waiting: list[dict[str, torch.Tensor]] = []  # since the last look
         self.last: dict[str, float] = {}
-
-    def _set_up_torch(self) -> None:
-        # A recipe's prefixes, subnets and two models are a graph each.
-        torch._dynamo.config.recompile_limit = 64
-        if self.group.device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
 
     def go(self) -> Path:
         metrics = self.out / METRICS
@@ -234,6 +229,7 @@ class Run:
             "last": rows[-1],
             "processes": self.group.size,
             "hardware": _hardware(self.group.device),
+            **_peak(self.group.device),
             "torch": torch.__version__,
             "commit": _commit(),
         }
@@ -271,6 +267,13 @@ def _hardware(device: torch.device) -> str:
 
     name = cpuinfo.get_cpu_info().get("brand_raw", platform.machine())
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _peak(device: torch.device) -> dict[str, int]:
+    """Most memory that a GPU held at once."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_memory_mib": torch.cuda.max_memory_allocated(device) >> 20}
 
 
 def _commit() -> str:

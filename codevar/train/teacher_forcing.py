@@ -11,6 +11,7 @@ H heads, c per head, V codes, Z channels, C width.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from itertools import islice
 
 import torch
@@ -88,6 +89,7 @@ def prepare(var: VAR, compiled: bool) -> None:
             block.compile(dynamic=False)
 
 
+@lru_cache  # one function for all models of a pyramid, so that they share compiled graphs
 def by_scale(scales: Scales, grouped_share: float = 0.4) -> Callable[..., torch.Tensor]:
     """An attention for whole pyramids, or their first scales, with their block-causal mask.
 

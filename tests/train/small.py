@@ -84,11 +84,10 @@ def toml(values: dict) -> str:
     return "".join(f"{key} = {of(value)}\n" for key, value in values.items())
 
 
-def train(values: dict, **options) -> Path:
+def train(values: dict, device: str = "cpu", resume: bool = False) -> Path:
     recipe = recipes.RECIPES[values["recipe"]].model_validate(values)
-    return loop.train(
-        recipe, Path(values["out"]), device="cpu", progress=Progress(quiet=True), **options
-    )
+    quiet = Progress(quiet=True)
+    return loop.train(recipe, Path(values["out"]), device=device, resume=resume, progress=quiet)
 
 
 def same(one: Path, other: Path) -> bool:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from codevar.cache import StaticCache
 from codevar.train import losses, teacher_forcing
+from codevar.train.objectives import Prediction
+from codevar.train.step import Step
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +105,23 @@ def test_weights_that_fade_do_not_turn_the_others_up():
     means, tokens = torch.tensor([2.0, 3.0]), [1, 3]
     assert losses.weighted(means, [1, 1], tokens).item() == pytest.approx((2 + 9) / 4)
     assert losses.weighted(means, [0, 1], tokens).item() == pytest.approx(9 / 4)
+
+
+@torch.no_grad()
+def test_mixup_mixes_inputs_classes_and_targets(prepared, vqvae, drafter, labels):
+    step = Step(0, 1, 0.0, 0, 2, range(2))
+    every = {"weights": lambda step: [1.0] * 10, "ever": range(10), "label_dropout": 0.0}
+    objective = Prediction(drafter, vqvae.quantize, **every, mixup=0.2)
+    share = step.draw("mixup").beta(0.2, 0.2)
+    found = objective({"tokens": prepared, "labels": labels}, step)["loss"]
+
+    inputs = vqvae.teacher_forcing_input(prepared)
+    cond = drafter.class_emb(labels)
+    inputs, cond = (share * x + (1 - share) * x.flip(0) for x in (inputs, cond))
+    logits = teacher_forcing.logits(drafter, cond, inputs, 0, 9).log_softmax(-1)
+    own, other = (
+        -logits.gather(-1, tokens[..., None]).mean() for tokens in (prepared, prepared.flip(0))
+    )
+    wanted = share * own + (1 - share) * other
+    assert found.item() == pytest.approx(wanted.item(), abs=1e-4)
+    assert abs(own - other) > 0.01
