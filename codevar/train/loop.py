@@ -45,20 +45,16 @@ def train(
     Raises TrainError for what stops it; the last good checkpoint is then intact.
     """
     group = parallel.join(device)
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock") if group.first else nullcontext()
     try:
-        if isinstance(lock, FileLock):
-            lock.acquire(timeout=0)
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0) if group.first else nullcontext():
+            return Run(recipe, out, group, resume, progress or Progress()).go()
     except Timeout:
         raise TrainError(f"{out}: another run is training there") from None
-    try:
-        return Run(recipe, out, group, resume, progress or Progress()).go()
     except torch.OutOfMemoryError:
         raise TrainError("out of memory; a smaller micro_batch needs less") from None
-    finally:
-        if isinstance(lock, FileLock):
-            lock.release()
+    except OSError as e:
+        raise TrainError(f"{out}: {e}; {checkpoint.kept(out)}") from None
 
 
 class Run:
@@ -106,7 +102,9 @@ class Run:
         self.last: dict[str, float] = {}
 
     def go(self) -> Path:
-        metrics = self.out / METRICS
+        metrics, model = self.out / METRICS, self.out / checkpoint.MODEL
+        if self.done == self.steps and model.exists():
+            return model
         if self.group.first:
             _forget_after(metrics, self.done)
         with self.progress.of(self.recipe.recipe, self.done, self.steps, self.recipe.batch_size):
@@ -133,7 +131,7 @@ class Run:
             self.out, self.objective.model, self.recipe.half, self._card(), self.group.first
         )
         self.group.wait()
-        return self.out / checkpoint.MODEL
+        return model
 
     def _parts(self) -> Iterator[Step]:
         """The forwards of this process, in order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import resource
 import signal
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from small import PATCH_SIZES, config, files, refused, same, toml, train
 from typer.testing import CliRunner
@@ -243,9 +245,10 @@ def test_a_checkpoint_of_another_shape(folder, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(folder, tmp_path, recipe, changes, parts):
+    changes = {"out": str(tmp_path / "o")} | changes
     values = config(folder, "var" if recipe == "fast" else recipe, **changes)
     file = tmp_path / "config.toml"
-    file.write_text(toml({"out": str(tmp_path / "o")} | values | {"recipe": recipe}))
+    file.write_text(toml(values | {"recipe": recipe}))
     done = CliRunner().invoke(app, ["train", "all", "--config", str(file), "--device", "cpu"])
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
@@ -258,3 +261,35 @@ def test_the_command_wants_the_recipe_of_the_config(folder, tmp_path):
     done = CliRunner().invoke(app, ["train", "vqvae", "--config", str(file)])
     assert done.exit_code == 2
     assert "is for var: bench.py train var" in done.stderr
+
+
+def test_two_runs_do_not_share_a_folder(folder, tmp_path):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    with FileLock(tmp_path / "o" / ".lock"), refused("another run is training there"):
+        train(values)
+    (tmp_path / "file").write_text("in the way")
+    with refused("File exists", "no checkpoint yet"):
+        train(values | {"out": str(tmp_path / "file")})
+
+
+def test_a_finished_run_is_left_as_it_is(folder, tmp_path):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    path = train(values)
+    before = path.stat().st_mtime_ns
+    assert train(values, resume=True) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_lists_make_a_run_each_and_lines_tell_how_far_it_is(folder, tmp_path):
+    values = config(folder, "code-drafter", out=str(tmp_path) + "/drafter_{draft_steps}")
+    file = tmp_path / "drafters.toml"
+    file.write_text(toml(values | {"draft_steps": [2, 3]}))
+    command = ["train", "code-drafter", "--config", str(file), "--set", "steps=2"]
+    done = CliRunner().invoke(app, [*command, "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "drafter_2" / checkpoint.MODEL).exists()
+    assert (tmp_path / "drafter_3" / checkpoint.MODEL).exists()
+    lines = done.stdout.splitlines()
+    shown = r"code-drafter: step 1 of 2, loss [\d.]+, [\d.e+]+ images/s, 0:00:\d\d left, by scale"
+    assert re.match(shown + r" [\d.]+ [\d.]+$", lines[0]), lines
+    assert sum(line.startswith("model: ") for line in lines) == 2
