@@ -97,9 +97,7 @@ class Run:
         if before:
             checkpoint.restore(out, self.objective, self.optimizers)
             self.scaler.load_state_dict(before["scaler"])
-        self.saved = self.done
         self.waiting: list[dict[str, torch.Tensor]] = []  # since the last look
-        self.last: dict[str, float] = {}
 
     def go(self) -> Path:
         metrics, model = self.out / METRICS, self.out / checkpoint.MODEL

@@ -134,13 +134,10 @@ class Reconstruction(Objective):
     model: VQVAE
     uses: torch.Tensor
 
-    def __init__(
-        self, vqvae: VQVAE, *, seed: int, beta: float, unquantised: int, restart_every: int
-    ) -> None:
+    def __init__(self, vqvae: VQVAE, *, beta: float, unquantised: int, restart_every: int) -> None:
         super().__init__()
         self.model = vqvae
-        self.seed, self.beta = seed, beta
-        self.unquantised, self.restart_every = unquantised, restart_every
+        self.beta, self.unquantised, self.restart_every = beta, unquantised, restart_every
         self.register_buffer("uses", torch.zeros(vqvae.config.vocab))
         self._recent: torch.Tensor | None = None
 

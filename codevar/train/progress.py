@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -37,7 +37,8 @@ class Progress:
 
     def show(self, done: int, found: dict[str, float]) -> None:
         left = (self.steps - done) * self.batch_size / found["images_per_s"]
-        scales = [v for k, v in found.items() if k.startswith("scale_")]
+        names = [k.removeprefix("scale_") for k in found if k.startswith("scale_")]
+        scales = [found[f"scale_{name}"] for name in names]
         others = [f"{k} {found[k]:.3g}" for k in ("psnr_db", "accuracy") if k in found]
         line = ", ".join(
             [
@@ -52,10 +53,9 @@ class Progress:
             by_scale = f", by scale {' '.join(f'{v:.3f}' for v in scales)}" if scales else ""
             self.say(line + by_scale)
             return
-        table = Table(box=None, pad_edge=False)
-        for k in found:
-            if k.startswith("scale_"):
-                table.add_column(k.replace("_", " "), justify="right")
-        table.add_row(*(f"{v:.3f}" for v in scales))
-        bar = ProgressBar(self.steps, done, width=60)
-        self._live.update(Group(Text(line), bar, table) if scales else Group(Text(line), bar))
+        parts: list[RenderableType] = [Text(line)]
+        if scales:
+            table = Table("scale", *names, box=None, pad_edge=False)
+            table.add_row("loss", *(f"{v:.3f}" for v in scales))
+            parts.append(table)
+        self._live.update(Group(*parts, ProgressBar(self.steps, done, width=60)))

@@ -162,7 +162,6 @@ class TrainVQVAE(Recipe):
             vqvae.decoder.compile()
         objective = objectives.Reconstruction(
             vqvae,
-            seed=self.seed,
             beta=self.beta,
             unquantised=self.unquantised,
             restart_every=self.restart_every,

@@ -54,12 +54,10 @@ def losses(out: str) -> list[float]:
 
 
 CASES = (
-    ("var", {}),
     ("var", {"micro_batch": 2}),
     ("vqvae", {"unquantised": 9}),
     ("code-refiner", {}),
     ("variant", {"bridge_scales": 0, "ratio": 0.5}),
-    ("var", {"parallel": "fsdp"}),
     ("variant", {"parallel": "fsdp", "micro_batch": 2, "recompute": True}),
 )
 
