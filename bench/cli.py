@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from bench import experiment, machine, records, tables
+from bench import experiment, machine, records, tables, train_cli
 from bench.cases import UsageError, bytes_of
 
 ROOT = Path(__file__).parent.parent
@@ -353,6 +353,9 @@ def find(targets: list[str] | None) -> list[tables.Run]:
         named = [folder for folder, name in newest if name == sweep.name]
         found.append(tables.load(named[0]) if named else tables.Run(sweep))
     return found
+
+
+app.command("train")(train_cli.train)
 
 
 class GateFormat(StrEnum):

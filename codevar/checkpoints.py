@@ -76,11 +76,9 @@ def load_var(
         return _fill_from_seed(lambda: VAR(config), seed, device, dtype)
 
     tensors, where = _tensors(source, download)
-    if patch_sizes is None and "lvl_1L" in tensors:
-        level = tensors["lvl_1L"].flatten().tolist()
-        patch_sizes = Scales.from_level_of_token(level).patch_sizes
+    pyramid = patch_sizes or _pyramid(tensors)
     read = VARConfig.from_shapes
-    return _fill(lambda shapes: VAR(read(shapes, patch_sizes)), tensors, where, device, dtype)
+    return _fill(lambda shapes: VAR(read(shapes, pyramid)), tensors, where, device, dtype)
 
 
 def load_vqvae(
@@ -88,12 +86,13 @@ def load_vqvae(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
-    patch_sizes: tuple[int, ...] = PATCH_SIZES_256,
+    patch_sizes: tuple[int, ...] | None = None,
     download: bool = False,
 ) -> VQVAE:
     """A multi-scale VQVAE in evaluation mode.
 
-    patch_sizes: a VQVAE serves any pyramid, so its file does not tell; `PATCH_SIZES_512` for
+    patch_sizes: a VQVAE serves any pyramid; by default that of the file's `lvl_1L`, which only
+    files of `codevar.train` have, or the published one of 256 px; `PATCH_SIZES_512` for
     VAR-d36.  dtype: of encoder and decoder; the quantiser stays float32.  The rest is as for
     `load_var`.
     """
@@ -101,11 +100,12 @@ def load_vqvae(
         name, seed = seeded
         if name != "vae_ch160v4096z32":
             raise CheckpointError(f"{source}: the seeded VQVAE is vae_ch160v4096z32")
-        config = VQVAEConfig(patch_sizes=patch_sizes)
+        config = VQVAEConfig(patch_sizes=patch_sizes or PATCH_SIZES_256)
         return _fill_from_seed(lambda: VQVAE(config), seed, device, dtype)
     tensors, where = _tensors(source, download)
+    pyramid = patch_sizes or _pyramid(tensors) or PATCH_SIZES_256
     read = VQVAEConfig.from_shapes
-    return _fill(lambda shapes: VQVAE(read(shapes, patch_sizes)), tensors, where, device, dtype)
+    return _fill(lambda shapes: VQVAE(read(shapes, pyramid)), tensors, where, device, dtype)
 
 
 def default_device() -> torch.device:
@@ -186,6 +186,13 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a state dict")
     return loaded
+
+
+def _pyramid(tensors: dict[str, torch.Tensor]) -> tuple[int, ...] | None:
+    """Patch sizes, where the file tells them."""
+    if "lvl_1L" not in tensors:
+        return None
+    return Scales.from_level_of_token(tensors["lvl_1L"].flatten().tolist()).patch_sizes
 
 
 def _first_line(e: Exception) -> str:

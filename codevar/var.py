@@ -217,6 +217,8 @@ class Attention(nn.Module):
     a learnt temperature for each head in the place of 1 / sqrt(c)."""
 
     max_log_scale = math.log(100)
+    #: How queries attend; training puts one that knows the whole pyramid's mask.
+    attend = staticmethod(F.scaled_dot_product_attention)
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -252,7 +254,7 @@ class Attention(nn.Module):
             scale = 0.25 / math.sqrt(C // self.heads)
         if cache is not None:
             k_BHLc, v_BHLc = cache.append(layer, k_BHLc, v_BHLc)
-        out_BHLc = F.scaled_dot_product_attention(
+        out_BHLc = self.attend(
             q_BHLc.to(v_BHLc.dtype), k_BHLc.to(v_BHLc.dtype), v_BHLc, attn_mask=mask, scale=scale
         )
         return self.proj(out_BHLc.transpose(1, 2).reshape(B, L, C))

@@ -7,6 +7,7 @@ Images are in [0, 1]; the networks see [-1, 1].
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,11 @@ _PHI_OF_TEN_SCALES = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
 
 @dataclass(frozen=True)
 class VQVAEConfig:
-    """Sizes of a VQVAE; the defaults are `vae_ch160v4096z32`."""
+    """Sizes of a VQVAE; the defaults are `vae_ch160v4096z32`.
+
+    pixels: side of the squares of pixels that the networks start and end with.  1 is published;
+    2 saves the mini world the costly convolutions at full resolution.
+    """
 
     width: int = 160
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
@@ -31,6 +36,7 @@ class VQVAEConfig:
     vocab: int = 4096
     channels: int = 32
     phis: int = 4
+    pixels: int = 1
     patch_sizes: tuple[int, ...] = PATCH_SIZES_256
 
     @property
@@ -40,7 +46,7 @@ class VQVAEConfig:
     @property
     def stride(self) -> int:
         """Pixels per cell of the feature map, along a side."""
-        return 2 ** (len(self.multipliers) - 1)
+        return self.pixels * 2 ** (len(self.multipliers) - 1)
 
     @classmethod
     def from_shapes(
@@ -53,7 +59,7 @@ class VQVAEConfig:
         Raises KeyError naming the first tensor that is missing, ValueError if one has no such
         dimensions.
         """
-        width = size(shapes, "encoder.conv_in.weight", 4)[0]
+        width, colours, *_ = size(shapes, "encoder.conv_in.weight", 4)
         first, down = "block.0.conv1.weight", "encoder.down."
         levels = count(shapes, down, f"0.{first}")
         outs = [size(shapes, f"{down}{i}.{first}", 4)[0] for i in range(levels)]
@@ -65,6 +71,7 @@ class VQVAEConfig:
             vocab=vocab,
             channels=channels,
             phis=count(shapes, "quantize.quant_resi.qresi_ls.", "0.weight"),
+            pixels=math.isqrt(colours // 3),
             patch_sizes=patch_sizes,
         )
 
@@ -305,7 +312,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
         lowest = len(widths) - 1
-        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
+        self.pixels = config.pixels
+        self.conv_in = nn.Conv2d(3 * config.pixels**2, config.width, 3, padding=1)
         self.down = nn.ModuleList()
         for i, n in enumerate(widths):
             before = widths[i - 1] if i > 0 else config.width
@@ -318,7 +326,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv_in(x)
+        x = self.conv_in(F.pixel_unshuffle(x, self.pixels))
         for level in self.down:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x)), inplace=True))
@@ -329,6 +337,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
         lowest = len(widths) - 1
+        self.pixels = config.pixels
         self.conv_in = nn.Conv2d(config.channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1])
         self.up = nn.ModuleList()
@@ -339,10 +348,10 @@ class Decoder(nn.Module):
                 level.upsample = Resample(n, up=True)
             self.up.append(level)
         self.norm_out = group_norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], 3 * config.pixels**2, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x), inplace=True)), self.pixels)

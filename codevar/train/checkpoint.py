@@ -1,0 +1,159 @@
+"""What a run leaves in its folder, each file whole or not at all.
+
+    checkpoint.safetensors   everything that the next step depends on
+    metrics.jsonl            a line for every `log_every` steps
+    model.safetensors        the finished model, as `codevar.load_var` and the like read it
+    card.json                how it was made
+
+Randomness is a function of the step's number (`step.py`), so a checkpoint is weights, the
+optimisers' state, the loss scale and that number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.optim import Optimizer
+
+from codevar.train.data import fingerprint, write_whole
+from codevar.train.errors import TrainError
+from codevar.train.parallel import like, whole
+
+FILE = "checkpoint.safetensors"
+MODEL = "model.safetensors"
+CARD = "card.json"
+
+
+def save(
+    folder: Path,
+    step: int,
+    objective: nn.Module,
+    optimizers: list[Optimizer],
+    scaler: torch.amp.GradScaler,
+    config: Mapping[str, Any],
+    write: bool,
+) -> None:
+    """After `step` steps.  Every process calls it (shares are gathered), one of them writes.
+
+    Raises TrainError if it cannot be written; the checkpoint before it is intact.
+    """
+    tensors = {}
+    for name, tensor in _state(objective, optimizers).items():
+        gathered = whole(tensor)
+        if write:
+            tensors[name] = gathered.detach().cpu().contiguous()
+    if not write:
+        return
+    about = {"step": step, "scaler": scaler.state_dict(), "config": config}
+    try:
+        write_whole(folder / FILE, tensors, {"about": json.dumps(about)})
+    except (OSError, SafetensorError) as e:
+        raise TrainError(
+            f"{folder / FILE}: the checkpoint of step {step} cannot be written ({_reason(e)}); "
+            f"{kept(folder)}"
+        ) from None
+
+
+def about(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself: step, scaler, config.  None if there is none."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["about"])
+    except (OSError, SafetensorError, KeyError, ValueError) as e:
+        raise TrainError(f"{path}: damaged or no checkpoint ({_reason(e)})") from None
+
+
+def restore(folder: Path, objective: nn.Module, optimizers: list[Optimizer]) -> None:
+    """Puts a checkpoint's tensors back.  Raises TrainError for one of another shape."""
+    path = folder / FILE
+    with safe_open(path, "pt") as file, torch.no_grad():
+        names = set(file.keys())
+        for name, tensor in objective.state_dict().items():
+            if name not in names:
+                raise TrainError(f"{path}: tensor {name} is missing")
+            loaded = file.get_tensor(name)
+            if loaded.shape != tensor.shape:
+                raise TrainError(
+                    f"{path}: tensor {name} is {tuple(loaded.shape)}, "
+                    f"expected {tuple(tensor.shape)}"
+                )
+            tensor.copy_(like(loaded, tensor))
+        for i, optimizer in enumerate(optimizers):
+            for parameter, name in _named(objective, optimizer):
+                prefix = f"optimizer.{i}.{name}."
+                for key in [n.removeprefix(prefix) for n in names if n.startswith(prefix)]:
+                    loaded = file.get_tensor(prefix + key)
+                    # AdamW counts its steps in a scalar, which stays whole and where it was.
+                    scalar = loaded.ndim == 0 and parameter.ndim > 0
+                    on_gpu = parameter.device.type == "cuda"
+                    state = optimizer.state[parameter]
+                    if scalar:
+                        state[key] = loaded.to(parameter.device) if on_gpu else loaded
+                    else:
+                        state[key] = like(loaded, parameter)
+
+
+def export(folder: Path, model: nn.Module, half: bool, card: dict[str, Any], write: bool) -> None:
+    """The finished model and its card; patch sizes go along as the published `lvl_1L`."""
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    if not write:
+        return
+    tensors = {
+        name: tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    scales = getattr(model, "scales", None)
+    if scales is not None:
+        tensors["lvl_1L"] = scales.level_of_token().to(torch.int16)
+    card |= {
+        "params": sum(p.numel() for p in model.parameters()),
+        "bytes": sum(t.nbytes for t in tensors.values()),
+        "sha256": fingerprint(tensors),
+    }
+    try:
+        write_whole(folder / MODEL, tensors, {"card": json.dumps(card)})
+        (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    except (OSError, SafetensorError) as e:
+        raise TrainError(
+            f"{folder / MODEL}: the model cannot be written ({_reason(e)}); {kept(folder)}"
+        ) from None
+
+
+def kept(folder: Path) -> str:
+    """The last good checkpoint, in words."""
+    try:
+        last = about(folder)
+    except TrainError as e:
+        return str(e)
+    if last is None:
+        return "there is no checkpoint yet"
+    return f"the checkpoint of step {last['step']} is intact; --resume goes on from it"
+
+
+def _state(objective: nn.Module, optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
+    state = dict(objective.state_dict())
+    for i, optimizer in enumerate(optimizers):
+        for parameter, name in _named(objective, optimizer):
+            for key, value in optimizer.state[parameter].items():
+                state[f"optimizer.{i}.{name}.{key}"] = value
+    return state
+
+
+def _named(objective: nn.Module, optimizer: Optimizer) -> list[tuple[nn.Parameter, str]]:
+    """The optimiser's parameters with their names, in the order of the model."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [(p, name) for name, p in objective.named_parameters() if id(p) in held]
+
+
+def _reason(e: Exception) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0]

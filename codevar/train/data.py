@@ -1,0 +1,379 @@
+"""Where batches come from: the mini world, a folder of images, token maps cached on disk.
+
+A source gives the examples of a `Step`; which those are follows from the step's number and the
+seed, so that nothing of a source needs to be in a checkpoint.
+
+Shapes: B images, H W pixels, L tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from codevar.mini import world
+from codevar.train.errors import TrainError
+from codevar.train.step import Step
+from codevar.vqvae import VQVAE
+
+Batch = dict[str, torch.Tensor]
+
+
+class Source(Protocol):
+    """`labels` (B,) and `images` (B, 3, H, W) in [0, 1], or `tokens` (B, L)."""
+
+    classes: int
+
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+        ...
+
+    def stream(self, steps: Iterator[Step]) -> Iterator[tuple[Step, Batch]]:
+        """The batch of each step, in their order."""
+        ...
+
+
+class DataConfig(BaseModel):
+    """The `[data]` table of a config.
+
+    images: of an epoch; the mini world has no end and needs to be told.
+    tokens: where token maps are cached; none are kept where images are augmented.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    source: Literal["mini", "folder"]
+    side: int = Field(64, ge=8)
+    split: Literal["train", "test"] = "train"
+    images: int = Field(1 << 18, ge=1)
+    seed: int = Field(0, ge=0)
+    folder: str = ""
+    flip: bool = False
+    randaugment: bool = False
+    workers: int = Field(4, ge=0)
+    tokens: str = "runs/tokens"
+
+    def open(self, device: torch.device) -> MiniImages | FolderImages:
+        if self.source == "mini":
+            if self.flip or self.randaugment or self.folder:
+                raise TrainError("data: the mini world takes no folder, flip or randaugment")
+            return MiniImages(self, device)
+        return FolderImages(self, device)
+
+
+class MiniImages:
+    """Images of the mini world, made on the device as they are needed; none comes twice."""
+
+    def __init__(self, config: DataConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.classes = len(world.CLASSES)
+        self.world = world.World(config.side, config.seed)
+
+    def __len__(self) -> int:
+        return self.config.images
+
+    def stream(self, steps):
+        for step in steps:
+            images, labels = self._made(step.examples.start, len(step.rows))
+            yield step, {"images": images, "labels": labels}
+
+    def all(self, batch_size: int) -> Iterator[Batch]:
+        """One epoch in order, as the token cache wants it."""
+        for start in range(0, len(self), batch_size):
+            images, labels = self._made(start, min(batch_size, len(self) - start))
+            yield {"images": images[:, None], "labels": labels}
+
+    def _made(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.world.images(self.config.split, first, count, self.device)
+
+
+class FolderImages:
+    """Images of a folder with a folder for each class, as ImageNet comes.
+
+    The shorter side is scaled to `side` and the middle is taken (VAR takes a random square of
+    a picture an eighth larger; tokens that are kept need one that stays).
+    """
+
+    def __init__(self, config: DataConfig, device: torch.device) -> None:
+        from torchvision.datasets import ImageFolder
+
+        if not Path(config.folder).is_dir():
+            raise TrainError(f"data: no such folder: {config.folder or '(none given)'}")
+        try:
+            found = ImageFolder(config.folder)
+        except FileNotFoundError as e:
+            raise TrainError(f"data: {config.folder}: {' '.join(str(e).split())}") from None
+        self.config, self.device = config, device
+        self.classes, self.samples = len(found.classes), found.samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def stream(self, steps):
+        waiting: deque[Step] = deque()
+
+        def numbers():
+            # Runs ahead of the batches by what the workers prefetch.
+            for step in steps:
+                waiting.append(step)
+                yield [(step.seed, *_shuffled(step.seed, len(self), n)) for n in step.examples]
+
+        for batch in self._load(_Pictures(self.samples, self.config), numbers()):
+            yield waiting.popleft(), self._checked(batch)
+
+    def all(self, batch_size: int) -> Iterator[Batch]:
+        """One epoch in order; images (B, 2, 3, H, W), as they are and flipped, if both count.
+
+        Raises TrainError naming the unreadable images after it has been through all.
+        """
+        plain = self.config.model_copy(update={"randaugment": False, "flip": False})
+        starts = range(0, len(self), batch_size)
+        rows = ([(0, 0, n) for n in range(s, min(s + batch_size, len(self)))] for s in starts)
+        unreadable: list[str] = []
+        for batch in self._load(_Pictures(self.samples, plain), rows):
+            unreadable += batch["unreadable"]
+            if not unreadable:
+                images = self._checked(batch)["images"]
+                both = [images, images.flip(3)] if self.config.flip else [images]
+                yield {"images": torch.stack(both, dim=1), "labels": batch["labels"]}
+        if unreadable:
+            self._checked({"unreadable": unreadable})
+
+    def _load(self, pictures: _Pictures, numbers) -> DataLoader:
+        return DataLoader(
+            pictures,
+            batch_sampler=_Numbers(numbers),
+            num_workers=self.config.workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _checked(self, batch: dict[str, Any]) -> Batch:
+        if bad := batch["unreadable"]:
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise TrainError(
+                f"data: {len(bad)} unreadable images: {', '.join(bad[:3])}{more}; remove them"
+            )
+        return {k: batch[k].to(self.device, non_blocking=True) for k in ("images", "labels")}
+
+
+class _Numbers(Sampler):
+    """Batches of example numbers from an iterator."""
+
+    def __init__(self, numbers) -> None:
+        self.numbers = numbers
+
+    def __iter__(self):
+        return iter(self.numbers)
+
+
+class _Pictures(Dataset):
+    """Reads (seed, epoch, number); an unreadable image is its own path."""
+
+    def __init__(self, samples: Sequence[tuple[str, int]], config: DataConfig) -> None:
+        self.samples, self.config = samples, config
+
+    def __getitem__(self, which: tuple[int, int, int]) -> tuple[Any, int]:
+        from PIL import Image
+        from torchvision.transforms import v2
+
+        seed, epoch, number = which
+        path, label = self.samples[number]
+        side = self.config.side
+        steps: list[Any] = [v2.Resize(side, antialias=True), v2.CenterCrop(side)]
+        if self.config.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if self.config.randaugment:
+            steps.append(v2.RandAugment(num_ops=2, magnitude=9))
+        try:
+            with Image.open(path) as file:
+                picture = file.convert("RGB")
+        except (OSError, ValueError, SyntaxError):
+            return path, label
+        with torch.random.fork_rng(devices=[]):
+            # torchvision draws from the global generator.
+            torch.manual_seed(
+                int(np.random.SeedSequence([seed, epoch, number]).generate_state(1)[0])
+            )
+            picture = v2.Compose(steps)(picture)
+        return v2.functional.to_dtype(v2.functional.to_image(picture), scale=True), label
+
+
+def _collate(rows: list[tuple[Any, int]]) -> dict[str, Any]:
+    bad = [picture for picture, _ in rows if isinstance(picture, str)]
+    labels = torch.tensor([label for _, label in rows])
+    images = None if bad else torch.stack([picture for picture, _ in rows])
+    return {"images": images, "labels": labels, "unreadable": bad}
+
+
+def _shuffled(seed: int, size: int, example: int) -> tuple[int, int]:
+    """(epoch, number) of the n-th example of a run: each epoch is a permutation."""
+    epoch, place = divmod(example, size)
+    return epoch, int(_permutation(seed, size, epoch)[place])
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, size: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+# Token maps
+
+
+class Tokens:
+    """Token maps of every image, computed once; with flips each image has two.
+
+    In memory, on the device where they fit beside a model (a GPU, up to 4 GiB).
+    """
+
+    def __init__(
+        self, tokens_NFL: torch.Tensor, labels_N: torch.Tensor, classes: int, device: torch.device
+    ) -> None:
+        self.classes, self.device = classes, device
+        resident = device.type == "cuda" and tokens_NFL.nbytes <= 4 << 30
+        self.tokens = tokens_NFL.to(device) if resident else tokens_NFL
+        self.labels = labels_N.to(self.tokens.device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def stream(self, steps):
+        for step in steps:
+            which = [_shuffled(step.seed, len(self), n)[1] for n in step.examples]
+            rows = torch.tensor(which, device=self.tokens.device)
+            flips = self.tokens.shape[1]
+            form = torch.from_numpy((step.uniform("flip") * flips).astype(np.int64))
+            tokens_BL = self.tokens[rows, form.to(rows.device)]
+            batch = {"tokens": tokens_BL.long(), "labels": self.labels[rows]}
+            yield step, {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+
+
+class Encoded:
+    """Token maps of augmented images, computed as they come."""
+
+    def __init__(self, images: FolderImages, vqvae: VQVAE) -> None:
+        self.images, self.vqvae, self.classes = images, vqvae, images.classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def stream(self, steps):
+        for step, batch in self.images.stream(steps):
+            yield step, {"tokens": self.vqvae.encode(batch["images"]), "labels": batch["labels"]}
+
+
+def open_tokens(
+    config: DataConfig,
+    vqvae: VQVAE,
+    device: torch.device,
+    write: bool,
+    wait: Callable[[], None],
+    tell: Callable[[str], None],
+) -> Tokens | Encoded:
+    """The token maps of a data set under a VQVAE.
+
+    write: whether this process computes them where they are missing (rank 0); the others
+    `wait` for it.  The file is named after what it was made of, holds a checksum, and is
+    written whole or not at all.
+    """
+    images = config.open(device)
+    if config.randaugment:
+        assert isinstance(images, FolderImages)
+        return Encoded(images, vqvae)
+    if vqvae.config.vocab > 1 << 15:
+        raise TrainError(f"data: token maps are kept in 16 bits; {vqvae.config.vocab} codes")
+    path = Path(config.tokens) / f"tokens-{_made_of(config, images, vqvae)}.safetensors"
+    if write and not path.exists():
+        _write_tokens(path, images, vqvae, tell)
+    wait()
+    tokens_NFL, labels_N = _read_tokens(path)
+    return Tokens(tokens_NFL, labels_N, images.classes, device)
+
+
+def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _made_of(config: DataConfig, images: MiniImages | FolderImages, vqvae: VQVAE) -> str:
+    data = config.model_dump(include={"source", "side", "split", "seed", "flip"})
+    files = [] if isinstance(images, MiniImages) else images.samples
+    weights = fingerprint(vqvae.state_dict())
+    parts = [data, len(images), files, weights, vqvae.config.patch_sizes]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _write_tokens(
+    path: Path, images: MiniImages | FolderImages, vqvae: VQVAE, tell: Callable[[str], None]
+) -> None:
+    tokens, labels, done = [], [], 0
+    for batch in images.all(256):
+        B, flips, *rest = batch["images"].shape
+        of_images = vqvae.encode(batch["images"].reshape(B * flips, *rest))
+        tokens.append(of_images.view(B, flips, -1).to("cpu", torch.int16))
+        labels.append(batch["labels"].cpu())
+        done += B
+        if done * 10 // len(images) > (done - B) * 10 // len(images):
+            tell(f"token maps: {done:,} of {len(images):,} images")
+    kept = {"tokens": torch.cat(tokens), "labels": torch.cat(labels)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, kept, {"sha256": fingerprint(kept)})
+    except (OSError, SafetensorError) as e:
+        raise TrainError(f"{path}: token maps cannot be kept: {e}") from None
+
+
+def _read_tokens(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    damaged = TrainError(f"{path}: damaged token maps; delete the file and they are made again")
+    try:
+        with safe_open(path, "pt") as file:
+            kept = {name: file.get_tensor(name) for name in ("tokens", "labels")}
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        raise damaged from None
+    if fingerprint(kept) != expected:
+        raise damaged
+    return kept["tokens"], kept["labels"]
+
+
+def write_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file that is there whole or not at all, whatever happens meanwhile.
+
+    Raises OSError or SafetensorError, with what was there before intact.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file(tensors, part, metadata)
+        part.chmod(0o644)  # safetensors writes for its owner only
+        _to_disk(part)
+        os.replace(part, path)
+        _to_disk(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,288 @@
+"""The one training loop: recipes differ in what a step costs (`recipes.py`), not in this."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from codevar.train import checkpoint, optim, parallel
+from codevar.train.errors import TrainError
+from codevar.train.parallel import Group
+from codevar.train.progress import Progress
+from codevar.train.recipes import Recipe, Setting
+from codevar.train.step import Step
+
+METRICS = "metrics.jsonl"
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: Keys that may differ between a run and its continuation.
+_FREE = {"out", "log_every", "checkpoint_every", "half"}
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Trains by a recipe and leaves the model in `out`; gives its path.
+
+    resume: goes on from the folder's checkpoint, if it has one.  A run that is killed at any
+    moment and resumed ends with the weights of one that was not, bit for bit on one CPU.
+    Raises TrainError for what stops it; the last good checkpoint is then intact.
+    """
+    group = parallel.join(device)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0) if group.first else nullcontext():
+            return Run(recipe, out, group, resume, progress or Progress()).go()
+    except Timeout:
+        raise TrainError(f"{out}: another run is training there") from None
+    except torch.OutOfMemoryError:
+        raise TrainError("out of memory; a smaller micro_batch needs less") from None
+    except OSError as e:
+        raise TrainError(f"{out}: {e}; {checkpoint.kept(out)}") from None
+
+
+class Run:
+    """One training, from its checkpoint (or the start) to the finished model."""
+
+    def __init__(
+        self, recipe: Recipe, out: Path, group: Group, resume: bool, progress: Progress
+    ) -> None:
+        self.recipe, self.out, self.group = recipe, out, group
+        self.progress = progress if group.first else Progress(quiet=True)
+        self.config = recipe.model_dump(mode="json", by_alias=True)
+        before = checkpoint.about(out)
+        if before and not resume:
+            raise TrainError(
+                f"{out} has a run at step {before['step']}: --resume goes on with it, or choose "
+                "another --out"
+            )
+        if before:
+            _check_same(out, before["config"], self.config)
+        self.micro = recipe.micro_batch or recipe.batch_size // group.size
+        if self.micro == 0 or recipe.batch_size % (self.micro * group.size):
+            raise TrainError(
+                f"batch_size {recipe.batch_size} is no multiple of {group.size} processes x "
+                f"micro_batch {self.micro}"
+            )
+        # A recipe's prefixes, subnets and two models are a graph each.
+        torch._dynamo.config.recompile_limit = 64
+        setting = Setting(group.device, group.first, group.wait, self.progress.say)
+        self.objective, self.source = recipe.open(setting)
+        self.objective.to(group.device).train()
+        self.steps = recipe.length(len(self.source))
+        self.shared = parallel.share(self.objective, group, recipe.parallel, recipe.leaves_out)
+        self.optimizers = optim.make(self.objective.model, recipe.optimizer, group.device)
+        if recipe.parallel == "fsdp" and group.size > 1 and len(self.optimizers) > 1:
+            raise TrainError("optimizer.name: muon needs whole matrices; use adamw with fsdp")
+        self.scaler = torch.amp.GradScaler(
+            group.device.type, enabled=recipe.precision == "fp16", init_scale=2.0**14
+        )
+        self.done = before["step"] if before else 0
+        if before:
+            checkpoint.restore(out, self.objective, self.optimizers)
+            self.scaler.load_state_dict(before["scaler"])
+        self.waiting: list[dict[str, torch.Tensor]] = []  # since the last look
+
+    def go(self) -> Path:
+        metrics, model = self.out / METRICS, self.out / checkpoint.MODEL
+        if self.done == self.steps and model.exists():
+            return model
+        if self.group.first:
+            _forget_after(metrics, self.done)
+        with self.progress.of(self.recipe.recipe, self.done, self.steps, self.recipe.batch_size):
+            batches = self.source.stream(self._parts())
+            started, from_step = time.perf_counter(), self.done
+            while self.done < self.steps:
+                self._step(batches)
+                self.done += 1
+                end = self.done == self.steps
+                save = end or self.done % self.recipe.checkpoint_every == 0
+                if save or self.done % self.recipe.log_every == 0:
+                    found = self._look()
+                    found["seconds"] = time.perf_counter() - started
+                    images = (self.done - from_step) * self.recipe.batch_size
+                    found["images_per_s"] = images / found["seconds"]
+                    started, from_step = time.perf_counter(), self.done
+                    if self.group.first:
+                        with metrics.open("a") as file:
+                            file.write(json.dumps({"step": self.done} | found) + "\n")
+                    self.progress.show(self.done, found)
+                if save:
+                    self._save()
+        checkpoint.export(
+            self.out, self.objective.model, self.recipe.half, self._card(), self.group.first
+        )
+        self.group.wait()
+        return model
+
+    def _parts(self) -> Iterator[Step]:
+        """The forwards of this process, in order."""
+        recipe, group = self.recipe, self.group
+        for number in range(self.done, self.steps):
+            examples = number * recipe.batch_size
+            epoch = examples / len(self.source)
+            for start in range(0, recipe.batch_size, self.micro * group.size):
+                first = start + group.rank * self.micro
+                rows = range(first, first + self.micro)
+                yield Step(number, self.steps, epoch, recipe.seed, recipe.batch_size, rows)
+
+    def _step(self, batches) -> None:
+        recipe = self.recipe
+        parts = recipe.batch_size // (self.micro * self.group.size)
+        optim.set_rate(self.optimizers, recipe.optimizer, self.done, self.steps)
+        total: dict[str, torch.Tensor] = {}
+        for part in range(parts):
+            step, batch = next(batches)
+            with parallel.accumulating(self.shared, last=part == parts - 1):
+                with self._autocast():
+                    losses = self.shared(batch, step)
+                self.scaler.scale(losses["loss"] / parts).backward()
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value.detach() / parts
+        total["gradient"] = self._gradient()
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.objective.after_step(step)
+        self.waiting.append(total)
+
+    def _autocast(self):
+        dtype = PRECISIONS[self.recipe.precision]
+        if dtype is None:
+            return nullcontext()
+        return torch.autocast(self.group.device.type, dtype)
+
+    def _gradient(self) -> torch.Tensor:
+        """Norm of the gradient, which is then clipped."""
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        clip = self.recipe.optimizer.clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.objective.model.parameters(), clip)
+        return parallel.whole(norm)
+
+    def _look(self) -> dict[str, float]:
+        """Means since the last look.  Raises TrainError at a step whose loss is not finite: only
+        now, as to look at every step would make a GPU wait, but before anything is kept."""
+        names = list(dict.fromkeys(name for step in self.waiting for name in step))
+        table = torch.stack(
+            [
+                torch.stack([step.get(n, step["loss"].new_full((), math.nan)) for n in names])
+                for step in self.waiting
+            ]
+        )
+        table = self.group.mean(table.double()).cpu()
+        watched = ["loss"] if self.scaler.is_enabled() else ["loss", "gradient"]
+        for back, row in enumerate(table):
+            for name in watched:
+                value = row[names.index(name)].item()
+                if not math.isfinite(value):
+                    step = self.done - len(table) + back + 1
+                    raise TrainError(
+                        f"step {step}: {name} is {value}; {checkpoint.kept(self.out)} "
+                        "(a smaller rate, or clip, may help)"
+                    )
+        self.waiting = []
+        means = table.nanmean(dim=0).tolist()
+        return {n: v for n, v in zip(names, means, strict=True) if math.isfinite(v)}
+
+    def _save(self) -> None:
+        checkpoint.save(
+            self.out,
+            self.done,
+            self.objective,
+            self.optimizers,
+            self.scaler,
+            self.config,
+            self.group.first,
+        )
+        self.group.wait()
+
+    def _card(self) -> dict[str, Any]:
+        rows = [json.loads(line) for line in (self.out / METRICS).read_text().splitlines()]
+        images = self.steps * self.recipe.batch_size
+        return {
+            "recipe": self.config,
+            "steps": self.steps,
+            "images": images,
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "last": rows[-1],
+            "processes": self.group.size,
+            "hardware": _hardware(self.group.device),
+            **_peak(self.group.device),
+            "torch": torch.__version__,
+            "commit": _commit(),
+        }
+
+
+def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for key in now:
+        if key not in _FREE and before.get(key) != now[key]:
+            raise TrainError(
+                f"{out} was begun with {key} = {json.dumps(before.get(key))}, not "
+                f"{json.dumps(now[key])}; choose another --out"
+            )
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drops lines of steps that are done again, and a last line that was cut off."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    part = metrics.with_suffix(".part")
+    part.write_text("".join(kept))
+    os.replace(part, metrics)
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    import cpuinfo
+
+    name = cpuinfo.get_cpu_info().get("brand_raw", platform.machine())
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _peak(device: torch.device) -> dict[str, int]:
+    """Most memory that a GPU held at once."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_memory_mib": torch.cuda.max_memory_allocated(device) >> 20}
+
+
+def _commit() -> str:
+    """The commit of this checkout, with a "+" if it has changes; empty outside of one."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=9", "HEAD")
+        return commit + ("+" if git("status", "--porcelain", "-uno") else "")
+    except OSError:
+        return ""

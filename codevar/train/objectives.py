@@ -1,0 +1,221 @@
+"""From a batch to its losses: one module for each kind of model.
+
+`model` is what is trained and kept; models that only help (a teacher, a quantiser) are held out
+of the module's parameters.  A forward gives named scalars; `loss` is the one to go down.  A name
+`scale_k` is the loss of scale k, from 1.
+
+Shapes: B images, L tokens of all scales, n of those computed, K scales, V codes, Z channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from codevar.mini.classifier import Classifier
+from codevar.train import losses, teacher_forcing
+from codevar.train.data import Batch
+from codevar.train.step import Step
+from codevar.var import VAR
+from codevar.vqvae import VQVAE, Quantizer
+
+Losses = dict[str, torch.Tensor]
+
+
+class Objective(nn.Module):
+    model: nn.Module
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        raise NotImplementedError
+
+    def after_step(self, step: Step) -> None:
+        """Once the optimiser has stepped."""
+
+
+class Prediction(Objective):
+    """Teacher forcing of a VAR: cross-entropy of the tokens, or distillation from a teacher.
+
+    weights: of each scale at a step.  What has weight 0 is not computed, but for what later
+        scales need to see.
+    ever: scales (0-based) that count at some step; the loss is a mean over their tokens.
+    subnet: the layers left for the scales after the first `bridge` ones at a step, or None.
+    label_dropout: share of rows that learn "no class".
+    mixup: alpha of the Beta distribution, or 0.  The batch is mixed with itself in reverse: the
+        input maps (which are feature maps, so a mixture is one too) and the class embeddings
+        with share t, and the losses of the two token targets with the same share.
+    teacher, reverse: distil KL(teacher || model), or KL(model || teacher) if reverse.
+    """
+
+    model: VAR
+
+    def __init__(
+        self,
+        var: VAR,
+        quantizer: Quantizer,
+        *,
+        weights: Callable[[Step], list[float]],
+        ever: range,
+        subnet: Callable[[Step], tuple[tuple[int, ...], int] | None] = lambda step: None,
+        label_dropout: float = 0.1,
+        mixup: float = 0.0,
+        teacher: VAR | None = None,
+        reverse: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = var
+        self.weights, self.ever, self.subnet = weights, ever, subnet
+        self.label_dropout, self.mixup = label_dropout, mixup
+        self.reverse, self.recompute = reverse, recompute
+        # In tuples, which a module does not look into.
+        self._quantizer, self._teacher = (quantizer,), (teacher,)
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        var, scales = self.model, self.model.scales
+        weights = self.weights(step)
+        counted = [k for k in range(scales.K) if weights[k] > 0]
+        first, last = counted[0], counted[-1]
+        with torch.autocast(batch["tokens"].device.type, enabled=False):
+            inputs_BnZ = teacher_forcing.inputs(self._quantizer[0], batch["tokens"], scales, last)
+        targets_Bl = batch["tokens"][:, scales.span(first, last)]
+        dropped = torch.from_numpy(step.uniform("label dropout") < self.label_dropout)
+        labels = batch["labels"].masked_fill(dropped.to(inputs_BnZ.device), var.config.classes)
+        share = step.draw("mixup").beta(self.mixup, self.mixup) if self.mixup else 1.0
+        if self.mixup:
+            inputs_BnZ = inputs_BnZ.flip(0).lerp(inputs_BnZ, share)
+
+        subnet = self.subnet(step)
+        layers, bridge = subnet or (None, 0)
+        logits_BlV = teacher_forcing.logits(
+            var,
+            self._condition(var, labels, share),
+            inputs_BnZ,
+            first,
+            last,
+            layers=layers,
+            bridge=bridge,
+            recompute=self.recompute,
+        )
+        teacher = self._teacher[0]
+        if teacher is not None:
+            with torch.no_grad():
+                condition = self._condition(teacher, labels, share)
+                wanted_BlV = teacher_forcing.logits(teacher, condition, inputs_BnZ, first, last)
+            pair = (logits_BlV, wanted_BlV) if self.reverse else (wanted_BlV, logits_BlV)
+            of_token_Bl = losses.kl(*pair)
+        else:
+            of_token_Bl = losses.cross_entropy(logits_BlV, targets_Bl)
+            if self.mixup:
+                other_Bl = losses.cross_entropy(logits_BlV, targets_Bl.flip(0))
+                of_token_Bl = other_Bl.lerp(of_token_Bl, share)
+
+        means = losses.by_scale(of_token_Bl, scales, first, last)
+        tokens = [scales.tokens[k] for k in self.ever]
+        asked = [means[k - first] if weights[k] > 0 else means.new_zeros(()) for k in self.ever]
+        total = losses.weighted(torch.stack(asked), [weights[k] for k in self.ever], tokens)
+        return {"loss": total} | {f"scale_{k + 1}": means[k - first].detach() for k in counted}
+
+    def _condition(self, var: VAR, labels: torch.Tensor, share: float) -> torch.Tensor:
+        cond_BC = var.class_emb(labels)
+        return cond_BC.flip(0).lerp(cond_BC, share) if self.mixup else cond_BC
+
+
+class Reconstruction(Objective):
+    """A VQVAE: pictures as they were, tokens near the features.
+
+    unquantised: steps at the start that train encoder and decoder alone; the codes are then
+        placed by k-means on the residuals of a batch.
+    restart_every: steps after which codes that no token used are put on residuals of a batch.
+    """
+
+    model: VQVAE
+    uses: torch.Tensor
+
+    def __init__(self, vqvae: VQVAE, *, beta: float, unquantised: int, restart_every: int) -> None:
+        super().__init__()
+        self.model = vqvae
+        self.beta, self.unquantised, self.restart_every = beta, unquantised, restart_every
+        self.register_buffer("uses", torch.zeros(vqvae.config.vocab))
+        self._recent: torch.Tensor | None = None
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        vqvae, scales = self.model, self.model.scales
+        images = batch["images"] * 2 - 1
+        f_BZhw = vqvae.quant_conv(vqvae.encoder(images)).float()
+        self._recent = f_BZhw.detach()
+        found: Losses = {}
+        total = f_BZhw.new_zeros(())
+        if step.number >= self.unquantised:
+            with torch.autocast(images.device.type, enabled=False):
+                f_BZhw, of_scale, tokens = losses.quantised(
+                    vqvae.quantize, f_BZhw, scales, self.beta
+                )
+            self.uses += tokens.flatten().bincount(minlength=len(self.uses))
+            found = {f"scale_{k + 1}": loss.detach() for k, loss in enumerate(of_scale)}
+            total = of_scale.mean()
+        made = vqvae.decoder(vqvae.post_quant_conv(f_BZhw)).float()
+        total = total + losses.pictures(made, images)
+        error = F.mse_loss(made.detach().clamp(-1, 1), images) / 4  # images in [0, 1]
+        return {"loss": total, "psnr_db": -10 * error.log10()} | found
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        done = step.number + 1
+        first = done == self.unquantised or (done == 1 and self.unquantised == 0)
+        if not first and (done <= self.unquantised or done % self.restart_every):
+            return
+        assert self._recent is not None
+        codes = self.model.quantize.embedding.weight
+        draw = torch.Generator().manual_seed(int(step.draw("codes").integers(1 << 62)))
+        left = _residuals(self.model, self._recent, use_codes=not first)
+        chosen = left[torch.randint(len(left), (len(codes),), generator=draw).to(left.device)]
+        if first:
+            codes.copy_(_k_means(left, chosen))
+        else:
+            uses = self.uses.clone()
+            if torch.distributed.is_initialized():
+                torch.distributed.all_reduce(uses)
+            codes.copy_(torch.where((uses > 0)[:, None], codes, chosen))
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(codes, src=0)
+        self.uses.zero_()
+
+
+def _residuals(vqvae: VQVAE, f_BZhw: torch.Tensor, use_codes: bool) -> torch.Tensor:
+    """(N, Z) what the codes of all scales should stand for; without codes, as if there was one
+    for everything."""
+    quantizer, scales = vqvae.quantize, vqvae.scales
+    rest, found = f_BZhw.clone(), []
+    for k in range(scales.K):
+        wanted_BlZ = quantizer.input_map(rest, k, scales)
+        found.append(wanted_BlZ.flatten(0, 1))
+        if use_codes:
+            wanted_BlZ = quantizer.codes(quantizer.nearest(wanted_BlZ))
+        rest -= quantizer.feature_map(wanted_BlZ, k, scales)
+    return torch.cat(found)
+
+
+def _k_means(points_NZ: torch.Tensor, centres_VZ: torch.Tensor, rounds: int = 10) -> torch.Tensor:
+    """(V, Z) centres; one that loses all its points stays where it is."""
+    for _ in range(rounds):
+        nearest_N = torch.cdist(points_NZ, centres_VZ).argmin(dim=1)
+        sums = torch.zeros_like(centres_VZ).index_add_(0, nearest_N, points_NZ)
+        counts = nearest_N.bincount(minlength=len(centres_VZ))[:, None]
+        centres_VZ = torch.where(counts > 0, sums / counts.clamp_min(1), centres_VZ)
+    return centres_VZ
+
+
+class Classification(Objective):
+    """A classifier, by cross-entropy."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        logits = self.model(batch["images"]).float()
+        right = (logits.argmax(dim=1) == batch["labels"]).float().mean()
+        return {"loss": F.cross_entropy(logits, batch["labels"]), "accuracy": right}

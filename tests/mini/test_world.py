@@ -1,0 +1,53 @@
+"""The image set by program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torchvision.io import read_image
+
+from codevar.mini.world import CLASSES, World, picture
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_any_stretch_can_be_made_without_the_rest():
+    world = World()
+    images, labels = world.images("train", 0, 40)
+    part, part_labels = world.images("train", 13, 9)
+    assert torch.equal(part, images[13:22])
+    assert torch.equal(part_labels, labels[13:22])
+
+
+def test_seeds_and_splits_are_apart():
+    images = World().images("train", 0, 30)[0]
+    assert torch.equal(images, World().images("train", 0, 30)[0])
+    for other in (World().images("test", 0, 30)[0], World(seed=1).images("train", 0, 30)[0]):
+        assert (images - other).abs().amax(dim=(1, 2, 3)).min() > 0.1
+
+
+def test_images_are_in_range_and_of_all_classes():
+    for side in (48, 64):
+        images, labels = World(side).images("train", 0, 300)
+        assert images.shape == (300, 3, side, side)
+        assert images.min() >= 0
+        assert images.max() <= 1
+        share = labels.bincount(minlength=len(CLASSES)) / 300
+        assert len(share) == len(CLASSES)
+        assert share.min() > 0.04
+
+
+def test_every_class_has_its_own_silhouette():
+    world = World()
+    where = torch.full((4, len(CLASSES)), 0.5)
+    cover = world._coverage(torch.arange(len(CLASSES)), where)
+    for one in range(len(CLASSES)):
+        for other in range(one):
+            apart = (cover[one] - cover[other]).abs().mean()
+            assert apart > 0.02, (CLASSES[one], CLASSES[other])
+
+
+def test_the_picture_of_the_docs_is_this_world():
+    shown = read_image(str(DOCS / "pictures" / "mini-world.png")) / 255
+    assert (shown - picture()).abs().max() < 0.01

@@ -1,0 +1,295 @@
+"""Runs: that they learn, go on after anything, and stop in one line."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from small import PATCH_SIZES, config, files, refused, same, toml, train
+from typer.testing import CliRunner
+
+import codevar
+from bench.cli import app
+from codevar.mini.classifier import load_classifier
+from codevar.train import checkpoint, loop
+
+RECIPES = ("vqvae", "var", "code-drafter", "code-refiner", "variant", "perturb", "classifier")
+FORK = multiprocessing.get_context("fork")  # a process that need not import torch again
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("train")
+    files(path)
+    return path
+
+
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / loop.METRICS).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains_and_its_model_loads(folder, recipe):
+    values = config(folder, recipe)
+    path = train(values)
+    if recipe == "vqvae":
+        model = codevar.load_vqvae(path, device="cpu")
+        assert model.config.patch_sizes == PATCH_SIZES
+        assert model.encode(torch.rand(2, 3, 8, 8)).shape == (2, 30)
+    elif recipe == "classifier":
+        assert load_classifier(path).features(torch.rand(2, 3, 8, 8)).shape == (2, 128)
+    else:
+        model = codevar.load_var(path, device="cpu")
+        vqvae = codevar.load_vqvae(folder / "vqvae.safetensors", device="cpu")
+        assert codevar.decode(model, vqvae, [1, 2]).images.shape == (2, 3, 8, 8)
+    rows = metrics(path.parent)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    scales = {
+        "code-drafter": {"scale_1", "scale_2"},
+        "perturb": {"scale_3", "scale_4"},
+        "classifier": set(),
+    }
+    assert {k for k in rows[0 if recipe != "vqvae" else -1] if k.startswith("scale_")} == (
+        scales.get(recipe, {"scale_1", "scale_2", "scale_3", "scale_4"})
+    )
+    card = json.loads((path.parent / checkpoint.CARD).read_text())
+    assert card["steps"] == 6
+    assert card["recipe"]["data"]["seed"] == 0
+    assert card["last"]["loss"] == rows[-1]["loss"]
+
+
+def test_a_var_learns_its_images(folder, tmp_path):
+    out = train(
+        config(tmp_path, "var", **{"out": str(tmp_path / "o"), "steps": 60, "data.images": 8})
+        | {"vqvae": f"{folder}/vqvae.safetensors"}
+    ).parent
+    rows = metrics(out)
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+
+
+def test_accumulation_changes_nothing(folder, tmp_path):
+    whole = train(config(folder, "var", out=str(tmp_path / "whole")))
+    parts = train(config(folder, "var", out=str(tmp_path / "parts"), micro_batch=2))
+    for one, other in zip(metrics(whole.parent), metrics(parts.parent), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+
+
+def test_recomputing_changes_nothing(folder, tmp_path):
+    plain = train(config(folder, "variant", out=str(tmp_path / "plain")))
+    again = train(config(folder, "variant", out=str(tmp_path / "again"), recompute=True))
+    for one, other in zip(metrics(plain.parent), metrics(again.parent), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(folder, tmp_path, precision):
+    out = train(config(folder, "var", out=str(tmp_path / "o"), precision=precision)).parent
+    exact = train(config(folder, "var", out=str(tmp_path / "e"))).parent
+    assert metrics(out)[-1]["loss"] == pytest.approx(metrics(exact)[-1]["loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("recipe", ["vqvae", "variant"])
+def test_a_run_that_is_stopped_goes_on_to_the_same_weights(folder, tmp_path, recipe, monkeypatch):
+    muon = {"optimizer.name": "muon"} if recipe == "variant" else {}
+    wanted = train(config(folder, recipe, out=str(tmp_path / "whole"), **muon))
+    values = config(folder, recipe, out=str(tmp_path / "stopped"), **muon)
+    step = loop.Run._step
+
+    def stopping(self, batches):
+        if self.done == 5:
+            raise KeyboardInterrupt
+        step(self, batches)
+
+    monkeypatch.setattr(loop.Run, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(values)
+    monkeypatch.undo()
+    got = train(values, resume=True)
+    assert same(got, wanted)
+    assert same(got.with_name(checkpoint.FILE), wanted.with_name(checkpoint.FILE))
+    assert [row["step"] for row in metrics(got.parent)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(folder, tmp_path):
+    """SIGKILL, again and again, wherever it hits: a checkpoint at every step is often half
+    written."""
+    changes = {"steps": 120, "checkpoint_every": 1}
+    wanted = train(config(folder, "var", out=str(tmp_path / "whole"), **changes))
+    values = config(folder, "var", out=str(tmp_path / "killed"), **changes)
+    lines, killed, before = tmp_path / "killed" / loop.METRICS, 0, 0
+    for wait in (0.003, 0.111, 0.05, 0.237):
+        process = FORK.Process(target=train, args=(values,), kwargs={"resume": True})
+        process.start()
+        while process.is_alive() and (
+            not lines.exists() or len(lines.read_text().splitlines()) <= before
+        ):
+            time.sleep(0.001)
+        time.sleep(wait)
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        before = len(lines.read_text().splitlines())
+    assert killed >= 2
+    assert before > 0
+    got = train(values, resume=True)
+    assert same(got, wanted)
+    assert [row["step"] for row in metrics(got.parent)] == list(range(1, 121))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    folder, tmp_path, monkeypatch
+):
+    values = config(folder, "var", out=str(tmp_path / "o"), log_every=3)
+    good = train(values | {"steps": 2, "out": str(tmp_path / "two"), "log_every": 3})
+    step = loop.Run._step
+
+    def spoiling(self, batches):
+        if self.done == 4:
+            self.objective.model.head.weight.data[0] = torch.nan
+        step(self, batches)
+
+    monkeypatch.setattr(loop.Run, "_step", spoiling)
+    with refused("step 5", "loss is nan", "checkpoint of step 4 is intact", "--resume"):
+        train(values)
+    kept = load_file(tmp_path / "o" / checkpoint.FILE)
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert not (tmp_path / "o" / checkpoint.MODEL).exists()
+    assert good.exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(folder, tmp_path):
+    """A limit on the size of files is a full disk to whoever writes."""
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    train(values | {"out": str(tmp_path / "whole")})
+    limit = (tmp_path / "whole" / checkpoint.FILE).stat().st_size // 2
+    said = tmp_path / "said"
+
+    def on_a_full_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        with refused("the checkpoint of step 2 cannot be written", "no checkpoint yet"):
+            train(values)
+        said.write_text("so")
+
+    process = FORK.Process(target=on_a_full_disk)
+    process.start()
+    process.join()
+    assert said.exists()
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {".lock", loop.METRICS}
+
+
+def test_a_checkpoint_that_cannot_be_replaced_is_intact(folder, tmp_path, monkeypatch):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+
+    def full(path, tensors, metadata):
+        if json.loads(metadata["about"])["step"] == 4:
+            raise OSError(28, "No space left on device")
+        write(path, tensors, metadata)
+
+    write = checkpoint.write_whole
+    monkeypatch.setattr(checkpoint, "write_whole", full)
+    with refused("step 4 cannot be written", "No space left", "checkpoint of step 2 is intact"):
+        train(values)
+    monkeypatch.undo()
+    assert same(train(values, resume=True), train(config(folder, "var", out=str(tmp_path / "w"))))
+
+
+def test_a_folder_with_a_run_is_not_overwritten(folder, tmp_path):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    train(values)
+    with refused("step 6", "--resume"):
+        train(values)
+    with refused("begun with steps = 6, not 7"):
+        train(values | {"steps": 7}, resume=True)
+
+
+def test_a_checkpoint_of_another_shape(folder, tmp_path):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    path = train(values).with_name(checkpoint.FILE)
+    about = json.dumps(checkpoint.about(path.parent))
+    tensors = load_file(path)
+    tensors["model.head.bias"] = torch.zeros(3)
+    save_file(tensors, path, {"about": about})
+    with refused("model.head.bias is (3,), expected (32,)"):
+        train(values, resume=True)
+    path.write_bytes(path.read_bytes()[:100])
+    with refused("damaged"):
+        train(values, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "parts"),
+    [
+        ("var", {"speed": 3}, ["speed: no such key"]),
+        ("var", {"optimizer.rate": 3}, ["optimizer.rate: no such key"]),
+        ("var", {"steps": 0}, ["steps", "greater than or equal to 1, not 0"]),
+        ("var", {"epochs": 1.0}, ["steps or epochs, one of them"]),
+        ("var", {"batch_size": 9, "micro_batch": 4}, ["9", "multiple", "micro_batch 4"]),
+        ("var", {"data.side": 16}, ["data.side is 16", "8 pixels"]),
+        ("var", {"vqvae": "nowhere.pth"}, ["nowhere.pth"]),
+        ("code-drafter", {"draft_steps": [2, 3]}, ["out must tell the runs apart"]),
+        ("code-drafter", {"out": "{depth}"}, ["out may name no key only"]),
+        ("code-drafter", {"draft_steps": 4}, ["draft_steps must be 1..3, not 4"]),
+        ("variant", {"subnet_depth": 5}, ["subnet_depth must be 2..4, not 5"]),
+        ("var", {"data.source": "folder", "data.folder": "nowhere"}, ["no such folder: nowhere"]),
+        ("fast", {}, ["recipe must be one of vqvae, var, code-drafter", "not fast"]),
+    ],
+)
+def test_mistakes_are_one_line(folder, tmp_path, recipe, changes, parts):
+    changes = {"out": str(tmp_path / "o")} | changes
+    values = config(folder, "var" if recipe == "fast" else recipe, **changes)
+    file = tmp_path / "config.toml"
+    file.write_text(toml(values | {"recipe": recipe}))
+    done = CliRunner().invoke(app, ["train", "all", "--config", str(file), "--device", "cpu"])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert all(part in line for part in parts), line
+
+
+def test_the_command_wants_the_recipe_of_the_config(folder, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(toml(config(folder, "var")))
+    done = CliRunner().invoke(app, ["train", "vqvae", "--config", str(file)])
+    assert done.exit_code == 2
+    assert "is for var: bench.py train var" in done.stderr
+
+
+def test_two_runs_do_not_share_a_folder(folder, tmp_path):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    with FileLock(tmp_path / "o" / ".lock"), refused("another run is training there"):
+        train(values)
+    (tmp_path / "file").write_text("in the way")
+    with refused("File exists", "no checkpoint yet"):
+        train(values | {"out": str(tmp_path / "file")})
+
+
+def test_a_finished_run_is_left_as_it_is(folder, tmp_path):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    path = train(values)
+    before = path.stat().st_mtime_ns
+    assert train(values, resume=True) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_lists_make_a_run_each_and_lines_tell_how_far_it_is(folder, tmp_path):
+    values = config(folder, "code-drafter", out=str(tmp_path) + "/drafter_{draft_steps}")
+    file = tmp_path / "drafters.toml"
+    file.write_text(toml(values | {"draft_steps": [2, 3]}))
+    command = ["train", "code-drafter", "--config", str(file), "--set", "steps=2"]
+    done = CliRunner().invoke(app, [*command, "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "drafter_2" / checkpoint.MODEL).exists()
+    assert (tmp_path / "drafter_3" / checkpoint.MODEL).exists()
+    lines = done.stdout.splitlines()
+    shown = r"code-drafter: step 1 of 2, loss [\d.]+, [\d.e+]+ images/s, 0:00:\d\d left, by scale"
+    assert re.match(shown + r" [\d.]+ [\d.]+$", lines[0]), lines
+    assert sum(line.startswith("model: ") for line in lines) == 2

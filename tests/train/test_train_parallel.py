@@ -1,0 +1,88 @@
+"""Two processes do what one does with the same batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+import pytest
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from small import config, files, refused, train
+
+from codevar.train import checkpoint, loop, parallel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("parallel")
+    files(path)
+    return path
+
+
+def process(rank: int, port: int, runs: list[dict]) -> None:
+    """What torchrun starts."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    for values in runs:
+        train(values)
+    step = loop.Run._step
+
+    def stopping(self, batches):
+        if self.done == 2:
+            raise KeyboardInterrupt
+        step(self, batches)
+
+    stopped = runs[-1] | {"out": runs[-1]["out"] + "-stopped"}
+    loop.Run._step = stopping  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped)
+    loop.Run._step = step  # type: ignore[method-assign]
+    train(stopped, resume=True)
+    parallel.leave()
+
+
+def losses(out: str) -> list[float]:
+    with open(f"{out}/{loop.METRICS}") as lines:
+        return [json.loads(line)["loss"] for line in lines]
+
+
+CASES = (
+    ("var", {"micro_batch": 2}),
+    ("vqvae", {"unquantised": 9}),
+    ("code-refiner", {}),
+    ("variant", {"bridge_scales": 0, "ratio": 0.5}),
+    ("variant", {"parallel": "fsdp", "micro_batch": 2, "recompute": True}),
+)
+
+
+def test_two_processes_give_the_losses_of_one(folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    twos = [
+        config(folder, r, **c, steps=4, out=f"{folder}/two{i}") for i, (r, c) in enumerate(CASES)
+    ]
+    mp.start_processes(process, (port, twos), nprocs=2, start_method="fork")
+    for i, (two, (recipe, changes)) in enumerate(zip(twos, CASES, strict=True)):
+        alone = {k: v for k, v in changes.items() if k != "parallel"}
+        one = config(folder, recipe, **alone, steps=4, out=f"{folder}/one{i}")
+        path = train(one)
+        assert losses(two["out"]) == pytest.approx(losses(one["out"]), abs=1e-5), (recipe, changes)
+        a, b = (load_file(f"{run['out']}/{checkpoint.FILE}") for run in (one, two))
+        assert a.keys() == b.keys()
+        assert all(a[name].shape == b[name].shape for name in a)
+        assert path.exists()
+    stopped = twos[-1]["out"] + "-stopped"
+    assert losses(stopped) == pytest.approx(losses(twos[-1]["out"]), abs=1e-6)
+
+
+def test_a_batch_that_cannot_be_shared(folder):
+    with refused("batch_size 8", "micro_batch 3"):
+        train(config(folder, "var", out=f"{folder}/odd", micro_batch=3))
