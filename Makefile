@@ -4,12 +4,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OUT ?= .benchmarks/new
 
-.PHONY: bench test test-slow test-gpu lint clean
+.PHONY: bench benchmarks test test-slow test-gpu lint venv clean
 
 bench: $(VENV)/ready
 	$(BIN)/python bench.py run quick
 	$(BIN)/python bench.py plot quick
+
+# Five rounds for `bench.py compare`; OUT=base chooses another folder.
+benchmarks: $(VENV)/ready
+	mkdir -p $(OUT)
+	for i in 1 2 3 4 5; do $(BIN)/python -m pytest benchmarks --quiet \
+		--benchmark-min-rounds=12 --benchmark-json=$(OUT)/$$i.json || exit; done
 
 test: lint
 	$(BIN)/python -m pytest
@@ -24,6 +31,8 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+venv: $(VENV)/ready
 
 # Debian keeps venv in a package of its own; where it is missing, say so in one line.
 $(VENV)/ready: pyproject.toml

@@ -370,9 +370,11 @@ class GateFormat(StrEnum):
 
 @app.command("compare")
 def compare_(
-    base: Annotated[str, typer.Argument(help="a run's folder, or pytest-benchmark's JSON")],
+    base: Annotated[
+        str, typer.Argument(help="a run's folder, or pytest-benchmark's JSON or a folder of it")
+    ],
     new: Annotated[str, typer.Argument(help="the same, to be judged against BASE")],
-    threshold: Annotated[str, typer.Option(help="change of the median that matters")] = "3%",
+    threshold: Annotated[str, typer.Option(help="change that matters")] = "3%",
     alpha: Annotated[float, typer.Option(help="chance of a false change in all the table")] = 0.01,
     format: Annotated[GateFormat, typer.Option("--format", help="how to print")] = GateFormat.rich,
     plot: Annotated[Path | None, typer.Option(help="folder for pictures of the samples")] = None,

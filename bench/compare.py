@@ -271,8 +271,8 @@ def of_benchmark(file: Path, round_: int) -> Side:
         }
         same = {
             "experiment": "pytest-benchmark",
-            "machine": ", ".join([named, *map(str, machine.get("gpus", []))]),
-            "device": str(machine.get("device")),
+            "machine": ", ".join([named, *map(str, machine.get("gpus", []))])
+            + f" ({machine.get('device', 'unknown device')})",
         }
     except OSError as e:
         raise UsageError(f"{file}: cannot be read ({e.strerror})") from None

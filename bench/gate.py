@@ -40,7 +40,7 @@ def printed(comparison: Comparison) -> tables.Printed:
     title = f"{comparison.base.where} to {comparison.new.where}: {outcome(comparison)}"
     data = pd.DataFrame([asdict(found) for found in comparison.findings])
     notes = [
-        f"Change of the median; slower or faster by more than {100 * comparison.threshold:.3g}%, "
+        f"Slower or faster: by more than {100 * comparison.threshold:.3g}%, "
         f"at {comparison.alpha:.3g} for the whole table (Holm)."
     ]
     changed = [f for f in comparison.findings if f.verdict in ("slower", "faster")]

@@ -527,6 +527,48 @@ def test_pytest_benchmarks_files_are_compared(call, tmp_path):
     assert call(base, new, "--plot", tmp_path / "p").exit_code == 1
 
 
+def test_a_folder_of_pytest_benchmarks_files_is_rounds(call, tmp_path):
+    """Processes differ by 1 %, their samples hardly: slower by 8 % is seen, no change is none."""
+    rng = np.random.default_rng(0)
+    for name, by in {"base": 1, "again": 1, "slow": 1.08}.items():
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            process = rng.normal(1, 0.01, 8)
+            times = {f"t{j}": by * v * rng.normal(1, 1e-3, 12) for j, v in enumerate(process)}
+            benchmark_json(tmp_path / name / f"{i}.json", times)
+    assert call(tmp_path / "base", tmp_path / "again").exit_code == 0
+    result = call(tmp_path / "base", tmp_path / "slow", "--format", "json")
+    assert result.exit_code == 1
+    rows = json.loads(result.stdout)
+    assert [(row["verdict"], row["rounds_base"]) for row in rows] == [("slower", 5)] * 8
+    benchmark_json(tmp_path / "slow" / "9.json", {"t0": [1.0]}, brand="Another CPU")
+    result = call(tmp_path / "base", tmp_path / "slow")
+    assert result.exit_code == 2
+    assert "its files are of different machines" in result.stderr
+
+
+def test_case_and_figure_of_a_benchmark_are_taken_from_its_extra_info(tmp_path):
+    file = benchmark_json(tmp_path / "a.json", {"t1": [1.0], "t2": [2.0]})
+    told = json.loads(file.read_text())
+    for i, benchmark in enumerate(told["benchmarks"], 1):
+        benchmark["extra_info"] = {"case": "VAR", "figure": f"scale {i}"}
+    file.write_text(json.dumps(told))
+    assert [*compare.of_benchmarks(file).cases["VAR"].samples] == ["scale 1", "scale 2"]
+
+
+def test_another_device_of_the_same_machine_is_refused(call, tmp_path):
+    on = {
+        device: {"machine_info": {"cpu": {}, "gpus": ["H200"], "device": device}}
+        for device in ("cpu", "cuda")
+    }
+    base = benchmark_json(tmp_path / "base.json", {"t": [1.0]}, **on["cpu"])
+    new = benchmark_json(tmp_path / "new.json", {"t": [1.0]}, **on["cuda"])
+    result = call(base, new)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "H200" in result.stderr
+    assert "cuda" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
