@@ -206,7 +206,7 @@ def page(comparison: Comparison, findings: list[Finding]) -> Figure:
         for end in np.cumsum([values.size for values in rounds.values()])[:-1]:
             order.axvline(end + 0.5, color=color, lw=0.6, ls=":")
         spread.ecdf(samples, color=color)
-        spread.plot(middle, 0.5, "o", color=color, ms=4)
+        spread.axvline(middle, color=color, lw=1)
     order.set(xlabel="sample, in the order taken", ylabel="latency (s)", title="Samples")
     spread.set(xlabel="latency (s)", ylabel="share of the samples", title="Distribution")
     spread.margins(x=0.08)
