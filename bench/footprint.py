@@ -147,7 +147,7 @@ def simulated(device: str, attention: str) -> Iterator[None]:
             "torch.Tensor.pin_memory": lambda tensor: tensor,
         }
         if attention != "math":
-            patches["torch.nn.functional.scaled_dot_product_attention"] = attention_on_gpu
+            patches["codevar.var.Attention.attend"] = staticmethod(attention_on_gpu)
     with ExitStack() as entered:
         for name, stand_in in patches.items():
             entered.enter_context(mock.patch(name, stand_in))
@@ -204,7 +204,7 @@ class Ledger(TorchDispatchMode):
 
 
 def attention_on_gpu(query, key, value, attn_mask=None, scale=None):
-    """`F.scaled_dot_product_attention` by the kernel a GPU takes: flash for half precision without
+    """Torch's attention by the kernel a GPU takes: flash for half precision without
     a mask, else the memory-efficient one."""
     if attn_mask is None and query.dtype != torch.float32:
         return aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,12 @@ from codevar import VAR, VQVAE, Scales, VARConfig, VQVAEConfig
 from codevar.checkpoints import seeded_tensor
 from codevar.train import TrainError, loop, recipes
 from codevar.train.progress import Progress
+
+# Processes forked off one that has imported all and done nothing: off this one they could not
+# train once it has run a backward of its own.
+multiprocessing.set_forkserver_preload(["codevar.train.loop", "codevar.train.recipes", "pytest"])
+CLEAN = multiprocessing.get_context("forkserver")
+torch.set_num_threads(1)
 
 PATCH_SIZES = (1, 2, 3, 4)
 VQVAE_SIZES = {"width": 32, "multipliers": (1,), "res_blocks": 1, "pixels": 2}

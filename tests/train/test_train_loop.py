@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 import resource
 import signal
@@ -14,7 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
-from small import PATCH_SIZES, config, files, refused, same, toml, train
+from small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
 from typer.testing import CliRunner
 
 import codevar
@@ -23,7 +22,6 @@ from codevar.mini.classifier import load_classifier
 from codevar.train import checkpoint, loop
 
 RECIPES = ("vqvae", "var", "code-drafter", "code-refiner", "variant", "perturb", "classifier")
-FORK = multiprocessing.get_context("fork")  # a process that need not import torch again
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +125,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(folder, tmp_path):
     values = config(folder, "var", out=str(tmp_path / "killed"), **changes)
     lines, killed, before = tmp_path / "killed" / loop.METRICS, 0, 0
     for wait in (0.003, 0.111, 0.05, 0.237):
-        process = FORK.Process(target=train, args=(values,), kwargs={"resume": True})
+        process = CLEAN.Process(target=train, args=(values,), kwargs={"resume": True})
         process.start()
         while process.is_alive() and (
             not lines.exists() or len(lines.read_text().splitlines()) <= before
@@ -166,21 +164,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     assert good.exists()
 
 
+def on_a_full_disk(values, limit, said):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with refused("the checkpoint of step 2 cannot be written", "no checkpoint yet"):
+        train(values)
+    said.write_text("so")
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(folder, tmp_path):
     """A limit on the size of files is a full disk to whoever writes."""
     values = config(folder, "var", out=str(tmp_path / "o"))
     train(values | {"out": str(tmp_path / "whole")})
     limit = (tmp_path / "whole" / checkpoint.FILE).stat().st_size // 2
     said = tmp_path / "said"
-
-    def on_a_full_disk():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        with refused("the checkpoint of step 2 cannot be written", "no checkpoint yet"):
-            train(values)
-        said.write_text("so")
-
-    process = FORK.Process(target=on_a_full_disk)
+    process = CLEAN.Process(target=on_a_full_disk, args=(values, limit, said))
     process.start()
     process.join()
     assert said.exists()

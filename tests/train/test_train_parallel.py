@@ -69,7 +69,7 @@ def test_two_processes_give_the_losses_of_one(folder):
     twos = [
         config(folder, r, **c, steps=4, out=f"{folder}/two{i}") for i, (r, c) in enumerate(CASES)
     ]
-    mp.start_processes(process, (port, twos), nprocs=2, start_method="fork")
+    mp.start_processes(process, (port, twos), nprocs=2, start_method="forkserver")
     for i, (two, (recipe, changes)) in enumerate(zip(twos, CASES, strict=True)):
         alone = {k: v for k, v in changes.items() if k != "parallel"}
         one = config(folder, recipe, **alone, steps=4, out=f"{folder}/one{i}")
