@@ -175,8 +175,8 @@ def run(
 @app.command()
 def selfcheck(
     device: Device = None,
-    depth: Annotated[int, typer.Option(min=1, max=60, help="VAR-d of this depth")] = 8,
-    pairs: Annotated[int, typer.Option(min=6, help="decodes with and without the timer")] = 30,
+    depth: Annotated[int, typer.Option(min=1, max=60, help="VAR-d of this depth")] = 4,
+    pairs: Annotated[int, typer.Option(min=6, help="at most, with and without the timer")] = 600,
     format: OutputFormat = Format.rich,
 ) -> None:
     """Whether measuring changes what is measured; exit code 1 if by more than 1 %."""

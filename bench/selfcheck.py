@@ -17,6 +17,7 @@ from codevar.plan import original
 from codevar.stacks import stack
 
 LIMIT = 0.01
+LOOK = 30  # pairs
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Selfcheck:
 
 def selfcheck(device: torch.device, depth: int, pairs: int) -> Selfcheck:
     """Decodes VAR-d`depth` (random weights) in pairs, with the marks and without, whichever
-    comes first changing from pair to pair, so that a drifting machine cancels out."""
+    comes first changing from pair to pair, so that a drifting machine cancels out.  At most
+    `pairs` of them; every LOOK it ends if they have decided."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     var = codevar.load_var(f"seeded:var_d{depth}", device=device)
@@ -63,20 +65,23 @@ def selfcheck(device: torch.device, depth: int, pairs: int) -> Selfcheck:
 
     decode(lambda k: None)
     ratios, missing = [], []
-    for i in range(pairs):
+    for i in range(1, pairs + 1):
         if i % 2:
             plain, (total, scales) = decode(lambda k: None), marked()
         else:
             (total, scales), plain = marked(), decode(lambda k: None)
         ratios.append(total / plain - 1)
         missing.append(1 - scales / total)
-    return Selfcheck(
-        pairs=pairs,
-        overhead=statistics.median(ratios),
-        overhead_interval=median_interval(ratios),
-        missing=statistics.median(missing),
-        clock_s=clock_step(),
-    )
+        found = Selfcheck(
+            pairs=i,
+            overhead=statistics.median(ratios),
+            overhead_interval=median_interval(ratios),
+            missing=statistics.median(missing),
+            clock_s=clock_step(),
+        )
+        if i % LOOK == 0 and found.verdict != "undecided":
+            break
+    return found
 
 
 def synchronize(device: torch.device) -> None:
