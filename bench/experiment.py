@@ -58,8 +58,7 @@ Figure = Literal[
 class Experiment(BaseModel):
     """An experiment file, checked.
 
-    baseline: keys of the case that speed-ups are over, the first that has them; the rest of its
-    keys (batch size, stack, precision, ...) are those of the case it is compared with.
+    baseline: keys of the case that speed-ups are over (`Sweep.baseline_of`).
     rounds: how often the whole list of cases runs, each time in new processes and every other
     time backwards, so that a slow drift of the machine cancels out of speed-ups.  warmup,
     samples, target, max_seconds: `timing.Effort`, of one round.  paired: each case also takes
@@ -148,11 +147,14 @@ class Sweep:
         return next(fits, None)
 
     def baseline_of(self, case: dict[str, Any]) -> dict[str, Any] | None:
-        """Keys and values that the baseline of a case has."""
-        if not self.experiment.baseline:
+        """Keys and values that the baseline of a case has: with a method among them, the first
+        such case that runs in the same way; without, the very case with these keys changed."""
+        baseline = self.experiment.baseline
+        if not baseline:
             return None
-        same = ("batch_size", "stack", "precision", "attention", "device", "memory_limit_gib")
-        return {**{key: case[key] for key in same}, **self.experiment.baseline}
+        way = ("batch_size", "stack", "precision", "attention", "device", "memory_limit_gib")
+        same = way if "method" in baseline else case
+        return {**{key: case[key] for key in same}, **baseline}
 
 
 def multiply(block: dict[str, Any]) -> list[dict[str, Any]]:

@@ -120,7 +120,10 @@ def stacks_of(rows: Iterable[Row]) -> list[str]:
 
 
 def baseline_name(run: Run, rows: Iterable[Row]) -> str | None:
-    """The method that speed-ups are over."""
+    """What speed-ups are over: a method, or the same case with other keys."""
+    baseline = run.sweep.experiment.baseline
+    if baseline and "method" not in baseline:
+        return "itself with " + ", ".join(f"{key} {value}" for key, value in baseline.items())
     for row in rows:
         wanted = run.sweep.baseline_of(row["case"].model_dump())
         if wanted and all(getattr(row["case"], key, None) == v for key, v in wanted.items()):

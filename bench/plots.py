@@ -130,7 +130,8 @@ def speed(run: Run, rows: list[Row]) -> Figure:
         labels.append(bar(ax, y, [(latency, look)], "   ".join(words), 0.92 * thick))
     horizontal(ax, names, "latency (s)")
     handles = [Patch(color=STACK_COLORS[s], label=f"{s} stack") for s in stacks if len(stacks) > 1]
-    title = "Latency" + (f", and speed-up over {base} on the same stack" if base else "")
+    same = " on the same stack" if "method" in run.sweep.experiment.baseline else ""
+    title = "Latency" + (f", and speed-up over {base}{same}" if base else "")
     finish(figure, title, footer(run, rows), handles)
     make_room(ax, labels)
     return figure

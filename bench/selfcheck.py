@@ -38,7 +38,7 @@ class Selfcheck:
         low, high = self.overhead_interval
         if low > LIMIT or abs(self.missing) > LIMIT:
             return "failed"
-        return "passed" if high < LIMIT else "undecided"
+        return "passed" if low > -LIMIT and high < LIMIT else "undecided"
 
 
 def selfcheck(device: torch.device, depth: int, pairs: int) -> Selfcheck:

@@ -116,7 +116,8 @@ def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
     pairs = [paired_ratios(record) for record in own.values() if has_pairs(record, baseline)]
     if pairs:
         ratios, by = [statistics.median(found) for found in pairs], "paired"
-        low, high = interval(ratios) if len(ratios) > 1 else median_interval(pairs[0])
+        few = len(ratios) < 3
+        low, high = median_interval(sum(pairs, [])) if few else interval(ratios)
     else:
         both = [round_ for round_ in own if round_ in base]
         ratios, by = [latency(base[i]) / latency(own[i]) for i in both], "interleaved"
@@ -154,8 +155,9 @@ def paired_ratios(record: Record) -> list[float]:
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the rounds' ratios, on their logarithms; infinite for one."""
-    if len(ratios) < 2:
+    """Student's 95 % interval of the rounds' ratios, on their logarithms.  Infinite below three
+    rounds: two ratios 5 % apart would give one of a factor of 1.4 either way."""
+    if len(ratios) < 3:
         return 0.0, math.inf
     logs = [math.log(ratio) for ratio in ratios]
     half = stdtrit(len(logs) - 1, 0.975) * statistics.stdev(logs) / math.sqrt(len(logs))

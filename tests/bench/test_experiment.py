@@ -35,6 +35,18 @@ def test_axes_multiply_in_the_order_of_the_file(tmp_path):
     assert {sweep.paper_rows[c.key] for c in sweep.cases} == {"VAR-CoDe N=6", "VAR-CoDe N=8"}
 
 
+def test_a_baseline_without_a_method_is_the_case_itself_with_other_keys(tmp_path):
+    sweep = load(
+        tmp_path,
+        'baseline = { stack = "published" }\n[defaults]\nstack = ["published", "modern"]\n'
+        '[[cases]]\nmethod = "var"\n[[cases]]\nmethod = "code"\ndraft_steps = [6, 8]\n',
+    )
+    for case in sweep.cases:
+        base = sweep.baseline_case(case)
+        assert base is not None
+        assert base.model_dump() == case.model_dump() | {"stack": "published"}
+
+
 def test_equal_cases_run_once(tmp_path):
     twice = '[[cases]]\nmethod = "var"\n[[cases]]\nmethod = "var"\ndepth = 30\n'
     assert len(load(tmp_path, twice).cases) == 1
