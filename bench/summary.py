@@ -116,8 +116,8 @@ def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
     pairs = [paired_ratios(record) for record in own.values() if has_pairs(record, baseline)]
     if pairs:
         ratios, by = [statistics.median(found) for found in pairs], "paired"
-        few = len(ratios) < 3
-        low, high = median_interval(sum(pairs, [])) if few else interval(ratios)
+        every = [ratio for found in pairs for ratio in found]
+        low, high = median_interval(every) if len(ratios) < 3 else interval(ratios)
     else:
         both = [round_ for round_ in own if round_ in base]
         ratios, by = [latency(base[i]) / latency(own[i]) for i in both], "interleaved"
