@@ -148,6 +148,10 @@ def simulated(device: str, attention: str) -> Iterator[None]:
         }
         if attention != "math":
             patches["codevar.var.Attention.attend"] = staticmethod(attention_on_gpu)
+        if not torch.cuda.is_available() and not hasattr(torch._C, "_ensureCUDADeviceGuardSet"):
+            patches["torch.Tensor.__getitem__"] = getitem
+            patches["torch.Tensor.__setitem__"] = setitem
+            patches["torch.Tensor.contiguous"] = contiguous
     with ExitStack() as entered:
         for name, stand_in in patches.items():
             entered.enter_context(mock.patch(name, stand_in))
@@ -211,11 +215,43 @@ def attention_on_gpu(query, key, value, attn_mask=None, scale=None):
     if attn_mask is not None:
         n, past = attn_mask.shape
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
-            ~attn_mask, -torch.inf
+            attn_mask.logical_not(), -torch.inf
         )
         attn_mask = attn_mask.expand(*query.shape[:2], n, past)
     attend = aten._scaled_dot_product_efficient_attention
     return attend(query, key, value, attn_mask, compute_log_sumexp=False, scale=scale)[0]
+
+
+def getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+    """Indexing by the operators that it stands for: up to torch 2.9 its own asks CUDA's driver to
+    change devices, which is not there."""
+    wanted = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in wanted:
+        at = wanted.index(Ellipsis)
+        given = sum(i is not None for i in wanted) - 1
+        wanted[at : at + 1] = [slice(None)] * (tensor.dim() - given)
+    dim = 0
+    for i in wanted:
+        match i:
+            case None:
+                tensor, dim = aten.unsqueeze(tensor, dim), dim + 1
+            case int():
+                tensor = aten.select(tensor, dim, i)
+            case slice():
+                first, last, step = i.indices(tensor.shape[dim])
+                tensor, dim = aten.slice(tensor, dim, first, last, step), dim + 1
+            case _:
+                tensor, dim = aten.index_select(tensor, dim, i), dim + 1
+    return tensor
+
+
+def contiguous(tensor: torch.Tensor, memory_format: Any = torch.contiguous_format) -> torch.Tensor:
+    """The same for this method."""
+    return aten.contiguous(tensor, memory_format=memory_format)
+
+
+def setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
+    aten.copy_(getitem(tensor, index), value)
 
 
 def split(nbytes: int) -> np.ndarray:
