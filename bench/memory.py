@@ -26,8 +26,6 @@ from bench.card import Card
 from codevar.decode import Generated, OnScale
 
 MIB = 2**20
-
-
 TENSORS = {torch.Tensor, nn.Parameter}
 UNACCOUNTED_MIB = 1.0  # what may lie between allocator and tensors
 
