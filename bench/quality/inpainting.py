@@ -77,6 +77,13 @@ def edited(
     return made.images.cpu()
 
 
+def inside(images: torch.Tensor, new_SS: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) only what is under the mask; all else in its own mean colour.  At its place and
+    size, since a classifier of whole pictures knows a piece that was cut out far less often."""
+    outside_B311 = images[:, :, ~new_SS].mean(dim=2)[:, :, None, None]
+    return torch.where(new_SS, images, outside_B311)
+
+
 # Pictures that a model has not been trained on
 
 
@@ -202,8 +209,7 @@ def measure(
     psnr_outside_vqvae_db: the same of the VQVAE's own reconstruction, the floor of that error.
     outside_error_of_vqvae: share of the squared error that the reconstruction has alone.
     class_accuracy: of the results, by the classes they were to become; beside it of the
-    originals and of their reconstructions, by their own.  `_inside`: of the mask's bounding box
-    alone, cut out and not scaled, so that textures keep their size.
+    originals and of their reconstructions, by their own.  `_inside`: of what `inside` leaves.
     `_interval`: 95 %, Wilson's.
 
     Raises UsageError.
@@ -211,7 +217,6 @@ def measure(
     began, vqvae = time.perf_counter(), loaded.vqvae
     new_SS = changed(mask_SS, vqvae)
     rows, columns = (new_SS.any(dim).nonzero()[[0, -1], 0].tolist() for dim in (1, 0))
-    inside = (..., slice(rows[0], rows[1] + 1), slice(columns[0], columns[1] + 1))
     kept, sums = ~new_SS, Sums()
     for images, own in source.batches(len(mask_SS), count, batch_size):
         wanted = (own + 1) % source.classes if another_class else own
@@ -229,8 +234,8 @@ def measure(
                 ("class_accuracy", made, wanted),
                 ("class_accuracy_original", images, own),
                 ("class_accuracy_vqvae", reconstructed, own),
-                ("class_accuracy_inside", made[inside], wanted),
-                ("class_accuracy_inside_original", images[inside], own),
+                ("class_accuracy_inside", inside(made, new_SS), wanted),
+                ("class_accuracy_inside_original", inside(images, new_SS), own),
             ):
                 sums.right[name] = sums.right.get(name, 0) + judge.right(judged, labels)
         tell(sums.images)

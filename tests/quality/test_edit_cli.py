@@ -227,15 +227,22 @@ def test_class_accuracy_is_of_the_class_that_was_wanted(loaded):
         assert 0 <= low < share < high <= 1
 
 
-def test_the_inside_is_the_box_around_the_mask(loaded):
+def test_the_inside_is_all_that_the_classifier_is_shown_of_it(loaded):
     seen = []
     judge = judge_that_says(0)
-    judge.network.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
+    judge.network.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
     mask = torch.zeros(SIDE, SIDE)
     mask[4:12, 8:28] = 1
     mask[4:8, 8:12] = 0
-    inpainting.measure(loaded, inpainting.MiniWorld(), 1, mask, judge)
-    assert {tuple(shape) for shape in seen} == {(SIDE, SIDE), (8, 20)}
+    found = inpainting.measure(loaded, inpainting.MiniWorld(), 1, mask, judge)
+    assert found["box"] == [8, 4, 28, 12]
+    made, original, _, made_inside, original_inside = seen
+    new = mask.bool()
+    for shown, whole in ((made_inside, made), (original_inside, original)):
+        assert torch.equal(shown[:, new], whole[:, new])
+        colours = shown[:, ~new]
+        assert torch.equal(colours, colours[:, :1].expand_as(colours))
+        torch.testing.assert_close(colours[:, 0], whole[:, ~new].mean(1))
 
 
 def test_classes_of_a_folder_take_turns(tmp_path):
