@@ -145,7 +145,7 @@ def counted(base: int | None, new: int | None) -> str:
 def changes(comparison: Comparison) -> list[Row]:
     return [
         {
-            "name": found.case,
+            "name": name,
             "figure": found.figure,
             "change": rounded(100 * found.change),
             "low": None if found.low is None else rounded(100 * found.low),
@@ -153,15 +153,23 @@ def changes(comparison: Comparison) -> list[Row]:
             "verdict": found.verdict,
             "label": f"{found.change:+.1%}",
         }
-        for found in comparison.findings
+        for found, name in zip(comparison.findings, told_apart(comparison), strict=True)
         if found.change is not None
     ]
+
+
+def told_apart(comparison: Comparison) -> list[str]:
+    """Each finding's case without what all cases have in common."""
+    words = [found.case.split(", ") for found in comparison.findings]
+    same = {word for word in words[0] if all(word in other for other in words)}
+    return [", ".join(w for w in name if w not in same) or ", ".join(name) for name in words]
 
 
 def change_figure(comparison: Comparison) -> Figure:
     """Change of each case with its interval; between the lines it does not matter."""
     title, edge = "change from BASE to NEW (%)", 100 * comparison.threshold
-    y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(ticks=False, domain=False, grid=False))
+    lines = alt.Axis(ticks=False, domain=False, grid=False, labelExpr="split(datum.label, ', ')")
+    y = alt.Y("name:N", sort=None, title=None, axis=lines)
     base = alt.Chart().encode(
         y=y,
         color=alt.Color(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from bench.tables import Run
 Row = dict[str, Any]
 PARTS = 10  # a figure by scale shows no more; a method of more steps is drawn in tenths
 DIGITS = 5  # of a raw sample
+ROOM = 150_000  # raw samples on a page: 1.5 MB
 HERE = "measured here"
 TRADES = [("latency_s", "fid"), ("total_mib", "fid"), ("latency_s", "total_mib")]
 NAME_APART = 1.25  # from each other on a logarithmic axis, of names that do not touch
@@ -84,7 +85,19 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         check(run)
         by_name.setdefault(run.sweep.name, []).append(run)
-    return [group(f"g{i}", same) for i, same in enumerate(by_name.values(), 1)]
+    every = thinning(runs)
+    return [group(f"g{i}", named(same), every) for i, same in enumerate(by_name.values(), 1)]
+
+
+def named(runs: Sequence[Run]) -> list[Run]:
+    """Several runs of one machine told apart: by their folders, in the machine's name."""
+    machines = Counter(tables.machine_of(run) for run in runs)
+    return [
+        replace(run, env=run.env | {"machine": f"{machine} {run.folder.name}".strip()})
+        if machines[machine := tables.machine_of(run)] > 1 and run.folder
+        else run
+        for run in runs
+    ]
 
 
 def first_shown(rows: Sequence[Row], head: Headline | None) -> Row:
@@ -111,7 +124,7 @@ def check(run: Run) -> None:
             raise UsageError(f"{where}: record {key} is damaged ({e!r})") from None
 
 
-def group(id: str, runs: list[Run]) -> Group:
+def group(id: str, runs: list[Run], every: int) -> Group:
     printed = tables.measured(*runs)
     parts = [rows_of(run) for run in runs]
     rows = [row for part in parts for row in part]
@@ -134,7 +147,11 @@ def group(id: str, runs: list[Run]) -> Group:
         scales=[part for row in rows for part in by_scale(row)],
         parts=[part for row in rows for part in by_part(row)],
         tradeoff=tradeoff(rows, runs[0].sweep.experiment.paper),
-        raw={k: v for run in runs for k, v in raw(run).items()},
+        raw={
+            k: v
+            for run, own in zip(runs, parts, strict=True)
+            for k, v in raw(run, own, every).items()
+        },
         cautions=cautions(id, rows, runs),
         baseline=base,
         random="seeded" in {row["weights"] for row in rows},
@@ -346,40 +363,53 @@ def apart(rows: Sequence[Row], x: str) -> list[Row]:
     return found
 
 
-def raw(run: Run) -> dict[str, Row]:
-    """Each case's samples, round by round."""
+def raw(run: Run, rows: Sequence[Row], every: int) -> dict[str, Row]:
+    """Each case's samples, round by round; of many, every so many-th.
+
+    rows: the run's, of `rows_of`.
+    """
     found: dict[str, Row] = {}
-    machine = tables.machine_of(run)
-    for key, lines in run.by_key.items():
-        name = marks.label(lines[0]) + (f", {machine}" if machine else "")
-        case: Row = {"name": name, "rounds": []}
-        for line in lines:
-            if line["status"] != "ok":
-                continue
-            taken, pairs = line["samples"], line.get("paired") or {}
-            by_scale = taken["scale_latency_s"] or [[]]
-            spans = np.array_split(np.arange(len(by_scale[0])), min(PARTS, len(by_scale[0]) or 1))
-            scales = [
-                [sum(sample[int(s[0]) : int(s[-1]) + 1]) for sample in by_scale]
-                for s in spans
-                if len(s)
-            ]
-            case["rounds"].append(
-                {
-                    "round": line["round"],
-                    "latency": rounded(taken["latency_s"]),
-                    "vqvae": rounded(taken["vqvae_latency_s"]),
-                    "discarded": rounded(taken["discarded_latency_s"]),
-                    "warm-up": rounded(taken["warmup_latency_s"]),
-                    "stream": rounded((line.get("stream") or {}).get("batch_s", [])),
-                    "paired": rounded(pairs.get("latency_s", [])),
-                    "paired baseline": rounded(pairs.get("baseline_latency_s", [])),
-                    "scales": rounded(scales),
-                }
-            )
-        if case["rounds"]:
-            found[f"{machine}/{key}"] = case
+    names = ("batch_size", "stack", "precision", "machine")
+    for row in rows:
+        lines = [line for line in run.by_key.get(row["case"].key, []) if line["status"] == "ok"]
+        if lines:
+            rounds = [round_of(line, every) for line in lines]
+            named = marks.label(row | {"method": row["name"]}, names).removesuffix(", ")
+            found[row["key"]] = {"name": named, "rounds": rounds}
     return found
+
+
+def round_of(line: Record, every: int) -> Row:
+    """The samples of a record, by kind; those of steps in tenths, where there are more than ten."""
+    taken, pairs = line["samples"], line.get("paired") or {}
+    kinds = {
+        "latency": taken["latency_s"],
+        "vqvae": taken["vqvae_latency_s"],
+        "discarded": taken["discarded_latency_s"],
+        "warm-up": taken["warmup_latency_s"],
+        "stream": (line.get("stream") or {}).get("batch_s", []),
+        "paired": pairs.get("latency_s", []),
+        "paired baseline": pairs.get("baseline_latency_s", []),
+    }
+    by_step = np.array(taken["scale_latency_s"][::every], float)
+    tenths = np.array_split(by_step, min(PARTS, by_step.shape[-1]), axis=-1) if by_step.size else []
+    return {
+        "round": line["round"],
+        "every": every,
+        **{kind: rounded(values[::every]) for kind, values in kinds.items()},
+        "scales": [rounded(part.sum(-1).tolist()) for part in tenths],
+    }
+
+
+def thinning(runs: Sequence[Run]) -> int:
+    """Every how many-th sample a page has room for."""
+    numbers = 0
+    for record in (record for run in runs for record in run.records if record["status"] == "ok"):
+        samples, pairs = record["samples"], record.get("paired") or {}
+        steps = min(PARTS, len((samples["scale_latency_s"] or [[]])[0]))
+        numbers += len(samples["latency_s"]) * (steps + 2) + 2 * len(pairs.get("latency_s", []))
+        numbers += len((record.get("stream") or {}).get("batch_s", []))
+    return math.ceil(numbers / ROOM) or 1
 
 
 # The one thing that matters
@@ -475,7 +505,11 @@ def tiles(best: Row, base: Row) -> list[Tile]:
 
 def cautions(id: str, rows: Sequence[Row], runs: Sequence[Run]) -> Grid | None:
     """A line for all cases that are marked for the same reason."""
-    several = len({row["machine"] for row in rows}) > 1
+    named = [
+        name
+        for name in ("batch_size", "stack", "precision", "machine")
+        if len({row[name] for row in rows}) > 1
+    ]
     cases: dict[tuple[str, str], list[str]] = {}
 
     def add(kind: str, text: str, case: str) -> None:
@@ -483,11 +517,10 @@ def cautions(id: str, rows: Sequence[Row], runs: Sequence[Run]) -> Grid | None:
 
     for row in rows:
         for mark in marks.marks(row):
-            name = marks.label(row) + (f", {row['machine']}" if several else "")
-            add(mark.kind, mark.text, name)
+            add(mark.kind, mark.text, marks.label(row, named))
     for run in runs:
-        for name, mark in marks.of_records(run.records):
-            add(mark.kind, mark.text, name)
+        for record, mark in marks.of_records(run.records):
+            add(mark.kind, mark.text, marks.label(record, named))
         for complaint in run.complaints:
             add("unreadable", complaint, "a line of the records")
         if run.env.get("dirty"):
@@ -568,6 +601,13 @@ def papers_shown(runs: Sequence[Run], also: Sequence[Grid]) -> set[str]:
     return {name for name in named if name}
 
 
-def machine(run: Run) -> Grid:
-    text = tables.environment({"gpus": [], **run.env}).text if run.env else pd.DataFrame()
-    return grids.of_text("", str(run.folder or run.sweep.name), text)
+def machines(runs: Sequence[Run]) -> Grid:
+    """A column for each run."""
+    columns: dict[str, dict[str, str]] = {}
+    for run in runs:
+        where = str(run.folder or run.sweep.name)
+        told = tables.environment({"gpus": [], **run.env}).text if run.env else None
+        columns[where] = {} if told is None else dict(told.itertuples(index=False))
+    names = dict.fromkeys(name for told in columns.values() for name in told)
+    rows = [[name, *(told.get(name, "-") for told in columns.values())] for name in names]
+    return grids.of_text("machine", "Machine", pd.DataFrame(rows, columns=["what", *columns]))

@@ -516,6 +516,8 @@ def samples(group: Group) -> Figure | None:
     kinds += [(f"scale {k}", f"Scale {k}") for k in range(1, count + 1)]
     variants = [Variant(label, sample_plot("round", "round"), kind=kind) for kind, label in kinds]
     caption = "In the order taken, to five digits; records.jsonl has them whole."
+    if (every := rounds[0]["every"]) > 1:
+        caption = f"One in {every}, for want of room, to five digits; records.jsonl has them all."
     cases = [case["name"] for case in group.raw.values()]
     return Figure(
         "samples",

@@ -125,7 +125,7 @@ EMPTY = Cell("")
 
 def value(row: Row, name: str) -> Any:
     found = row.get(name)
-    return None if tables.missing(found) or found is pd.NA else found
+    return None if tables.missing(found) else found
 
 
 def figure(rows: Sequence[Row], name: str, form: str) -> list[Cell]:

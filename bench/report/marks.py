@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from bench import tables
 from bench.machine import BUSY_CORES
 from bench.records import Record
@@ -30,7 +28,7 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
 
     def value(name: str) -> Any:
         found = row.get(name)
-        return None if tables.missing(found) or found is pd.NA else found
+        return None if tables.missing(found) else found
 
     found = []
     if row.get("status") in ("oom", "error", "timeout"):
@@ -65,24 +63,24 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     return found
 
 
-def of_records(records: Sequence[Record]) -> list[tuple[str, Mark]]:
-    """(method, mark) of what stands in records alone: other processes on the card."""
+def of_records(records: Sequence[Record]) -> list[tuple[Record, Mark]]:
+    """What stands in records alone: other processes on the card."""
     found = {}
     for record in records:
         others = (record.get("gpu") or {}).get("others") or []
         if others:
             names = ", ".join(str(other.get("name") or "unknown") for other in others)
             text = f"other processes were on the GPU: {names}"
-            found[label(record)] = Mark("noisy", "shared GPU", text)
-    return [*found.items()]
+            found[record["key"]] = (record, Mark("noisy", "shared GPU", text))
+    return [*found.values()]
 
 
-def label(row: Mapping[Any, Any]) -> str:
-    """A case in words, of a record or a row."""
+def label(
+    row: Mapping[Any, Any], names: Sequence[str] = ("batch_size", "stack", "precision")
+) -> str:
+    """A case in words, of a record or a row.  names: what else tells it from others."""
     parts = [str(row["method"])]
-    if not tables.missing(row.get("batch_size")) and row.get("batch_size") is not pd.NA:
-        parts.append(f"batch {row['batch_size']}")
-    parts += [
-        str(row[name]) for name in ("stack", "precision") if not tables.missing(row.get(name))
-    ]
+    for name in names:
+        if not tables.missing(row.get(name)):
+            parts.append(f"batch {row[name]}" if name == "batch_size" else str(row[name]))
     return ", ".join(parts)

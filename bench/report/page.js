@@ -152,15 +152,16 @@ function samplesOf(raw, choices, kind) {
   return found.rounds.flatMap((round) => {
     const k = /^scale (\d+)$/.exec(kind);
     const values = round[kind] ?? (k && round.scales[Number(k[1]) - 1]) ?? [];
-    return values.map((seconds, i) => ({ side: round.side, round: round.round, sample: i + 1, seconds }));
+    return values.map((seconds, i) => ({ side: round.side, round: round.round, sample: i * (round.every ?? 1) + 1, seconds }));
   });
 }
 
 const drawn = new Map();
 async function draw(panel) {
   const chart = panel.querySelector(".chart"), { variant, rows } = rowsOf(panel);
-  const picked = [variant.label, ...$(panel, "[data-choice]").map((s) => `${words(s.parentElement.firstChild)} ${s.value}`)];
-  const shown = `: ${picked.join(", ")}`;
+  const label = panel.querySelector("[data-variant]") ? [variant.label] : [];
+  const picked = [...label, ...$(panel, "[data-choice]").map((s) => `${words(s.parentElement.firstChild)} ${s.value}`)];
+  const shown = picked.length ? `: ${picked.join(", ")}` : "";
   panel.querySelector(".shown").textContent = shown;
   drawn.get(panel)?.finalize();
   drawn.delete(panel);

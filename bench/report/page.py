@@ -62,7 +62,7 @@ def of_runs(runs: Sequence[Run], samples: Sequence[Path] = (), command: str = ""
         figures=drawn,
         also=also,
         quoted=content.quoted(content.papers_shown(runs, also)),
-        machines=[content.machine(run) for run in runs],
+        machines=content.machines(runs),
         pictures=pictures.of(samples),
         command=command,
     )

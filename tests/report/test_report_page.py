@@ -64,9 +64,11 @@ def test_the_file_asks_for_nothing_and_allows_only_its_own_scripts(bench, quick,
 
 
 def test_a_page_of_200_cases_is_under_5_mb():
-    run = quiet_run(batch_size=[*range(1, 26)])
+    run = quiet_run(batch_size=[*range(1, 26)], samples=60)
     assert len(run.sweep.cases) == 200
-    assert len(page.of_runs([run]).encode()) < 5e6
+    html = page.of_runs([run])
+    assert len(html.encode()) < 5e6
+    assert "One in 3, for want of room" in html
 
 
 def test_hostile_text_never_leaves_its_place(quick, tmp_path):
@@ -223,8 +225,16 @@ def test_a_method_of_many_steps_is_shown_in_tenths(quick):
     assert parts[1]["kv_mib"] == 19
 
 
+def test_two_runs_of_one_machine_are_told_apart(quick, tmp_path):
+    folders = [on_disk(quick, tmp_path / name) for name in ("monday", "tuesday")]
+    (group,) = content.groups([tables.load(folder) for folder in folders])
+    assert {row["machine"] for row in group.rows} == {"l20 monday", "l20 tuesday"}
+    assert len(group.raw) == 2 * len(quick.sweep.cases)
+
+
 def test_raw_samples_are_all_there(quick):
-    found = content.raw(quick)
+    found = content.raw(quick, content.rows_of(quick), 1)
+    assert len({case["name"] for case in found.values()}) == len(quick.sweep.cases)
     assert len(found) == len(quick.sweep.cases)
     for case in quick.sweep.cases:
         rounds = found[f"l20/{case.key}"]["rounds"]
@@ -299,6 +309,23 @@ def test_a_comparison_says_what_changed(five):
 def test_a_comparison_of_the_same_says_so(five):
     html = page.of_comparison(compare.compare(five, changed(five, 1)))
     assert "<h1>Nothing changed: all 8 latencies are the same within 3 %</h1>" in html
+
+
+def test_benchmarks_are_compared_on_a_page_too(bench, tmp_path):
+    for side, seconds in (("base", 1.0), ("new", 1.3)):
+        (tmp_path / side).mkdir()
+        for round_ in range(5):
+            data = [seconds * (1 + 0.001 * ((7 * i + round_) % 5)) for i in range(12)]
+            told = {
+                "machine_info": {"cpu": {"brand_raw": "Invented CPU", "count": 2}},
+                "commit_info": {"id": side},
+                "benchmarks": [{"fullname": "test_decode[code]", "stats": {"data": data}}],
+            }
+            (tmp_path / side / f"{round_}.json").write_text(json.dumps(told))
+    out = tmp_path / "report.html"
+    result = bench("--compare", tmp_path / "base", tmp_path / "new", "-o", out)
+    assert result.exit_code == 0, result.stderr
+    assert "<h1>1 of 1 cases became slower, by up to 30.0%" in out.read_text("utf-8")
 
 
 # Bad input
