@@ -1,7 +1,7 @@
 """Cases: one method at one size, batch and precision, as read from an experiment or a record.
 
 A method of the papers is one class here: what its keys may be, what it is called, and which
-plan it is.  A new method is one more class.
+plan it is (a baseline, which has no plan: `bench.baselines`).  A new method is one more class.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import functools
 import hashlib
 import json
 import re
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from pydantic import (
@@ -32,6 +33,7 @@ Depth = Annotated[int, Field(ge=1, le=60)]
 Scale = Annotated[int, Field(ge=1, le=10)]
 SubnetDepth = Annotated[int, Field(ge=2, le=60)]
 K = 10  # every published VAR has ten scales, and the mini world's
+AnyKind = TypeVar("AnyKind", bound="Case")
 #: `weights` of the mini world: its base models for everything, those trained for the method, or,
 #: for a method of one model, a file: "mini:runs/mini-cpu/perturbed/model.safetensors".
 MINI, MINI_FINETUNED, MINI_FILE = "mini", "mini-finetuned", "mini:"
@@ -58,14 +60,12 @@ class Case(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     method: str
-    depth: Depth = 30
     batch_size: int = Field(1, ge=1, le=1024)
     stack: Literal["published", "modern"] = "published"
     precision: Literal["float32", "bf16", "fp16"] = "fp16"
     attention: Literal["auto", "math", "efficient", "flash", "cudnn"] = "auto"
     device: str = "auto"
     weights: str = "seeded"
-    sampling: Literal["var", "code", "mini"] = "var"
     seed: int = Field(0, ge=0)
     memory_limit_gib: float | None = Field(None, gt=0)
 
@@ -84,14 +84,15 @@ class Case(BaseModel):
     @property
     def steps(self) -> str:
         """Forward steps, as the papers print them: "10" or "6+4"."""
-        return str(K)
+        raise NotImplementedError
 
     @property
-    def depths(self) -> tuple[int, ...]:
-        """Depths of the models it needs, in the order `plan` takes them."""
-        return (self.depth,)
+    def in_part(self) -> bool:
+        """Whether it runs only some of its steps, which stand for all."""
+        return False
 
-    def plan(self, *models: VAR) -> Plan:
+    def model_names(self) -> tuple[str, ...]:
+        """Published names of the models."""
         raise NotImplementedError
 
     @functools.cached_property
@@ -106,6 +107,25 @@ class Case(BaseModel):
     def in_mini_world(self) -> bool:
         """Whether its models are the small ones that ship with the project."""
         return self.weights in (MINI, MINI_FINETUNED) or self.weights.startswith(MINI_FILE)
+
+
+class VARCase(Case):
+    """A method that is a plan: what a model of `depth` predicts, scale by scale."""
+
+    depth: Depth = 30
+    sampling: Literal["var", "code", "mini"] = "var"
+
+    @property
+    def steps(self) -> str:
+        return str(K)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Depths of the models it needs, in the order `plan` takes them."""
+        return (self.depth,)
+
+    def plan(self, *models: VAR) -> Plan:
+        raise NotImplementedError
 
     def model_names(self) -> tuple[str, ...]:
         """Names of the models: the published ones, `codevar.checkpoints.SHIPPED`, or a file."""
@@ -128,7 +148,7 @@ class Case(BaseModel):
         return ()
 
     @model_validator(mode="after")
-    def _of_that_world(self) -> Case:
+    def _of_that_world(self) -> VARCase:
         if not self.in_mini_world:
             return self
         if self.weights.startswith(MINI_FILE):
@@ -143,7 +163,7 @@ class Case(BaseModel):
         return self
 
 
-class Original(Case):
+class Original(VARCase):
     """VAR as published."""
 
     method: Literal["var"] = "var"
@@ -156,7 +176,7 @@ class Original(Case):
         return original(models[0])
 
 
-class CoDe(Case):
+class CoDe(VARCase):
     """A drafter of `depth` for scales 1..draft_steps, a refiner after."""
 
     method: Literal["code"] = "code"
@@ -183,7 +203,7 @@ class CoDe(Case):
         return f"drafter_{self.draft_steps}", f"refiner_{self.draft_steps}"
 
 
-class Subnetted(Case):
+class Subnetted(VARCase):
     """Methods that leave out layers."""
 
     subnet_depth: SubnetDepth
@@ -248,7 +268,7 @@ class Subnet(Subnetted):
         return subnet(models[0], self.subnet_depth, self.chosen())
 
 
-class Swap(Case):
+class Swap(VARCase):
     """One scale by another model."""
 
     method: Literal["swap"] = "swap"
@@ -290,7 +310,121 @@ class CoDeVARiant(CoDe, Subnetted):
         return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)
 
 
-AnyCase = Original | CoDe | VARiant | Subnet | Swap | CoDeVARiant
+class Baseline(Case):
+    """A method that the papers compare with (docs/baselines.md).
+
+    size: of its published family.  cfg: guidance, as in its own evaluation.  max_steps: run so
+    many of its steps, evenly spread, and let each stand for those near it: a time without images.
+    """
+
+    size: str
+    cfg: float = Field(..., ge=1)
+    max_steps: int | None = Field(None, ge=1)
+
+    @property
+    def all_steps(self) -> int:
+        """Of a decode: rounds, denoising steps or tokens."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> str:
+        return f"{self.max_steps} of {self.all_steps}" if self.in_part else str(self.all_steps)
+
+    @property
+    def in_part(self) -> bool:
+        return self.max_steps is not None and self.max_steps < self.all_steps
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_to_be_had(cls, weights: str) -> str:
+        if weights == "finetuned" or weights.startswith(MINI):
+            raise ValueError(f"weights must be seeded, published or a folder here, not {weights}")
+        return weights
+
+
+class DiT(Baseline):
+    """DiT: denoising steps by DDIM, each over all latents."""
+
+    method: Literal["dit"] = "dit"
+    size: Literal["XL/2", "L/2", "B/2", "S/2"] = "XL/2"
+    cfg: float = Field(1.5, ge=1)
+    sampling_steps: int = Field(50, ge=1, le=1000)
+
+    @property
+    def label(self) -> str:
+        return f"DiT-{self.size}"
+
+    @property
+    def all_steps(self) -> int:
+        return self.sampling_steps
+
+    def model_names(self) -> tuple[str, ...]:
+        return f"dit_{self.size.lower().replace('/', '')}", "sd_vae"
+
+
+class MAR(Baseline):
+    """MAR: rounds of masked prediction, in each a small diffusion for each token."""
+
+    method: Literal["mar"] = "mar"
+    size: Literal["B", "L", "H"] = "B"
+    cfg: float = Field(2.9, ge=1)
+    rounds: int = Field(100, ge=1, le=256)
+    denoising_steps: int = Field(100, ge=1, le=1000)
+
+    @property
+    def label(self) -> str:
+        return f"MAR-{self.size}"
+
+    @property
+    def all_steps(self) -> int:
+        return self.rounds
+
+    def model_names(self) -> tuple[str, ...]:
+        return f"mar_{self.size.lower()}", "kl_16"
+
+
+class LlamaGen(Baseline):
+    """LlamaGen: a Llama, token by token."""
+
+    method: Literal["llamagen"] = "llamagen"
+    size: Literal["XXL", "XL", "L", "B"] = "XXL"
+    cfg: float = Field(1.75, ge=1)
+    top_k: int = Field(0, ge=0)
+    resolution: Literal[256, 384] = 384
+
+    @property
+    def label(self) -> str:
+        return f"LlamaGen-{self.size}" + (" (256 px)" if self.resolution == 256 else "")
+
+    @property
+    def all_steps(self) -> int:
+        return (self.resolution // 16) ** 2
+
+    def model_names(self) -> tuple[str, ...]:
+        return f"llamagen_{self.size.lower()}_{self.resolution}", "vq_16"
+
+
+class AiM(Baseline):
+    """AiM: Mamba-2, token by token."""
+
+    method: Literal["aim"] = "aim"
+    size: Literal["XL", "L", "B"] = "XL"
+    cfg: float = Field(1.75, ge=1)
+    top_k: int = Field(0, ge=0)
+
+    @property
+    def label(self) -> str:
+        return f"AiM-{self.size}"
+
+    @property
+    def all_steps(self) -> int:
+        return 256
+
+    def model_names(self) -> tuple[str, ...]:
+        return f"aim_{self.size.lower()}", "vq_16"
+
+
+AnyCase = Original | CoDe | VARiant | Subnet | Swap | CoDeVARiant | DiT | MAR | LlamaGen | AiM
 
 
 class Methods:
@@ -313,7 +447,16 @@ def make_case(values: dict[str, Any]) -> Case:
         raise UsageError(explain(e, Methods.by_name[name])) from None
 
 
-def with_batch(case: Case, batch_size: int) -> Case:
+def sampled(cases: Iterable[Case], what: str) -> list[VARCase]:
+    """Those whose images can be sampled: all but the baselines, which are measured for speed and
+    memory alone.  Raises UsageError if none is left of `what`."""
+    found = [case for case in cases if isinstance(case, VARCase)]
+    if not found:
+        raise UsageError(f"{what}: baselines are measured for speed and memory only")
+    return found
+
+
+def with_batch(case: AnyKind, batch_size: int) -> AnyKind:
     """The same case at another batch size, however large."""
     return case.model_copy(update={"batch_size": batch_size})
 
@@ -353,10 +496,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def meta_plan(case: Case) -> Plan:
     """The case's plan on models without weights, for what shapes alone tell."""
+    assert isinstance(case, VARCase)
     return case.plan(*_meta_models(configs(case)))
 
 
-def configs(case: Case) -> tuple[VARConfig, ...]:
+def configs(case: VARCase) -> tuple[VARConfig, ...]:
     """Sizes of the case's models.  Raises UsageError where a file of theirs is not there."""
     if case.in_mini_world:
         try:
@@ -372,7 +516,7 @@ def configs(case: Case) -> tuple[VARConfig, ...]:
 
 
 @functools.cache
-def vqvae_config(case: Case) -> VQVAEConfig:
+def vqvae_config(case: VARCase) -> VQVAEConfig:
     """Sizes of the case's VQVAE, at the pyramid of its models."""
     if case.in_mini_world:
         return checkpoints.vqvae_config(case.vqvae_name)

@@ -22,11 +22,13 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 import codevar
-from bench import memory, timing, tracing
+from bench import baselines, memory, timing, tracing
 from bench.card import Card
-from bench.cases import Case, make_case
+from bench.cases import Baseline, Case, VARCase, make_case
+from bench.generator import Generator, Made
 from codevar import PRESETS, VQVAE
 from codevar.checkpoints import CheckpointError, Source
 from codevar.decode import Generated, OnScale, generate, images_of
@@ -56,18 +58,26 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
+def load(case: Case, download: bool) -> Generator:
+    """A case that can be run.  Raises CheckpointError."""
+    if isinstance(case, Baseline):
+        return baselines.need().Loaded.of(case, download)
+    assert isinstance(case, VARCase)
+    return Loaded.of(case, download)
+
+
 @dataclass
 class Loaded:
-    """A case that can be run: its plan with weights, and how."""
+    """A case that is a plan, with its weights, and how it runs."""
 
-    case: Case
+    case: VARCase
     plan: Plan
     vqvae: VQVAE
     how: Stack
     sources: list[Source]
 
     @classmethod
-    def of(cls, case: Case, download: bool) -> Loaded:
+    def of(cls, case: VARCase, download: bool) -> Loaded:
         """Raises CheckpointError."""
         how = stack(case.stack, case.precision, case.attention)
         sources = [source_of(case, name) for name in case.model_names()]
@@ -81,16 +91,33 @@ class Loaded:
         )
         return cls(case, plan, vqvae, how, sources)
 
-    def labels(self, batch: int = 0) -> list[int]:
-        """Classes of the images, other ones in each batch."""
-        size, classes = self.case.batch_size, self.plan.models[0].config.classes
-        return [i * 37 % classes for i in range(batch * size, (batch + 1) * size)]
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [*self.plan.models, self.vqvae]
+
+    @property
+    def step_names(self) -> list[str]:
+        return tracing.SCALES
+
+    @property
+    def stands_for(self) -> tuple[int, ...]:
+        return ()
 
     def decode(self, on_scale: OnScale, batch: int = 0) -> Generated:
         """The case's decode, up to the VQVAE's decoder."""
         sampling, seed = PRESETS[self.case.sampling], self.case.seed + batch
-        labels = self.labels(batch)
+        labels = labels_of(self.case, self.plan.models[0].config.classes, batch)
         return generate(self.plan, self.vqvae, labels, sampling, seed, self.how, on_scale=on_scale)
+
+    def images(self, made: Made) -> torch.Tensor:
+        assert isinstance(made, Generated)
+        return images_of(made, self.vqvae, self.how)
+
+
+def labels_of(case: Case, classes: int, batch: int) -> list[int]:
+    """Classes of the images, other ones in each batch."""
+    first = batch * case.batch_size
+    return [i * 37 % classes for i in range(first, first + case.batch_size)]
 
 
 def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
@@ -100,11 +127,11 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.set_device(device)
     limit_memory(device, case.memory_limit_gib)
     began = time.perf_counter()
-    loaded = Loaded.of(case, job["download"])
+    loaded = load(case, job["download"])
     loading = time.perf_counter() - began
 
     def images() -> torch.Tensor:
-        return images_of(made, loaded.vqvae, loaded.how)
+        return loaded.images(made)
 
     first, decoder = timing.Marks(device), timing.Marks(device)
     made = loaded.decode(first)
@@ -113,16 +140,16 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     decoder(1)
     start_up = {
         "load_s": loading,
-        "first_latency_s": sum(first.seconds()),
+        "first_latency_s": None if loaded.stands_for else sum(first.seconds()),
         "first_vqvae_latency_s": sum(decoder.seconds()),
         "first_image_s": time.time() - psutil.Process().create_time(),
     }
-    used, made = memory.measure(loaded.decode, [*loaded.plan.models, loaded.vqvae], device)
+    used, made = memory.measure(loaded.decode, loaded.networks, device)
     card = Card(device)
     before = card.state()
-    taken = timing.sample(loaded.decode, images, device, effort, card)
+    taken = timing.sample(loaded.decode, images, device, effort, card, loaded.stands_for)
     for kind, file in job["keep"].items():
-        tracing.save(kind, loaded.decode, device, Path(file))
+        tracing.save(kind, loaded.decode, device, Path(file), loaded.step_names)
     if not taken.latency_s:
         why = ", ".join(taken.discarded_for)
         return {"status": "error", "reason": f"the GPU throttled in every sample: {why}"}
@@ -133,9 +160,13 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
         "memory": asdict(used),
         "tokens_sha256": hashlib.sha256(made.tokens.cpu().numpy().tobytes()).hexdigest(),
         "sources": loaded.sources,
-        "sampling": PRESETS[case.sampling].numbers(loaded.plan.scales, loaded.vqvae.config.vocab),
         "torch_threads": torch.get_num_threads(),
     }
+    if isinstance(loaded, Loaded):
+        scales, vocab = loaded.plan.scales, loaded.vqvae.config.vocab
+        result["sampling"] = PRESETS[loaded.case.sampling].numbers(scales, vocab)
+    if loaded.stands_for:
+        result["stands_for"] = loaded.stands_for
     if before:
         result["gpu"] = {"before": before, "after": card.state(), "others": card.others()}
     if job["stream_seconds"]:
@@ -145,22 +176,22 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def stream(loaded: Loaded, device: torch.device, seconds: float) -> timing.Stream:
+def stream(loaded: Generator, device: torch.device, seconds: float) -> timing.Stream:
     """Labels in, images out, other labels in each batch."""
 
     def batch(i: int) -> None:
-        images_of(loaded.decode(lambda k: None, i), loaded.vqvae, loaded.how)
+        loaded.images(loaded.decode(lambda k: None, i))
 
     return timing.stream(batch, device, seconds)
 
 
 def paired(
-    loaded: Loaded, other: Case, job: dict[str, Any], effort: timing.Effort
+    loaded: Generator, other: Case, job: dict[str, Any], effort: timing.Effort
 ) -> dict[str, Any]:
     """The case and its baseline in turn; or why not, where both do not fit."""
     device = torch.device(other.device)
     try:
-        baseline = Loaded.of(other, job["download"])
+        baseline = load(other, job["download"])
         timing.once(baseline.decode, device)
         found = timing.paired(baseline.decode, loaded.decode, device, effort)
     except Exception as e:

@@ -23,17 +23,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.cases import Case, Methods, UsageError, explain, make_case
+from bench.cases import Case, Methods, UsageError, VARCase, explain, make_case, sampled
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "experiments"
 PAPERS = ROOT / "results" / "papers"
 
-# Keys that make it another model, so that a row of the paper's no longer speaks of it.
+# Keys that make it another model, so that a row of the paper's no longer speaks of it: a method's
+# own, but those of how it is sampled.
+SAMPLED = {"sampling", "cfg", "top_k", "max_steps"}
 SIZES = {
     key
     for kind in Methods.by_name.values()
-    for key in kind.model_fields.keys() - Case.model_fields.keys() | {"depth"}
+    for key in kind.model_fields.keys() - Case.model_fields.keys() - SAMPLED
 }
 
 # How thoroughly an experiment measures.
@@ -137,6 +139,12 @@ class Sweep:
                         self.paper_rows[case.key] = row
         if not self.cases:
             raise UsageError(f"{where}: no case is left")
+        in_part = next((case for case in self.cases if case.in_part), None)
+        if in_part and (experiment.paired or experiment.stream_seconds):
+            raise UsageError(
+                f"{where}: {in_part.label} with max_steps makes no images; pairs and streams need "
+                f"whole decodes"
+            )
 
     def baseline_case(self, case: Case) -> Case | None:
         """The case that speed-ups of this one are over, which may be itself."""
@@ -195,8 +203,13 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
     return Sweep(path.stem, experiment, str(path), device)
 
 
-def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None) -> list[Case]:
-    """The cases of an experiment, or of one method by its name with axes set by `changes`."""
+def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None) -> list[VARCase]:
+    """What can be sampled of an experiment, or of one method by its name with axes set by
+    `changes`: all but the baselines, of which speed alone is measured."""
+    return sampled(_cases_of(target, changes, device), target)
+
+
+def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[Case]:
     if target in Methods.by_name:
         experiment = Experiment.model_validate({"title": target, "cases": [{"method": target}]})
         for change in changes:

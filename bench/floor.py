@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.cases import Case, configs, meta_plan
+from bench.cases import Case, VARCase, configs, meta_plan
 from bench.ceilings import Ceilings
 from bench.predict import flops, head_flops
 from codevar import VAR, VQVAE, VQVAEConfig
@@ -144,6 +144,7 @@ def operators(case: Case) -> tuple[int, ...]:
     Counted on the case's plan with models one channel wide, which call the same ones; on a
     CPU, so a GPU's own kernels may differ by some.
     """
+    assert isinstance(case, VARCase)
     run = stack(case.stack, case.precision, case.attention)
     # Sizes that change no operator are as small as can be; shapes of a pyramid are the case's.
     tiny = [

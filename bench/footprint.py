@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +29,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.cases import Case, make_case, meta_plan
+from bench import baselines
+from bench.cases import Baseline, Case, VARCase, make_case, meta_plan
 from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
 from codevar.cache import StaticCache
-from codevar.decode import generate
+from codevar.decode import OnScale, generate
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 from codevar.var import Block, Modulation, VARConfig
@@ -71,6 +72,9 @@ def footprint(case: Case) -> Footprint:
 
 @functools.cache
 def _footprint(case: Case) -> Footprint:
+    if isinstance(case, Baseline):
+        return baselines.need().footprint(case)
+    assert isinstance(case, VARCase)
     run = stack(case.stack, case.precision, case.attention)
     plan = copy.deepcopy(meta_plan(case))  # whose models are everybody's
     return of_plan(plan, run, PRESETS[case.sampling], case.device)
@@ -90,13 +94,26 @@ def of_plan(plan: Plan, run: Stack, sampling: Sampling, device: str) -> Footprin
         for layer in set(range(model.config.depth)) - computed:
             model.blocks[layer] = Keeps(model.config, run)
         model.to(run.weights)
+
+    def decode(on_scale: OnScale) -> object:
+        return generate(plan, vqvae, [0] * PRIME, sampling, stack=run, on_scale=on_scale)
+
+    return watched([*plan.models, vqvae], decode, device, run.attention)
+
+
+def watched(
+    networks: Sequence[nn.Module],
+    decode: Callable[[OnScale], object],
+    device: str,
+    attention: str,
+) -> Footprint:
+    """The footprint of a decode of PRIME images, whose networks are on the meta device."""
     ledger = Ledger()
-    with simulated(device, run.attention):
-        for network in (*plan.models, vqvae):
+    with simulated(device, attention):
+        for network in networks:
             ledger.leave_out(fill(network, device))
         with ledger:
-            labels = [0] * PRIME
-            generate(plan, vqvae, labels, sampling, stack=run, on_scale=ledger.on_scale)
+            decode(ledger.on_scale)
     return Footprint(tuple(np.unique(p, axis=0) for p in ledger.peaks), tuple(ledger.left))
 
 
@@ -149,6 +166,7 @@ def simulated(device: str, attention: str) -> Iterator[None]:
         }
         if attention != "math":
             patches["codevar.var.Attention.attend"] = staticmethod(attention_on_gpu)
+            patches["torch.nn.functional.scaled_dot_product_attention"] = attention_on_gpu
         if not torch.cuda.is_available() and not hasattr(torch._C, "_ensureCUDADeviceGuardSet"):
             patches["torch.Tensor.__getitem__"] = getitem
             patches["torch.Tensor.__setitem__"] = setitem
@@ -208,9 +226,9 @@ class Ledger(TorchDispatchMode):
         self.now -= size
 
 
-def attention_on_gpu(query, key, value, attn_mask=None, scale=None):
+def attention_on_gpu(query, key, value, attn_mask=None, scale=None, **_):
     """Torch's attention by the kernel a GPU takes: flash for half precision without
-    a mask, else the memory-efficient one."""
+    a mask, else the memory-efficient one.  What is left out (causal or not) needs no memory."""
     if attn_mask is None and query.dtype != torch.float32:
         return aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[0]
     if attn_mask is not None:

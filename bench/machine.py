@@ -25,7 +25,7 @@ BUSY_CORES = 0.2
 # From which a GPU is called busy, and its memory taken, before a run.
 BUSY_GPU_PERCENT = 5
 TAKEN_MIB = 1024
-PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "safetensors", "codevar")
+PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "safetensors", "diffusers", "timm", "codevar")
 # Environment variables that change speed.
 VARIABLES = re.compile(
     r"(OMP|KMP|GOMP|MKL|OPENBLAS|DNNL|ONEDNN|CUBLAS|CUDNN|MALLOC)_\w+|LD_PRELOAD|"

@@ -23,7 +23,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.card import Card
-from codevar.decode import Generated, OnScale
+from bench.generator import Made
+from codevar.decode import OnScale
 
 MIB = 2**20
 TENSORS = {torch.Tensor, nn.Parameter}
@@ -86,8 +87,8 @@ def tensor_bytes(models: Iterable[nn.Module]) -> int:
 
 
 def measure(
-    run: Callable[[OnScale], Generated], models: Iterable[nn.Module], device: torch.device
-) -> tuple[Memory, Generated]:
+    run: Callable[[OnScale], Made], models: Iterable[nn.Module], device: torch.device
+) -> tuple[Memory, Made]:
     """Runs one decode and accounts for it; what it made comes back too."""
     params = tensor_bytes(models)
     made, seen = _on_cuda(run, device, params) if device.type == "cuda" else _on_cpu(run, params)
@@ -130,8 +131,8 @@ def known_bytes(device: torch.device) -> int:
 
 
 def _on_cuda(
-    run: Callable[[OnScale], Generated], device: torch.device, params: int
-) -> tuple[Generated, Watched]:
+    run: Callable[[OnScale], Made], device: torch.device, params: int
+) -> tuple[Made, Watched]:
     """Runs the decode between readings of the caching allocator."""
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -162,7 +163,7 @@ def _on_cuda(
     return made, seen
 
 
-def _on_cpu(run: Callable[[OnScale], Generated], params: int) -> tuple[Generated, Watched]:
+def _on_cpu(run: Callable[[OnScale], Made], params: int) -> tuple[Made, Watched]:
     """The same, by replaying the profiler's allocations on top of the weights."""
     known = []
 

@@ -17,7 +17,7 @@ from bench.cases import UsageError
 from bench.tables import Format
 
 if TYPE_CHECKING:
-    from bench.cases import Case
+    from bench.cases import VARCase
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -264,11 +264,11 @@ def numbers(option: str, text: str) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def presets(cases: list[Case]) -> str:
+def presets(cases: list[VARCase]) -> str:
     return f"preset {'/'.join(dict.fromkeys(case.sampling for case in cases))}"
 
 
-def said_of_weights(cases: list[Case]) -> str:
+def said_of_weights(cases: list[VARCase]) -> str:
     """What a reader must know of random weights."""
     seeded = [case.weights == "seeded" for case in cases]
     if not any(seeded):

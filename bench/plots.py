@@ -27,7 +27,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Annotation
 
 from bench import tables
-from bench.cases import UsageError, meta_plan
+from bench.cases import Case, UsageError, VARCase, meta_plan
 from bench.pages import (
     BLACK,
     BLUE,
@@ -126,6 +126,7 @@ def speed(run: Run, rows: list[Row]) -> Figure:
         y = names.index(row["name"]) + (stacks.index(row["stack"]) - (len(stacks) - 1) / 2) * thick
         latency, look = row.get("latency_s", 0), {"color": STACK_COLORS[row["stack"]]}
         words = [seconds(latency) if latency else row["status"].replace("oom", "OOM")]
+        words += ["(extrapolated)"] if latency and "extrapolated" in row else []
         words += [f"{row['speedup']:.2f}x"] if "speedup" in row else []
         if "speedup_paper" in row and row["stack"] == "published":
             words += [f"(paper {row['speedup_paper']}x)"]
@@ -141,6 +142,7 @@ def speed(run: Run, rows: list[Row]) -> Figure:
 
 def scales(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) of each scale, stacked; a mark where the model or its layers change."""
+    rows, note = with_scales(run, rows)
     rows = [row for row in at_common_batch(run, rows) if "latency_s" in row]
     names, totals, numbers = distinct(rows, "name"), [], []
     height = len(stacks_of(rows)) * (0.25 + 0.22 * len(names)) + 0.2
@@ -159,13 +161,22 @@ def scales(run: Run, rows: list[Row]) -> Figure:
             numbers += [(ax, y, k, *ends[k - 1 : k + 1]) for k in range(1, len(ends))]
     handles: list[Any] = [Patch(color=c, label=f"{k}") for k, c in enumerate(SCALE_COLORS, 1)]
     handles.append(Line2D([], [], color=VERMILLION, lw=1.8, label="hand-over"))
-    finish(figure, "Latency by scale, 1 to 10", footer(run, rows), handles)
+    finish(figure, "Latency by scale, 1 to 10", footer(run, rows, *note), handles)
     make_room(shown[-1][0], totals)
     for ax, y, k, start, end in numbers:  # the number of the scale, where there is room for it
         if np.ptp(ax.transData.transform([(start, y), (end, y)])[:, 0]) > 15 * figure.dpi / 72:
             look: Any = {"ha": "center", "va": "center_baseline"}
             ax.text((start + end) / 2, y, k, color=BLACK if k <= 5 else "white", **look)
     return figure
+
+
+def with_scales(run: Run, rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """The rows of methods that have scales, and a word on those that have not."""
+    scaled = [row for row in rows if isinstance(row["case"], VARCase)]
+    if not scaled:
+        raise lacks(run, "no method with scales", "quick")
+    others = distinct([row for row in rows if row not in scaled], "name")
+    return scaled, [f"Without scales: {', '.join(others)}."] if others else []
 
 
 def memory(run: Run, rows: list[Row]) -> Figure:
@@ -222,6 +233,7 @@ def memory_bar(ax: Axes, y: float, row: Row) -> Annotation:
 def timeline(run: Run, rows: list[Row]) -> Figure:
     """Memory (MiB) above the weights by scale, a panel for each method: the most during a scale,
     the KV cache in it, and what is left after it."""
+    rows, note = with_scales(run, rows)
     known = any("total_mib" in row for row in rows)
     key = "total_mib" if known else "total_mib_predicted"
     rows = [row for row in at_common_batch(run, rows, key) if key in row]
@@ -260,7 +272,7 @@ def timeline(run: Run, rows: list[Row]) -> Figure:
         Line2D([], [], color=VERMILLION, lw=0.8, ls=":", label="hand-over"),
     ]
     title = "Memory above the weights, by scale" + ("" if known else ", predicted from shapes")
-    return finish(figure, title, footer(run, rows), handles)
+    return finish(figure, title, footer(run, rows, *note), handles)
 
 
 def batch(run: Run, rows: list[Row]) -> Figure:
@@ -325,13 +337,11 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
     """
     table = tables.paper_rows("code_table1")
     dots = [[(float(r["latency_s"]), float(r["fid"]), r["method"], "published") for r in table]]
-    timed = [row for row in rows if "latency_s" in row]
+    timed = [row for row in rows if "latency_s" in row and "extrapolated" not in row]
     ours = [row for row in timed if "fid" in row]
     measured = bool(ours)
     if not measured:
-        ours = [row for row in timed if "fid_paper" in row]
-        of_papers = ((30,), (30, 16))
-        ours = [r for r in ours if r["case"].method == "var" or r["case"].depths in of_papers]
+        ours = [row for row in timed if "fid_paper" in row and of_the_papers(row["case"])]
     if ours:
         ours = at_common_batch(run, ours)
         fid, method = ("fid", "name") if measured else ("fid_paper", "method_paper")
@@ -396,6 +406,13 @@ def short_of(name: str, names: Iterable[str]) -> str:
 
     alone = [brief(other) for other in names].count(brief(name)) == 1
     return brief(name) if alone else name
+
+
+def of_the_papers(case: Case) -> bool:
+    """Whether its models are of the sizes that the papers' figures are of."""
+    if isinstance(case, VARCase):
+        return case.method == "var" or case.depths in ((30,), (30, 16))
+    return True
 
 
 def family_of(method: str) -> dict[str, Any]:

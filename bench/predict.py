@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from bench.cases import Case, meta_plan, vqvae_config
+from bench import baselines
+from bench.cases import Baseline, Case, meta_plan, vqvae_config
 from bench.footprint import footprint
 from codevar import VAR, VQVAE, VQVAEConfig
 from codevar.cache import StaticCache
@@ -31,7 +32,7 @@ class Prediction:
     """Bytes and floating-point operations of one decode.
 
     params_bytes: of all the plan's models and the VQVAE, in the stack's precision.
-    kv_cache_bytes: by scale, held while it is predicted.
+    kv_cache_bytes: by scale, held while it is predicted.  Of a baseline a "scale" is a step.
     peak_bytes, live_bytes: by scale, the most during it and what is left after it, with weights
         and, on a GPU, cuBLAS's workspace.
     flops: by scale, of the transformers' matrix products; a multiply-add is two.
@@ -62,16 +63,27 @@ class Prediction:
 @functools.cache
 def predict(case: Case) -> Prediction:
     """The prediction for a case; remembered, since models take a while to lay out."""
+    if isinstance(case, Baseline):
+        return prediction(case, **vars(baselines.need().shapes(case)))
     plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
-    params, lines = params_bytes(plan, vqvae_config(case), run), footprint(case)
-    held = params + (0 if case.device == "cpu" else CUBLAS_BYTES)
-    return Prediction(
-        params_bytes=params,
+    return prediction(
+        case,
+        params_bytes=params_bytes(plan, vqvae_config(case), run),
         params=sum(p.numel() for model in plan.models for p in model.parameters()),
         kv_cache_bytes=kv_cache_bytes(plan, case.batch_size, run),
+        flops=flops(plan, case.batch_size, run),
+    )
+
+
+def prediction(case: Case, params_bytes: int, **shapes: Any) -> Prediction:
+    """What shapes tell, with the memory that the case's footprint adds."""
+    lines = footprint(case)
+    held = params_bytes + (0 if case.device == "cpu" else CUBLAS_BYTES)
+    return Prediction(
+        params_bytes=params_bytes,
         peak_bytes=tuple(held + b for b in lines.peak_bytes(case.batch_size)),
         live_bytes=tuple(held + b for b in lines.live_bytes(case.batch_size)),
-        flops=flops(plan, case.batch_size, run),
+        **shapes,
     )
 
 

@@ -191,7 +191,7 @@ def papers_quality(case: Case) -> Quality | None:
     if case.method == "variant":
         fid = plots.paper_fid()[values["subnet_depth"], values["bridge_scales"]]
         return Quality(fid, "VARiant, Table 8", "VARiant")
-    name = f"VAR-d{case.depth}"
+    name = f"VAR-d{values['depth']}"
     if case.method == "code":
         name = f"VAR-CoDe N={values['draft_steps']}"
     for row in tables.paper_rows("code_table1"):

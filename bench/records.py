@@ -90,6 +90,7 @@ class Line(TypedDict):
     samples: NotRequired[SamplesLine]
     memory: NotRequired[dict[str, Any]]  # `memory.Memory`
     start_up: NotRequired[StartUpLine]
+    stands_for: NotRequired[list[int]]  # where few steps ran: how many each stands for
     stream: NotRequired[dict[str, list[Seconds]]]  # `timing.Stream`
     paired: NotRequired[dict[str, Any]]  # `timing.Paired`, and the key of the baseline
     gpu: NotRequired[dict[str, Any]]  # `Card.state` before and after the samples, `Card.others`

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cases import sampled
 from bench.experiment import Sweep
 from bench.quality import evaluate, evaluations, sampling
 from bench.quality.features import Extractor
@@ -54,7 +55,8 @@ def quality(
 
     Raises UsageError for what stops it; what is done by then is kept.
     """
-    wanted = sets_of(sweep.cases, protocol.per_class, "npz", protocol.batch_size)
+    cases = sampled(sweep.cases, sweep.name)
+    wanted = sets_of(cases, protocol.per_class, "npz", protocol.batch_size)
     loaded = None
     for name, one in wanted.items():
         home = folder / SAMPLES / name

@@ -42,6 +42,7 @@ def measured(records: Sequence[Record]) -> dict[str, Any]:
         "latency_spread": (max(by_round) - min(by_round)) / latency if len(records) > 1 else None,
         "throughput_img_s": records[0]["batch_size"] / latency,
         "scale_latency_s": by_scale(scales),
+        "stands_for": records[0].get("stands_for"),
         "vqvae_latency_s": statistics.median(vqvae) if vqvae else None,
         **sustained(records),
         **memory,
@@ -59,10 +60,9 @@ def effort(records: Sequence[Record]) -> dict[str, Any]:
     """How the figures came about."""
     samples = [record["samples"] for record in records]
     start_up = [record["start_up"] for record in records if record.get("start_up")]
-    medians = {
-        name: statistics.median(found[name] for found in start_up) if start_up else None
-        for name in ("load_s", "first_latency_s", "first_image_s")
-    }
+    names = ("load_s", "first_latency_s", "first_image_s")
+    told = {name: [found[name] for found in start_up if found[name] is not None] for name in names}
+    medians = {name: statistics.median(found) if found else None for name, found in told.items()}
     ends = Counter(taken["stopped_by"] for taken in samples)
     return {
         "rounds": len(records),

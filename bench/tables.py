@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 from rich import box
@@ -25,7 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import experiment, records, summary
-from bench.cases import MINI, MINI_FILE, Case, Methods, UsageError, explain, with_batch
+from bench.cases import MINI, MINI_FILE, Case, K, Methods, UsageError, explain, with_batch
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.machine import BUSY_CORES
 from bench.predict import MIB, Prediction, largest_batch, memory_differs, predict
@@ -174,6 +175,7 @@ def case_columns(case: Case) -> dict[str, Any]:
         "method": case.label,
         "steps": case.steps,
         **{name: getattr(case, name) for name in names},
+        **({"extrapolated": True} if case.in_part else {}),
     }
 
 
@@ -309,7 +311,8 @@ def measured(*runs: Run) -> Printed:
     if "tflops_predicted" in data:
         text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
     constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
-    more = [part for part in (how_measured(data), by_scale(data)) if len(part.text)]
+    parts = (how_measured(data), by_scale(data), by_step(data))
+    more = [part for part in parts if len(part.text)]
     return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
 
 
@@ -408,6 +411,11 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
         for row in data.to_dict("records")
         if row.get("status") in ("oom", "error", "timeout")
     ]
+    if "extrapolated" in data:
+        found.append(
+            "Extrapolated: only so many of the steps ran, evenly spread; in the time each stands "
+            "for those near it.  No images came out."
+        )
     if data.get("memory_differs", pd.Series(dtype=str)).fillna("").any():
         found.append(
             "Status says where memory is not as predicted: params and KV cache at all, running by "
@@ -462,8 +470,8 @@ def by_scale(data: pd.DataFrame) -> Printed:
     rows = []
     several = data.get("machine", pd.Series(dtype=str)).nunique() > 1
     for row in data.to_dict("records"):
-        if not isinstance(row.get("kv_cache_by_scale_mib_predicted"), list):
-            continue  # a row of the paper's alone
+        if len(steps_of(row)) != K:
+            continue
         predicted = numbers(row["kv_cache_by_scale_mib_predicted"], "{:.1f}")
         parts = {"GFLOP predicted": numbers(row["gflops_by_scale_predicted"], "{:.4g}")}
         if isinstance(row.get("scale_latency_s"), list):
@@ -491,6 +499,43 @@ def by_scale(data: pd.DataFrame) -> Printed:
     return Printed("By scale", table, table, notes)
 
 
+def steps_of(row: Mapping[Any, Any]) -> list[float]:
+    """A figure for each scale, or step; a row of the paper's alone has none."""
+    predicted = row.get("gflops_by_scale_predicted")
+    return predicted if isinstance(predicted, list) else []
+
+
+def by_step(data: pd.DataFrame) -> Printed:
+    """The same of the methods without scales: of each tenth of their steps."""
+    rows = []
+    for row in data.to_dict("records"):
+        steps = len(steps_of(row))
+        if steps in (0, K):
+            continue
+        figures: dict[str, tuple[Any, Any]] = {  # of the tenth: its sum, or the most in it
+            "ms": ("scale_latency_s", lambda seconds: 1000 * sum(seconds)),
+            "GFLOP predicted": ("gflops_by_scale_predicted", sum),
+            "cache or state MiB": ("kv_cache_by_scale_mib", max),
+            "cache or state MiB predicted": ("kv_cache_by_scale_mib_predicted", max),
+            "peak MiB": ("peak_by_scale_mib", max),
+            "peak MiB predicted": ("peak_by_scale_mib_predicted", max),
+        }
+        which = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
+        if "machine" in row:
+            which["machine"] = row["machine"]
+        for what, (name, told) in figures.items():
+            if not isinstance(row.get(name), list):
+                continue
+            values = row[name]
+            if len(values) < steps:  # of few steps, each of which stands for some
+                values = np.repeat(values, row["stands_for"])
+            tenths = np.array_split(np.array(values), min(K, steps))
+            cells = {f"{i}/{len(tenths)}": f"{told(p):.4g}" for i, p in enumerate(tenths, 1)}
+            rows.append({**which, "steps": row["steps"], "by step": what, **cells})
+    table = pd.DataFrame(rows).fillna("")
+    return Printed("By step, in tenths of the decode", table, table)
+
+
 def numbers(values: Sequence[float], form: str) -> list[str]:
     return [form.format(value) for value in values]
 
@@ -510,7 +555,8 @@ def predictions(sweep: Sweep) -> Printed:
     text["TFLOP"] = data["tflops"].map("{:.4g}".format)
     scales = data.rename(columns=lambda name: f"{name}_predicted" if "_by_scale" in name else name)
     title = f"{sweep.experiment.title}: predicted from shapes"
-    return Printed(title, data, text, ["Params include the VQVAE."], [by_scale(scales)])
+    more = [part for part in (by_scale(scales), by_step(scales)) if len(part.text)]
+    return Printed(title, data, text, ["Params MiB include the VQVAE, or its like."], more)
 
 
 def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
@@ -654,6 +700,8 @@ def status_text(row: Mapping[Any, Any]) -> str:
     ours = row["status"].upper() if row["status"] == "oom" else row["status"]
     differs = row.get("memory_differs")
     noted = f"; {differs}" if differs and not missing(differs) else ""
+    if ours == "ok" and row.get("extrapolated") is True:
+        ours += ", extrapolated"
     return ours + (" (OOM)" if theirs == "oom" else "") + noted
 
 

@@ -11,7 +11,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -71,12 +71,14 @@ class Effort:
 class Samples:
     """Raw samples of one process; every statistic is computed by who reads them.
 
-    latency_s: the whole decode without the VQVAE.  scale_latency_s: by scale, a list for each
-    sample.  vqvae_latency_s: of the VQVAE's decoder.  warmup_latency_s: decodes not counted;
-    steady: whether they had settled when the time for them was over.  discarded_latency_s:
-    samples during which the GPU throttled, `discarded_for` their reasons.  energy_j: what the
-    GPU used from the first sample to the last, the discarded and the gaps between them
-    included; None where the counter is not to be had or, as it moves in steps of up to 100 ms,
+    latency_s: the whole decode without the VQVAE.  scale_latency_s: by scale, or a baseline's by
+    step, a list for each sample; of a case that runs few of its steps latency_s is their sum,
+    each times the steps it stands for.  vqvae_latency_s: of the VQVAE's decoder.
+    warmup_latency_s: decodes not counted; steady: whether they had settled when the time for
+    them was over.  discarded_latency_s: samples during which the GPU throttled, `discarded_for`
+    their reasons.  energy_j: what the GPU used from the first sample to the last, the discarded
+    and the gaps between them included; None where not all steps run, where the counter is not
+    to be had or, as it moves in steps of up to 100 ms,
     ran for less than ENERGY_S.  stopped_by: what ended the sampling: "target", "noise" or "time".
     """
 
@@ -121,12 +123,22 @@ def sample(
     device: torch.device,
     effort: Effort,
     card: Card,
+    stands_for: Sequence[int] = (),
 ) -> Samples:
-    """Warms up, then decodes until the effort says it is enough."""
+    """Warms up, then decodes until the effort says it is enough.
+
+    stands_for: how many steps each step that runs stands for, if not all run.
+    """
+
+    def whole(by_step: list[float]) -> float:
+        if not stands_for:
+            return sum(by_step)
+        return sum(n * seconds for n, seconds in zip(stands_for, by_step, strict=True))
+
     taken = Samples()
     clock = Budget(effort.max_seconds)
     while not (is_warm(taken.warmup_latency_s, effort.warmup) or clock.is_over()):
-        taken.warmup_latency_s.append(sum(once(run, device)))
+        taken.warmup_latency_s.append(whole(once(run, device)))
     taken.steady = is_warm(taken.warmup_latency_s, effort.warmup)
 
     clock, widths, before = Budget(effort.max_seconds), [], card.energy_j()
@@ -134,16 +146,16 @@ def sample(
     while not taken.stopped_by:
         by_scale = once(run, device)
         if reasons := card.throttled():
-            taken.discarded_latency_s.append(sum(by_scale))
+            taken.discarded_latency_s.append(whole(by_scale))
             taken.discarded_for = sorted({*taken.discarded_for, *reasons})
             taken.stopped_by = "time" if clock.is_over() else ""
             continue
-        taken.latency_s.append(sum(by_scale))
+        taken.latency_s.append(whole(by_scale))
         taken.scale_latency_s.append(by_scale)
         widths.append(relative_width(taken.latency_s))
         taken.stopped_by = enough(widths, effort, clock)
     after = card.energy_j()
-    long_enough = clock.spent() > ENERGY_S
+    long_enough = clock.spent() > ENERGY_S and not stands_for
     if before is not None and after is not None and long_enough:
         taken.energy_j = after - before
 

@@ -1,6 +1,6 @@
 """What one decode did, for other programs to show.
 
-`trace`: a Chrome trace (chrome://tracing, Perfetto) in which the scales are named ranges.
+`trace`: a Chrome trace (chrome://tracing, Perfetto) in which scales or steps are named ranges.
 `snapshot`: the CUDA allocator's history (https://pytorch.org/memory_viz).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench.cases import Case, K, UsageError
 from codevar.decode import OnScale
 
+SCALES = [f"scale {k}" for k in range(1, K + 1)]
 KINDS = {"trace": "trace.json", "snapshot": "snapshot.pickle"}
 
 
@@ -43,16 +44,27 @@ def prepare(kept: dict[str, Path], cases: list[Case]) -> None:
             raise UsageError(f"{folder}: cannot be written ({e.strerror})") from None
 
 
-def save(kind: str, run: Callable[[OnScale], object], device: torch.device, file: Path) -> None:
+def save(
+    kind: str,
+    run: Callable[[OnScale], object],
+    device: torch.device,
+    file: Path,
+    steps: Sequence[str] = SCALES,
+) -> None:
     """Runs the decode once more and writes what it did; a failure leaves no file, and a record
-    that is complete without."""
+    that is complete without.  steps: what to call the ranges between the decode's marks."""
     try:
-        {"trace": trace, "snapshot": snapshot}[kind](run, device, file)
+        if kind == "trace":
+            trace(run, device, file, steps)
+        else:
+            snapshot(run, device, file)
     except Exception:
         traceback.print_exc()
 
 
-def trace(run: Callable[[OnScale], object], device: torch.device, file: Path) -> None:
+def trace(
+    run: Callable[[OnScale], object], device: torch.device, file: Path, steps: Sequence[str]
+) -> None:
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -60,8 +72,8 @@ def trace(run: Callable[[OnScale], object], device: torch.device, file: Path) ->
 
         def on_scale(k: int) -> None:
             ranges.close()
-            if k < K:
-                ranges.enter_context(record_function(f"scale {k + 1}"))
+            if k < len(steps):
+                ranges.enter_context(record_function(steps[k]))
 
         run(on_scale)
         if device.type == "cuda":

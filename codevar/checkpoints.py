@@ -177,11 +177,18 @@ def _file(source: str | os.PathLike[str], download: bool) -> Path:
 
 
 def _published(name: str | os.PathLike[str], download: bool) -> Path:
+    return hub_file(str(name), *PUBLISHED[str(name)], download)
+
+
+def hub_file(name: str, repo: str, file: str, download: bool) -> Path:
+    """A file of a hub repository, from the hub's local cache unless asked to download.
+
+    Raises CheckpointError, which calls it `name`.
+    """
     # `hf_hub_download(local_files_only=True)` talks to the network all the same.
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    repo, file = PUBLISHED[str(name)]
     missing = f"{name}: {file} of {repo} is not cached here"
     if not download:
         cached = try_to_load_from_cache(repo, file)

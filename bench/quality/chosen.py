@@ -13,7 +13,7 @@ import torch
 
 import codevar
 from bench import experiment, runner
-from bench.cases import Case, Methods, UsageError
+from bench.cases import Case, Methods, UsageError, VARCase, sampled
 from bench.child import Loaded, is_oom, reason
 from bench.experiment import Experiment, Sweep
 from codevar import PRESETS
@@ -26,33 +26,33 @@ APART = ("weights", "sampling", "stack", "precision", "device", "seed")
 BATCH = 16  # pictures decoded at a time
 
 
-def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None) -> list[Case]:
+def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None) -> list[VARCase]:
     """The cases of methods by name (changed by `--set`) or of experiments, each picture once.
 
     Raises UsageError for what does not exist or cannot run on this machine.
     """
     chosen = runner.default_device() if device in (None, "auto") else str(device)
     runner.check_device(chosen)
-    cases: list[Case] = []
+    found: list[Case] = []
     if all(target in Methods.by_name for target in targets):
         blocks = [{"method": target} for target in dict.fromkeys(targets)]
         asked = Experiment.model_validate({"title": "", "cases": blocks})
         for change in changes:
             experiment.apply(asked, change)
-        cases += Sweep("methods", asked, "methods", chosen).cases
+        found += Sweep("methods", asked, "methods", chosen).cases
     else:
         for target in targets:
             if target in Methods.by_name:
                 raise UsageError(f"{target} is a method: name methods or experiments, not both")
-            cases += experiment.load(target, changes, chosen).cases
-    drawn: dict[str, Case] = {}
-    for case in cases:
+            found += experiment.load(target, changes, chosen).cases
+    drawn: dict[str, VARCase] = {}
+    for case in sampled(found, ", ".join(targets)):
         drawn.setdefault(case.model_dump_json(exclude=SPEED_ONLY), case)
     runner.check_devices(list(drawn.values()))
     return list(drawn.values())
 
 
-def names_of(cases: Sequence[Case]) -> list[str]:
+def names_of(cases: Sequence[VARCase]) -> list[str]:
     """What each is called: its method, and what else sets it apart from its likes."""
     names = []
     for case in cases:
@@ -63,14 +63,14 @@ def names_of(cases: Sequence[Case]) -> list[str]:
     return names
 
 
-def load(case: Case, download: bool) -> Loaded:
+def load(case: VARCase, download: bool) -> Loaded:
     """Raises UsageError for weights that are missing or do not fit, or too little memory."""
     with one_line(case):
         return Loaded.of(case, download)
 
 
 @contextmanager
-def one_line(case: Case) -> Iterator[None]:
+def one_line(case: VARCase) -> Iterator[None]:
     """Around what a case's models do: a mistake of the user's, or too little memory, is told in
     one line, as a UsageError."""
     try:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.cases import UsageError, make_case
+from bench.cases import UsageError, make_case, sampled
 from bench.child import is_oom, reason
 from bench.quality.sample_set import Images, Manifest, SampleSet
 from bench.quality.sampling import load, pixels, tokens_of
@@ -139,7 +139,8 @@ def tokens(
 
     leader: (N, L) A's drawn tokens; None for A itself.
     """
-    loaded = load(make_case(samples.manifest["case"]), device, download)
+    (case,) = sampled([make_case(samples.manifest["case"])], str(samples.folder))
+    loaded = load(case, device, download)
     for source, sha in samples.manifest["weights_sha256"].items():
         if weights_sha256(source) != sha:
             raise UsageError(f"{source}: no longer the weights that made {samples.folder}")

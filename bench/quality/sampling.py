@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
-from bench.cases import Case, UsageError
+from bench.cases import UsageError, VARCase
 from bench.child import Loaded, is_oom, reason
 from bench.quality.sample_set import (
     FILE,
@@ -159,7 +159,7 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     return {**case, **{k: v for k, v in values.items() if k != "case"}, **case_seed}
 
 
-def load(case: Case, device: str, download: bool) -> Loaded:
+def load(case: VARCase, device: str, download: bool) -> Loaded:
     """The case's models, on a device.  Raises UsageError."""
     try:
         return Loaded.of(case.model_copy(update={"device": device}), download)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.cases import Case, with_batch
+from bench.cases import VARCase, with_batch
 
 # Keys of a case that change no image.
 FREE = ("batch_size", "device", "memory_limit_gib")
@@ -17,7 +17,7 @@ FREE = ("batch_size", "device", "memory_limit_gib")
 class Wanted:
     """seed: of the set; each image's own follows from it."""
 
-    case: Case
+    case: VARCase
     seed: int
     per_class: int
     format: Literal["png", "npz"]
@@ -36,7 +36,7 @@ class Wanted:
 
 
 def sets_of(
-    cases: Sequence[Case],
+    cases: Sequence[VARCase],
     per_class: int,
     format: Literal["png", "npz"],
     batch_size: int,
@@ -62,7 +62,7 @@ def sets_of(
     return found
 
 
-def slug(case: Case) -> str:
+def slug(case: VARCase) -> str:
     """code-n-6-d30-d16-published-fp16: what a case is called, and what else is not as usual."""
     parts = [case.label, case.stack, case.precision]
     others = {"attention": "", "weights": "", "sampling": "preset ", "seed": "seed "}

@@ -1,0 +1,218 @@
+"""The baselines as the harness sees them: built, loaded, run, and predicted without weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench import cases
+from bench.baselines import aim, dit, llamagen, mar
+from bench.baselines import weights as checkpoints
+from bench.baselines.decoders import ImageDecoder, renamed
+from bench.baselines.method import Made, Method, generate, spread, stand_for
+from bench.cases import Baseline
+from bench.footprint import PRIME, Footprint, watched
+from codevar.checkpoints import Source
+from codevar.decode import OnScale
+from codevar.stacks import Stack, stack
+
+Config = dit.DiTConfig | mar.MARConfig | llamagen.LlamaGenConfig | aim.AiMConfig
+# Steps and layers that tell of all of them what memory they need: between these steps it changes
+# evenly, and layers are alike.
+STEPS, LAYERS = 5, 2
+
+
+@dataclass
+class Loaded:
+    """A `bench.generator.Generator`."""
+
+    case: Baseline
+    method: Method
+    decoder: ImageDecoder
+    how: Stack
+    sources: list[Source]
+
+    @classmethod
+    def of(cls, case: Baseline, download: bool) -> Loaded:
+        """Raises CheckpointError."""
+        how = stack(case.stack, case.precision, case.attention)
+        sources = [checkpoints.source_of(n, case.weights, case.seed) for n in case.model_names()]
+        model, decoder = (
+            checkpoints.load(
+                part.build,
+                source,
+                part.rename,
+                device=case.device,
+                dtype=how.weights,
+                download=download,
+            )
+            for part, source in zip(parts(case), sources, strict=True)
+        )
+        if isinstance(model, dit.DiT) and case.weights == "seeded":
+            model.fix()
+        assert isinstance(decoder, ImageDecoder)
+        return cls(case, method_of(case, model), decoder, how, list(sources))
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.method.model, self.decoder]
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        return spread(self.method.steps, self.case.max_steps)
+
+    @property
+    def step_names(self) -> list[str]:
+        return [f"step {i + 1}" for i in self.chosen]
+
+    @property
+    def stands_for(self) -> tuple[int, ...]:
+        return stand_for(self.chosen, self.method.steps) if self.case.in_part else ()
+
+    def decode(self, on_step: OnScale, batch: int = 0) -> Made:
+        first = batch * self.case.batch_size
+        numbers = range(first, first + self.case.batch_size)
+        labels = [i * 37 % self.method.classes for i in numbers]
+        seed = self.case.seed + batch
+        return generate(self.method, labels, seed, self.how, on_step, self.chosen)
+
+    def images(self, made: Made) -> torch.Tensor:
+        with self.how.running(made.tokens.device):
+            return self.decoder(made.tokens)
+
+
+# Which model a case is
+
+
+class Part(NamedTuple):
+    """How a network is built, and published names made its own."""
+
+    build: Callable[[], nn.Module]
+    rename: checkpoints.Rename
+
+
+def parts(case: Baseline) -> tuple[Part, Part]:
+    """Transformer and image decoder of a case."""
+    model = functools.partial(build, config_of(case))
+    decoder = functools.partial(ImageDecoder, case.model_names()[1])
+    return Part(model, names_of(case)), Part(decoder, renamed)
+
+
+def config_of(case: Baseline) -> Config:
+    """The published sizes of the case's transformer."""
+    match case:
+        case cases.DiT():
+            return dit.PUBLISHED[case.size]
+        case cases.MAR():
+            return mar.PUBLISHED[case.size]
+        case cases.LlamaGen():
+            return replace(llamagen.PUBLISHED[case.size], tokens=case.all_steps)
+        case cases.AiM():
+            return aim.PUBLISHED[case.size]
+    raise NotImplementedError(case.method)
+
+
+def build(config: Config) -> nn.Module:
+    match config:
+        case dit.DiTConfig():
+            return dit.DiT(config)
+        case mar.MARConfig():
+            return mar.MAR(config)
+        case llamagen.LlamaGenConfig():
+            return llamagen.LlamaGen(config)
+        case aim.AiMConfig():
+            return aim.AiM(config)
+
+
+def method_of(case: Baseline, model: nn.Module) -> Method:
+    """The case's decode with that model."""
+    match case, model:
+        case cases.DiT(), dit.DiT():
+            return dit.DDIM(model, case.sampling_steps, case.cfg)
+        case cases.MAR(), mar.MAR():
+            return mar.Rounds(model, case.rounds, case.denoising_steps, case.cfg)
+        case cases.LlamaGen(), llamagen.LlamaGen():
+            return llamagen.NextToken(model, case.cfg, case.top_k)
+        case cases.AiM(), aim.AiM():
+            return aim.NextToken(model, case.cfg, case.top_k)
+    raise NotImplementedError(case.method)
+
+
+def names_of(case: Baseline) -> checkpoints.Rename:
+    """What is to be done to a published state dict's names."""
+    if isinstance(case, cases.AiM):
+        return aim_names
+    return lambda tensors: {n: t for n, t in tensors.items() if n != "freqs_cis"}
+
+
+def aim_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """AiM's file holds its tokenizer too, and its head, which is its embedding."""
+    found = {n.removeprefix("mamba."): t for n, t in tensors.items() if not n.startswith("vqvae.")}
+    found.pop("lm_head.weight", None)
+    return found
+
+
+# Predicted
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What shapes tell of a case: as in `predict.Prediction`."""
+
+    params: int
+    params_bytes: int
+    kv_cache_bytes: tuple[int, ...]
+    flops: tuple[int, ...]
+
+
+def shapes(case: Baseline) -> Shapes:
+    with torch.device("meta"):
+        networks = [part.build() for part in parts(case)]
+    method, run = method_of(case, networks[0]), stack(case.stack, case.precision, case.attention)
+    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
+    return Shapes(
+        params=counts[0],
+        params_bytes=sum(counts) * run.weights.itemsize,
+        kv_cache_bytes=(method.cache_bytes(case.batch_size, run),) * method.steps,
+        flops=method.flops(case.batch_size),
+    )
+
+
+def footprint(case: Baseline) -> Footprint:
+    """From a decode on tensors without data."""
+    if isinstance(case, cases.MAR):  # whose denoising steps are alike too
+        case = case.model_copy(update={"denoising_steps": min(3, case.denoising_steps)})
+    run = stack(case.stack, case.precision, case.attention)
+    return of_config(config_of(case), lambda model: method_of(case, model), run, case.device)
+
+
+def of_config(
+    config: Config, method_of: Callable[[nn.Module], Method], run: Stack, device: str
+) -> Footprint:
+    """The footprint of a method with a model of these sizes: of STEPS steps, each of which tells
+    of those near it, through LAYERS layers; the others only add their cache.
+
+    device: "cpu" or "cuda", which need not be there.
+    """
+    with torch.device("meta"):
+        shallow, deep = build(replace(config, depth=min(LAYERS, config.depth))), build(config)
+    method, whole = method_of(shallow), method_of(deep)
+    method.model.to(run.weights)
+    chosen = spread(method.steps, STEPS)
+
+    def decode(on_step: OnScale) -> object:
+        return generate(method, [0] * PRIME, 0, run, on_step, chosen)
+
+    told = watched([method.model], decode, device, run.attention)
+    more = np.array([0, whole.cache_bytes(1, run) - method.cache_bytes(1, run)])
+    times = stand_for(chosen, method.steps)
+    return Footprint(
+        tuple(peak + more for peak, n in zip(told.peaks, times, strict=True) for _ in range(n)),
+        tuple(live + more for live, n in zip(told.live, times, strict=True) for _ in range(n)),
+    )

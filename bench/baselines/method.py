@@ -1,0 +1,119 @@
+"""One loop that generates with any of the baselines, as `codevar.decode` has one for any plan.
+
+A method is a transformer and three questions: what a decode begins with, what a step does, what
+came out.  Shapes: B images, 2B rows (classes, then "no class").
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from codevar.decode import OnScale
+from codevar.stacks import Stack
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method made, before the image decoder.
+
+    tokens: (B, L) tokens, or the latents (B, Z, h, w) in float32.
+    kv_cache_bytes: for each step that ran, the cache or recurrent state held during it.
+    """
+
+    tokens: torch.Tensor
+    kv_cache_bytes: tuple[int, ...]
+
+
+class State(Protocol):
+    """What one decode holds between steps."""
+
+    nbytes: int  # of the cache or the recurrent state
+
+    def result(self) -> torch.Tensor:
+        """`Made.tokens`."""
+        ...
+
+
+class Method(ABC):
+    """A baseline.
+
+    model: its transformer.  classes: how many it knows; the next label is "no class".
+    steps: of a decode.
+    """
+
+    model: nn.Module
+    classes: int
+    steps: int
+
+    @abstractmethod
+    def start(self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype) -> Any:
+        """The state before step 0; dtype: of its cache."""
+
+    @abstractmethod
+    def step(self, state: Any, i: int) -> None:
+        """Step i, from 0.  What it does depends on i alone, not on which steps ran before, so
+        that a few steps can stand for all (`spread`)."""
+
+    @abstractmethod
+    def flops(self, batch_size: int) -> tuple[int, ...]:
+        """By step, of matrix products and convolutions; a multiply-add is two."""
+
+    @abstractmethod
+    def cache_bytes(self, batch_size: int, run: Stack) -> int:
+        """Of the cache or recurrent state, which is there from the first step to the last."""
+
+
+@torch.no_grad()
+def generate(
+    method: Method,
+    labels: Sequence[int],
+    seed: int,
+    run: Stack,
+    on_step: OnScale = lambda i: None,
+    chosen: Sequence[int] | None = None,
+) -> Made:
+    """The decode without the image decoder.
+
+    on_step: called with 0 before the first step and with 1, 2, ... after each that ran.
+    chosen: the steps to run, all by default; with less than all no image comes out.
+    """
+    device = next(method.model.parameters()).device
+    labels_B = torch.tensor(labels)
+    labels_2B = torch.cat((labels_B, torch.full_like(labels_B, method.classes)))
+    if device.type == "cuda":
+        labels_2B = labels_2B.pin_memory()  # or the copy would wait for all that is queued
+    generator = torch.Generator(device).manual_seed(seed)
+    held = []
+    on_step(0)
+    with run.running(device):
+        state = method.start(labels_2B.to(device, non_blocking=True), generator, run.precision)
+        for done, i in enumerate(range(method.steps) if chosen is None else chosen, 1):
+            method.step(state, i)
+            held.append(state.nbytes)
+            on_step(done)
+    return Made(state.result(), tuple(held))
+
+
+def spread(steps: int, most: int | None) -> tuple[int, ...]:
+    """At most `most` of the steps, evenly from the first to the last (of one: the middle)."""
+    if most is None or most >= steps:
+        return tuple(range(steps))
+    if most == 1:
+        return (steps // 2,)
+    return tuple(round(j * (steps - 1) / (most - 1)) for j in range(most))
+
+
+def stand_for(chosen: Sequence[int], steps: int) -> tuple[int, ...]:
+    """How many steps each of the chosen ones stands for: those nearest to it.
+
+    Their weighted sum is exact for a cost that grows evenly from step to step.
+    """
+    ends = [0, *(-(-(a + b) // 2) for a, b in pairwise(chosen)), steps]
+    return tuple(b - a for a, b in pairwise(ends))
