@@ -28,7 +28,7 @@ import codevar
 from bench import baselines, memory, timing, tracing
 from bench.card import Card
 from bench.cases import Baseline, Case, VARCase, make_case
-from bench.generator import Generator, Made
+from bench.generator import Generator, Made, labels_of
 from codevar import PRESETS, VQVAE
 from codevar.checkpoints import CheckpointError, Source
 from codevar.decode import Generated, OnScale, generate, images_of
@@ -112,12 +112,6 @@ class Loaded:
     def images(self, made: Made) -> torch.Tensor:
         assert isinstance(made, Generated)
         return images_of(made, self.vqvae, self.how)
-
-
-def labels_of(case: Case, classes: int, batch: int) -> list[int]:
-    """Classes of the images, other ones in each batch."""
-    first = batch * case.batch_size
-    return [i * 37 % classes for i in range(first, first + case.batch_size)]
 
 
 def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:

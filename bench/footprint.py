@@ -172,6 +172,7 @@ def simulated(device: str, attention: str) -> Iterator[None]:
             patches["torch.Tensor.__setitem__"] = setitem
             patches["torch.Tensor.contiguous"] = contiguous
     with ExitStack() as entered:
+        entered.enter_context(torch.compiler.set_stance("force_eager"))
         for name, stand_in in patches.items():
             entered.enter_context(mock.patch(name, stand_in))
         entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

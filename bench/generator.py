@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from bench.cases import Case
 from codevar.checkpoints import Source
 from codevar.decode import OnScale
 
@@ -58,3 +59,9 @@ class Generator(Protocol):
     def images(self, made: Made) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1]."""
         ...
+
+
+def labels_of(case: Case, classes: int, batch: int) -> list[int]:
+    """Classes of the images, other ones in each batch."""
+    first = batch * case.batch_size
+    return [i * 37 % classes for i in range(first, first + case.batch_size)]

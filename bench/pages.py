@@ -91,7 +91,7 @@ def rows_of(run: Run) -> list[Row]:
     for row in rows:
         same = ("method", "batch_size", "stack")
         likes = [other["case"] for other in rows if all(other[k] == row[k] for k in same)]
-        details = ("precision", "attention", "device", "weights", "sampling", "seed")
+        details = ("precision", "attention", "device", "weights", "sampling", "seed", "steps")
         apart = [d for d in details if len({getattr(case, d, None) for case in likes}) > 1]
         row["name"] = ", ".join([row["method"], *(str(getattr(row["case"], d, "")) for d in apart)])
     return rows

@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import experiment, records, summary
+from bench.baselines import weights
 from bench.cases import MINI, MINI_FILE, Case, K, Methods, UsageError, explain, with_batch
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.machine import BUSY_CORES
@@ -508,6 +509,7 @@ def steps_of(row: Mapping[Any, Any]) -> list[float]:
 def by_step(data: pd.DataFrame) -> Printed:
     """The same of the methods without scales: of each tenth of their steps."""
     rows = []
+    several = data.get("machine", pd.Series(dtype=str)).nunique() > 1
     for row in data.to_dict("records"):
         steps = len(steps_of(row))
         if steps in (0, K):
@@ -521,7 +523,7 @@ def by_step(data: pd.DataFrame) -> Printed:
             "peak MiB predicted": ("peak_by_scale_mib_predicted", max),
         }
         which = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
-        if "machine" in row:
+        if several:
             which["machine"] = row["machine"]
         for what, (name, told) in figures.items():
             if not isinstance(row.get(name), list):
@@ -610,7 +612,11 @@ def catalogue() -> Printed:
     ]
     rows += [
         {"kind": "published model", "name": name, "what": f"{file} of {repo}"}
-        for name, (repo, file) in PUBLISHED.items()
+        for name, (repo, file) in {**PUBLISHED, **weights.HUB}.items()
+    ]
+    rows += [
+        {"kind": "published model", "name": name, "what": url.partition("?")[0]}
+        for name, url in weights.URLS.items()
     ]
     table = pd.DataFrame(rows)
     return Printed("What there is", table, table)

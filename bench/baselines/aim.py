@@ -5,14 +5,17 @@ of transformers has no AdaLN and, without `mamba_ssm`, no step that leaves its s
 Names are the published ones, without the leading "mamba.".
 
 As in the published code a step updates the recurrent state in place and no token is read twice;
-the class's modulation of all layers is computed once an image (there at each step).
+what a token does to it is compiled into few kernels on a GPU (there they are written by hand).
+The class's modulation is computed once an image (there at each step).
 
 Shapes: B rows (2B for guidance), L tokens, l of a pass, C width, I = 2 C inner width, H heads of
-P channels (I = H P), N size of the state, K taps of the convolution, V codes.
+P channels (I = H P), N size of the state, d = I + 2 N, K taps of the convolution, V codes.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -176,58 +179,72 @@ class Mamba2(nn.Module):
 
     def forward(self, x_BlC: torch.Tensor, memory: Memory | None) -> torch.Tensor:
         """(B, l, C).  With a memory, of one token after those it has seen; without, of all."""
-        I, N, H = self.config.inner, self.config.state, self.config.heads  # noqa: E741
-        gate, inputs, dt_BlH = self.in_proj(x_BlC).split((I, I + 2 * N, H), dim=-1)
-        dt_BlH = F.softplus(dt_BlH.float() + self.dt_bias.float())
+        projected = self.in_proj(x_BlC)
         if memory is None:
-            mixed = F.silu(self.conv1d(inputs.transpose(1, 2))[..., : inputs.shape[1]])
-            x_BlI, b_BlN, c_BlN = mixed.transpose(1, 2).float().split((I, N, N), dim=-1)
-            y_BlI = self.scan(x_BlI, b_BlN, c_BlN, dt_BlH)
+            y_BlI = self.scan(projected)
         else:
+            conv, conv_bias = self.conv1d.weight, self.conv1d.bias
+            assert conv_bias is not None
+            token = compiled() if x_BlC.is_cuda else one_token
             # Outside autocast, like the published kernels: a product would cast all the state.
             with torch.autocast(x_BlC.device.type, enabled=False):
-                mixed = F.silu(self.convolve(inputs[:, 0], memory.taps))
-                x_BI, b_BN, c_BN = mixed.split((I, N, N), dim=-1)
-                y_BlI = self.advance(x_BI, b_BN, c_BN, dt_BlH[:, 0], memory.state)[:, None]
-        return self.out_proj(self.norm((y_BlI * F.silu(gate.float())).to(x_BlC.dtype)))
+                weights = conv, conv_bias, self.dt_bias, self.A_log, self.D
+                y_BlI = token(projected[:, 0], memory.taps, memory.state, *weights)[:, None]
+        return self.out_proj(self.norm(y_BlI.to(x_BlC.dtype)))
 
-    def scan(
-        self, x_BlI: torch.Tensor, b_BlN: torch.Tensor, c_BlN: torch.Tensor, dt_BlH: torch.Tensor
-    ) -> torch.Tensor:
-        """(B, l, I) of a whole sequence: each token reads those up to it, faded, like masked
-        attention without a softmax (Dao and Gu, Eq. 16)."""
+    def scan(self, projected: torch.Tensor) -> torch.Tensor:
+        """(B, l, I) float32 of a whole sequence: each token reads those up to it, faded, like
+        masked attention without a softmax (Dao and Gu, Eq. 16)."""
+        I, N, H = self.config.inner, self.config.state, self.config.heads  # noqa: E741
+        gate_BlI, inputs_Bld, dt_BlH = projected.split((I, I + 2 * N, H), dim=-1)
+        dt_BlH = F.softplus(dt_BlH.float() + self.dt_bias.float())
+        mixed = F.silu(self.conv1d(inputs_Bld.transpose(1, 2))[..., : inputs_Bld.shape[1]])
+        x_BlI, b_BlN, c_BlN = mixed.transpose(1, 2).float().split((I, N, N), dim=-1)
         faded_BHl = (dt_BlH * -self.A_log.float().exp()).transpose(1, 2).cumsum(-1)
         fade_BHll = (faded_BHl[..., :, None] - faded_BHl[..., None, :]).exp().tril()
         weight_BHll = fade_BHll * (c_BlN @ b_BlN.transpose(1, 2))[:, None]
-        x_BlHP = x_BlI.unflatten(-1, (self.config.heads, -1))
+        x_BlHP = x_BlI.unflatten(-1, (H, -1))
         y_BlHP = torch.einsum("bhts,bshp->bthp", weight_BHll, x_BlHP * dt_BlH[..., None])
-        return (y_BlHP + self.D[:, None] * x_BlHP).flatten(2)
+        return (y_BlHP + self.D[:, None] * x_BlHP).flatten(2) * F.silu(gate_BlI.float())
 
-    def convolve(self, input_Bd: torch.Tensor, taps_BdK: torch.Tensor) -> torch.Tensor:
-        """(B, d) of one more input, which takes the place of the oldest."""
-        bias = self.conv1d.bias
-        assert bias is not None
-        window = torch.cat((taps_BdK, input_Bd.to(taps_BdK.dtype)[..., None]), dim=-1)
-        taps_BdK.copy_(window[..., 1:])
-        return (window * self.conv1d.weight[:, 0]).sum(-1) + bias
 
-    def advance(
-        self,
-        x_BI: torch.Tensor,
-        b_BN: torch.Tensor,
-        c_BN: torch.Tensor,
-        dt_BH: torch.Tensor,
-        state_BIN: torch.Tensor,
-    ) -> torch.Tensor:
-        """(B, I) float32 of one token; the state is updated in place, without a copy of it."""
-        P = self.config.head
-        fade_BI = (dt_BH * -self.A_log.float().exp()).exp().repeat_interleave(P, dim=1)
-        new_BI = dt_BH.repeat_interleave(P, dim=1) * x_BI
-        dtype = state_BIN.dtype
-        state_BIN.mul_(fade_BI.to(dtype)[..., None])
-        state_BIN.addcmul_(new_BI.to(dtype)[..., None], b_BN.to(dtype)[:, None])
-        y_BI = torch.bmm(state_BIN, c_BN.to(dtype)[..., None])[..., 0]
-        return (y_BI + self.D.repeat_interleave(P) * x_BI).float()
+def one_token(
+    projected: torch.Tensor,
+    taps_BdK: torch.Tensor,
+    state_BIN: torch.Tensor,
+    conv_d1K: torch.Tensor,
+    conv_bias_d: torch.Tensor,
+    dt_bias_H: torch.Tensor,
+    A_log_H: torch.Tensor,
+    D_H: torch.Tensor,
+) -> torch.Tensor:
+    """(B, I) float32: what `Mamba2.scan` gives for one more token.
+
+    projected: (B, I + d + H) of `in_proj`.  taps, state: a `Memory`; updated in place, without
+    a copy of the state.
+    """
+    I, N = state_BIN.shape[1:]  # noqa: E741
+    heads, dtype = len(D_H), state_BIN.dtype
+    gate_BI, input_Bd, dt_BH = projected.split((I, I + 2 * N, heads), dim=-1)
+
+    window_BdK = torch.cat((taps_BdK, input_Bd.to(dtype)[..., None]), dim=-1)
+    taps_BdK.copy_(window_BdK[..., 1:])
+    mixed_Bd = F.silu((window_BdK * conv_d1K[:, 0]).sum(-1) + conv_bias_d)
+    x_BI, b_BN, c_BN = mixed_Bd.split((I, N, N), dim=-1)
+
+    dt_BH = F.softplus(dt_BH.float() + dt_bias_H.float())
+    fade_BH = (dt_BH * -A_log_H.float().exp()).exp()
+    fade_BI, dt_BI, D_I = (part.repeat_interleave(I // heads, -1) for part in (fade_BH, dt_BH, D_H))
+    state_BIN.mul_(fade_BI.to(dtype)[..., None])
+    state_BIN.addcmul_((dt_BI * x_BI).to(dtype)[..., None], b_BN.to(dtype)[:, None])
+    y_BI = torch.bmm(state_BIN, c_BN.to(dtype)[..., None])[..., 0]
+    return (y_BI + D_I * x_BI).float() * F.silu(gate_BI.float())
+
+
+@functools.cache
+def compiled() -> Callable[..., torch.Tensor]:
+    """`one_token`, which as it stands calls thirty kernels and writes the state twice."""
+    return torch.compile(one_token, dynamic=False, fullgraph=True)
 
 
 class Writing:

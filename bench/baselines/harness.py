@@ -18,6 +18,7 @@ from bench.baselines.decoders import ImageDecoder, renamed
 from bench.baselines.method import Made, Method, generate, spread, stand_for
 from bench.cases import Baseline
 from bench.footprint import PRIME, Footprint, watched
+from bench.generator import labels_of
 from codevar.checkpoints import Source
 from codevar.decode import OnScale
 from codevar.stacks import Stack, stack
@@ -76,9 +77,7 @@ class Loaded:
         return stand_for(self.chosen, self.method.steps) if self.case.in_part else ()
 
     def decode(self, on_step: OnScale, batch: int = 0) -> Made:
-        first = batch * self.case.batch_size
-        numbers = range(first, first + self.case.batch_size)
-        labels = [i * 37 % self.method.classes for i in numbers]
+        labels = labels_of(self.case, self.method.classes, batch)
         seed = self.case.seed + batch
         return generate(self.method, labels, seed, self.how, on_step, self.chosen)
 

@@ -76,7 +76,7 @@ class LlamaGen(nn.Module):
         return self.output(self.norm(x_BlC)).float()
 
     def rotations(self) -> torch.Tensor:
-        """(L, c / 2, 2) cosine and sine by which queries and keys turn: one half of the channels
+        """(L, c / 2) complex numbers by which queries and keys turn: one half of the channels
         with the row, the other with the column.  The class has zeros: its query and key vanish.
         """
         config, device = self.config, self.norm.weight.device
@@ -86,7 +86,8 @@ class LlamaGen(nn.Module):
         rows = angles.repeat_interleave(config.side, dim=0)
         columns = angles.repeat(config.side, 1)
         angles_Lc = torch.cat((rows, columns), dim=1)[: config.tokens - 1]
-        return F.pad(torch.stack((angles_Lc.cos(), angles_Lc.sin()), dim=-1), (0, 0, 0, 0, 1, 0))
+        turns = torch.polar(torch.ones_like(angles_Lc), angles_Lc)
+        return torch.cat((torch.zeros_like(turns[:1]), turns))
 
 
 class Layer(nn.Module):
@@ -114,12 +115,13 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BlC: torch.Tensor, turns: torch.Tensor, kv: torch.Tensor | None, start: int
     ) -> torch.Tensor:
-        """turns: (l, c / 2, 2).  kv: (2, B, H, L, c) the layer's cache, of which `start`
+        """turns: (l, c / 2).  kv: (2, B, H, L, c) the layer's cache, of which `start`
         positions are written; without one, the pass is all there is."""
         B, length, C = x_BlC.shape
-        qkv = self.wqkv(x_BlC).view(B, length, 3, self.heads, C // self.heads)
-        q_BHlc, k_BHlc, v_BHlc = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q_BHlc, k_BHlc = rotated(q_BHlc, turns), rotated(k_BHlc, turns)
+        qkv = (
+            self.wqkv(x_BlC).view(B, length, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        )
+        (q_BHlc, k_BHlc), v_BHlc = rotated(qkv[:2], turns), qkv[2]
         if kv is not None:
             end = start + length
             kv[0, :, :, start:end] = k_BHlc
@@ -131,11 +133,10 @@ class SelfAttention(nn.Module):
         return self.wo(out_BHlc.transpose(1, 2).reshape(B, length, C))
 
 
-def rotated(x_BHlc: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Neighbouring channels turned as pairs, in float32."""
-    a, b = x_BHlc.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = turns.unbind(-1)
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x_BHlc.dtype)
+def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Neighbouring channels (..., l, c) turned as pairs, in float32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
 class FeedForward(nn.Module):

@@ -113,7 +113,7 @@ def spread(steps: int, most: int | None) -> tuple[int, ...]:
 def stand_for(chosen: Sequence[int], steps: int) -> tuple[int, ...]:
     """How many steps each of the chosen ones stands for: those nearest to it.
 
-    Their weighted sum is exact for a cost that grows evenly from step to step.
+    Their weighted sum is exact, but for rounding, for a cost that grows evenly from step to step.
     """
     ends = [0, *(-(-(a + b) // 2) for a, b in pairwise(chosen)), steps]
     return tuple(b - a for a, b in pairwise(ends))

@@ -55,6 +55,22 @@ def test_the_recurrent_decode_is_the_parallel_forward():
     assert at_once.std() > 0.1
 
 
+def test_a_token_can_be_compiled_whole():
+    """As it is for a GPU, but for the backend: no break in the graph, and the same in place."""
+    net, config = mixer(), small.AIM
+    weights = net.conv1d.weight, net.conv1d.bias, net.dt_bias, net.A_log, net.D
+    compiled = torch.compile(aim.one_token, dynamic=False, fullgraph=True, backend="aot_eager")
+    channels = config.inner + 2 * config.state
+    projected = torch.randn(2, 3, net.in_proj.out_features)
+    memories = [(torch.zeros(3, channels, 3), torch.zeros(3, config.inner, 16)) for _ in range(2)]
+    for one in projected:
+        expected = aim.one_token(one, *memories[0], *weights)
+        torch.testing.assert_close(compiled(one, *memories[1], *weights), expected)
+    for plain, also in zip(*memories, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(also, plain)
+
+
 def test_its_state_does_not_grow():
     decode = small.method(small.AIM)
     made = generate(decode, [3], 0, small.MODERN)

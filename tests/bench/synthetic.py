@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 
 from bench import experiment, runner
-from bench.cases import Case, make_case, meta_plan
+from bench.cases import Case, VARCase, make_case, meta_plan
 from bench.memory import Memory
 from bench.predict import CUBLAS_BYTES, MIB, predict
 from bench.tables import Run
@@ -62,9 +62,12 @@ def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
     running, total = told.running_bytes / MIB, told.total_bytes / MIB
     if total > gpu_gib * 1024:
         return {"status": "oom", "reason": "OutOfMemoryError: CUDA out of memory."}
+    layers = [24] * len(told.flops)  # of a baseline
+    if isinstance(case, VARCase):
+        layers = [len(step.layers) for step in meta_plan(case).steps]
     seconds = [
-        flops / FLOP_PER_S[case.stack] + len(step.layers) * LAYER_S[case.stack]
-        for flops, step in zip(told.flops, meta_plan(case).steps, strict=True)
+        flops / FLOP_PER_S[case.stack] + n * LAYER_S[case.stack]
+        for flops, n in zip(told.flops, layers, strict=True)
     ]
     noise = np.random.default_rng(case.seed).uniform(1, 1.02, (samples, len(seconds)))
     by_scale = (noise * seconds).tolist()

@@ -115,7 +115,7 @@ def test_set_measurement(tmp_path):
         ('figures = ["pie"]\n[[cases]]\nmethod = "var"', "figures"),
         ("", "cases: missing"),
         (
-            'baseline = { method = "dit" }\n[[cases]]\nmethod = "var"',
+            'baseline = { method = "gan" }\n[[cases]]\nmethod = "var"',
             "baseline: method must be one",
         ),
         ('baseline = { colour = 1 }\n[[cases]]\nmethod = "var"', "baseline: colour: no such key"),
@@ -138,7 +138,7 @@ def test_a_mistake_is_one_line_with_the_key_and_what_it_may_be(tmp_path, text, l
         ("batch_size", "--set batch_size: write axis=value"),
         ("batch_size=", "write axis=value"),
         ("colour=1", "--set colour: no such axis"),
-        ("method=dit", "--set method must be one of"),
+        ("method=gan", "--set method must be one of"),
         ("method=swap", "this experiment has no such method"),
         ("samples=0", "--set samples must be at least 1, not 0"),
         ("draft_steps=10", "draft_steps must be 1..9, not 10"),

@@ -26,7 +26,11 @@ def printed(run, format, capsys):
 
 
 def test_every_row_of_the_paper_is_there_measured_or_not():
+    papers = {row["method"] for row in tables.paper_rows("code_table1")}
     table = tables.frame(fake_run("code_table1"))
+    assert set(table["status"]) == {"ok"}
+    assert set(table["method_paper"]) == papers
+    table = tables.frame(fake_run("code_table1", method=["var", "code"]))
     measured = table[table["status"] == "ok"]
     assert sorted(measured["method_paper"]) == sorted(
         ["VAR-d30", "VAR-d24", "VAR-d20", *(f"VAR-CoDe N={n}" for n in (6, 7, 8, 9))]
@@ -72,7 +76,7 @@ def test_quality_is_the_papers_and_marked_as_not_measured(capsys):
 
 
 def test_an_experiment_that_was_never_run_shows_predictions_and_the_paper(capsys):
-    run = fake_run("variant_table2", measured=False)
+    run = fake_run("variant_table2", measured=False, method=["var", "variant"])
     table = rows(run)
     assert {row["status"] for row in table.values()} == {"not run", "not measured"}
     assert table["VARiant-d2 N=6 (d30)"]["kv_cache_mib_predicted"] == pytest.approx(5495.6, abs=0.1)

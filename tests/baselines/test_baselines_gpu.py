@@ -1,0 +1,74 @@
+"""What only a CUDA device can show of the baselines: `make test-gpu`."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import small_baselines as small
+import torch
+
+from bench import child
+from bench.baselines import aim, llamagen
+from bench.baselines.method import generate
+from bench.cases import make_case
+from bench.predict import memory_differs, predict
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact_products():
+    if not torch.cuda.is_available():
+        pytest.fail("no CUDA device here")
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_greedy_tokens_are_the_published_ones():
+    net = copy.deepcopy(small.model(small.LLAMAGEN)).cuda()
+    decode = llamagen.NextToken(net, cfg=2.0, top_k=1)
+    labels = small.REFERENCE["llamagen_labels"].tolist()
+    made = generate(decode, labels, 0, small.MODERN)
+    assert (made.tokens.cpu() == small.reference("llamagen_greedy_cfg2")).all()
+
+
+def test_the_compiled_decode_is_the_parallel_forward():
+    net, logits = copy.deepcopy(small.model(small.AIM)).cuda(), []
+    plain = net.logits
+
+    def watched(x, final):
+        logits.append(plain(x, final))
+        return logits[-1]
+
+    net.logits = watched
+    tokens = generate(aim.NextToken(net), [3, 7], 5, small.MODERN).tokens
+    labels = torch.tensor([3, 7, 10, 10], device="cuda")
+    at_once = net(labels, tokens.repeat(2, 1)[:, :-1])
+    torch.testing.assert_close(torch.cat(logits[:16], dim=1), at_once, atol=1e-3, rtol=0)
+
+
+JOB = {
+    "effort": {"warmup": 0, "samples": 1, "target": 1.0, "max_seconds": 0.1},
+    "stream_seconds": 0,
+    "paired_with": None,
+    "download": False,
+    "keep": {},
+}
+
+
+@pytest.mark.parametrize("stack", ["published", "modern"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"method": "dit", "size": "S/2", "max_steps": 3},
+        {"method": "mar", "denoising_steps": 4, "max_steps": 3},
+        {"method": "llamagen", "size": "B", "resolution": 256, "max_steps": 3},
+        {"method": "aim", "size": "B", "max_steps": 3},
+    ],
+    ids=lambda keys: keys["method"],
+)
+def test_memory_is_as_predicted(keys, stack):
+    case = make_case({**keys, "stack": stack, "batch_size": 8, "device": "cuda"})
+    result = child.run(case, JOB)
+    assert result["status"] == "ok", result.get("reason")
+    assert memory_differs(result["memory"], predict(case), case.device) == []
