@@ -28,6 +28,7 @@ from pydantic import (
 from codevar import VAR, VARConfig, VQVAEConfig, checkpoints
 from codevar.checkpoints import SHIPPED
 from codevar.plan import Plan, code, original, subnet, swap_scale, variant
+from codevar.stacks import stack
 
 Depth = Annotated[int, Field(ge=1, le=60)]
 Scale = Annotated[int, Field(ge=1, le=10)]
@@ -495,9 +496,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def meta_plan(case: Case) -> Plan:
-    """The case's plan on models without weights, for what shapes alone tell."""
+    """The case's plan on models without weights, for what shapes alone tell; ready for its stack
+    as they are in a decode."""
     assert isinstance(case, VARCase)
-    return case.plan(*_meta_models(configs(case)))
+    return case.plan(*_meta_models(configs(case), case.stack, case.precision, case.device))
 
 
 def configs(case: VARCase) -> tuple[VARConfig, ...]:
@@ -536,7 +538,11 @@ def _mini_by_depth() -> dict[int, str]:
 
 
 @functools.cache
-def _meta_models(sizes: tuple[VARConfig, ...]) -> tuple[VAR, ...]:
+def _meta_models(
+    sizes: tuple[VARConfig, ...], name: str, precision: str, device: str
+) -> tuple[VAR, ...]:
     """Remembered, since models take a while to lay out; plans only read them."""
+    run = stack(name, precision)
     with torch.device("meta"):
-        return tuple(VAR(config) for config in sizes)
+        models = [VAR(config) for config in sizes]
+    return tuple(run.prepare(model) if device == "cpu" else model for model in models)

@@ -83,7 +83,8 @@ class Loaded:
         sources = [source_of(case, name) for name in case.model_names()]
         options: dict[str, Any] = {"device": case.device, "dtype": how.weights}
         options["download"] = download
-        plan = case.plan(*(codevar.load_var(source, **options) for source in sources))
+        models = (how.prepare(codevar.load_var(source, **options)) for source in sources)
+        plan = case.plan(*models)
         vqvae = codevar.load_vqvae(
             source_of(case, case.vqvae_name),
             patch_sizes=plan.scales.patch_sizes,

@@ -82,8 +82,17 @@ class Watched:
 
 def tensor_bytes(models: Iterable[nn.Module]) -> int:
     """Bytes of the weights, shared ones once."""
-    weights = {p.data_ptr(): p.nbytes for model in models for p in model.parameters()}
+    weights = {held(p)[0]: p.nbytes for model in models for p in model.parameters()}
     return sum(weights.values())
+
+
+def held(tensor: torch.Tensor) -> tuple[int, int]:
+    """What a tensor keeps in memory: something that tells it from others, and bytes.  Weights
+    packed for a CPU's kernels have no storage to ask."""
+    if tensor.is_mkldnn:
+        return id(tensor), tensor.nbytes
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
 
 
 def measure(
@@ -123,10 +132,10 @@ def known_bytes(device: torch.device) -> int:
     """Bytes of all tensors on the device that Python knows, what they share once."""
     found = {}
     for thing in gc.get_objects():
-        if type(thing) in TENSORS:  # isinstance would wake up lazy modules
-            storage = thing.untyped_storage()
-            if storage.device == device:
-                found[storage.data_ptr()] = storage.nbytes()
+        # isinstance would wake up lazy modules
+        if type(thing) in TENSORS and thing.device == device:
+            where, nbytes = held(thing)
+            found[where] = nbytes
     return sum(found.values())
 
 

@@ -2,8 +2,8 @@
 
 `published` is what the papers measured: float32 weights under autocast, float32 keys and
 half-precision values in a cache that grows by concatenation, AdaLN recomputed at each scale.
-`modern` holds weights and cache in one precision, writes the cache in place and computes the
-conditioning once an image.
+`modern` holds weights and cache in one precision, writes the cache in place, computes the
+conditioning once an image and, on a CPU, has its weights laid out for the kernels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from codevar.cache import GrowingCache, StaticCache
+from codevar.packed import can_pack, pack_var
+from codevar.var import VAR
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # On a GPU, flash and cuDNN take no mask, and a refiner's first pass has one: there the
@@ -38,6 +40,7 @@ class Stack:
     autocast: precision of autocast, or None.
     cache: `GrowingCache` or `StaticCache`.
     condition_once: AdaLN of all layers once an image rather than once a pass.
+    packs: linear layers in the layout of a CPU's kernels.
     attention: a key of ATTENTION; `auto` leaves the choice to torch.
     """
 
@@ -46,6 +49,7 @@ class Stack:
     autocast: torch.dtype | None
     cache: type[GrowingCache] | type[StaticCache]
     condition_once: bool
+    packs: bool
     attention: str = "auto"
 
     @property
@@ -61,6 +65,13 @@ class Stack:
     def value_bytes(self) -> int:
         """Bytes of a cached value element."""
         return self.precision.itemsize
+
+    def prepare(self, model: VAR) -> VAR:
+        """The model made ready for this stack, in place: on a CPU, `modern` packs its weights, and
+        it can then do nothing but decode.  A decode without this gives the same, later."""
+        if self.packs and model.device.type in ("cpu", "meta") and can_pack(self.weights):
+            pack_var(model)
+        return model
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
@@ -91,7 +102,7 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
     dtype = PRECISIONS[precision]
     if name == "published":
         autocast = None if dtype == torch.float32 else dtype
-        made = Stack(name, torch.float32, autocast, GrowingCache, condition_once=False)
+        made = Stack(name, torch.float32, autocast, GrowingCache, condition_once=False, packs=False)
     else:
-        made = Stack(name, dtype, None, StaticCache, condition_once=True)
+        made = Stack(name, dtype, None, StaticCache, condition_once=True, packs=True)
     return replace(made, attention=attention)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codevar.cache import Cache
+from codevar.packed import PackedLinear
 from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from codevar.shapes import Shapes, count, size
 
@@ -229,8 +230,12 @@ class Attention(nn.Module):
             self.scale_mul_1H11 = nn.Parameter(torch.empty(1, H, 1, 1))
         self.q_bias = nn.Parameter(torch.empty(C))
         self.v_bias = nn.Parameter(torch.empty(C))
-        self.mat_qkv = nn.Linear(C, 3 * C, bias=False)
+        self.mat_qkv: nn.Linear | PackedLinear = nn.Linear(C, 3 * C, bias=False)
         self.proj = nn.Linear(C, C)
+
+    def qkv_bias(self) -> torch.Tensor:
+        """(3 C,); keys have none."""
+        return torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
 
     def forward(
         self,
@@ -240,8 +245,10 @@ class Attention(nn.Module):
         layer: int,
     ) -> torch.Tensor:
         B, L, C = x_BLC.shape
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv_BLC3 = F.linear(x_BLC, self.mat_qkv.weight, bias)
+        if isinstance(self.mat_qkv, PackedLinear):
+            qkv_BLC3 = self.mat_qkv(x_BLC)
+        else:
+            qkv_BLC3 = F.linear(x_BLC, self.mat_qkv.weight, self.qkv_bias())
         qkv = qkv_BLC3.view(B, L, 3, self.heads, C // self.heads)
         q_BHLc, k_BHLc, v_BHLc = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.l2_norm:
@@ -263,11 +270,12 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1: nn.Linear | PackedLinear = nn.Linear(width, hidden)
+        self.act: nn.Module = nn.GELU(approximate="tanh")
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BLC: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BLC), approximate="tanh"))
+        return self.fc2(self.act(self.fc1(x_BLC)))
 
 
 class HeadNorm(nn.Module):

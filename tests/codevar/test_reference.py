@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,32 @@ CHECKED: set[str] = set()  # names of cases.npz; the last test wants them all
 @pytest.fixture(params=["published", "modern"])
 def stack(request):
     return codevar.stack(request.param)
+
+
+@pytest.fixture(scope="module")
+def ready():
+    """Models made ready for a stack, each once."""
+    made = {}
+
+    def of(model, request):
+        stack = request.getfixturevalue("stack") if "stack" in request.fixturenames else None
+        if stack is None or stack.name == "published":
+            return model
+        if model not in made:
+            made[model] = stack.prepare(copy.deepcopy(model))
+        return made[model]
+
+    return of
+
+
+@pytest.fixture
+def drafter(drafter, ready, request):
+    return ready(drafter, request)
+
+
+@pytest.fixture
+def refiner(refiner, ready, request):
+    return ready(refiner, request)
 
 
 @pytest.fixture

@@ -1,0 +1,52 @@
+"""Weights in the layout of a CPU's kernels."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+
+import codevar
+from codevar.packed import PackedLinear, can_pack
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN in this torch")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 50])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_a_packed_layer_is_the_layer(rows, gelu):
+    layer = torch.nn.Linear(48, 80)
+    x = torch.randn(2, rows, 48)
+    wanted = layer(x)
+    if gelu:
+        wanted = F.gelu(wanted, approximate="tanh")
+    got = PackedLinear(layer.weight, layer.bias, gelu=gelu)(x)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shared_adaln", [False, True])
+def test_a_model_made_ready_decodes_the_same(shared_adaln):
+    var, vqvae = tiny.var(3, shared_adaln=shared_adaln), tiny.vqvae()
+    stack = codevar.stack("modern")
+    wanted = codevar.decode(var, vqvae, [1, 2], seed=3, stack=stack)
+    fast = stack.prepare(copy.deepcopy(var))
+    got = codevar.decode(fast, vqvae, [1, 2], seed=3, stack=stack)
+    assert torch.equal(got.tokens, wanted.tokens)
+    assert not any(isinstance(module, torch.nn.Linear) for module in fast.modules())
+
+
+def test_a_prepared_model_weighs_no_more():
+    var = tiny.var(3)
+    before = sum(p.nbytes for p in var.parameters())
+    codevar.stack("modern").prepare(var)
+    keys = sum(block.width * 4 for block in var.blocks)  # their bias of zeros is kept
+    assert sum(p.nbytes for p in var.parameters()) == before + keys
+
+
+def test_published_models_stay_as_they_are():
+    var = tiny.var()
+    codevar.stack("published").prepare(var)
+    assert any(isinstance(module, torch.nn.Linear) for module in var.modules())
