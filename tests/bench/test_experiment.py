@@ -169,7 +169,7 @@ def test_a_model_that_is_not_the_papers_does_not_stand_beside_its_row():
     assert rows["VAR-d30"] == "VAR-d30"
     assert rows["CoDe N=6 (d30+d20)"] is None
     kept = experiment.load("code_table1", ["batch_size=1", "draft_steps=6"])
-    assert [kept.paper_rows.get(c.key) for c in kept.cases][-1] == "VAR-CoDe N=6"
+    assert [kept.paper_rows.get(c.key) for c in kept.cases][-1] == "LlamaGen-XXL"
 
 
 def test_one_gpu_has_one_name():
