@@ -115,15 +115,29 @@ class ScaleSampling:
         cond, uncond = logits_2BlV.chunk(2)
         t = self.guidance
         logits_BlV = (1 + t) * cond - t * uncond
-        if self.top_k > 0:
-            kth = logits_BlV.topk(min(self.top_k, logits_BlV.shape[-1])).values[..., -1:]
-            logits_BlV.masked_fill_(logits_BlV < kth, -torch.inf)
-        if self.top_p > 0:
-            rising, order = logits_BlV.sort(dim=-1, descending=False)
-            drop = rising.softmax(dim=-1).cumsum_(dim=-1) <= 1 - self.top_p
-            drop[..., -1] = False
-            logits_BlV.masked_fill_(drop.scatter(-1, order, drop), -torch.inf)
+        vocab = logits_BlV.shape[-1]
+        k = min(self.top_k or vocab, vocab)
+        if k < vocab or self.top_p > 0:
+            worst_Bl1 = self._worst_kept(highest(logits_BlV, k))
+            logits_BlV.masked_fill_(logits_BlV < worst_Bl1, -torch.inf)
         return logits_BlV
+
+    def _worst_kept(self, rising_Blk: torch.Tensor) -> torch.Tensor:
+        """(B, l, 1) the lowest logit to draw from, of those that top-k leaves."""
+        if self.top_p == 0:
+            return rising_Blk[..., :1]
+        dropped = rising_Blk.softmax(dim=-1).cumsum_(dim=-1) <= 1 - self.top_p
+        first_Bl1 = dropped.sum(dim=-1, keepdim=True).clamp_max_(rising_Blk.shape[-1] - 1)
+        return rising_Blk.gather(-1, first_Bl1)
+
+
+def highest(logits_BlV: torch.Tensor, k: int) -> torch.Tensor:
+    """(B, l, k) the k highest of each row, rising."""
+    if logits_BlV.device.type != "cpu":
+        return logits_BlV.topk(k).values.flip(-1)
+    rising_BlV = logits_BlV.clone()
+    rising_BlV.numpy().sort(axis=-1)  # without indices, and vectorised, unlike torch's
+    return rising_BlV[..., -k:]
 
 
 def draw(logits_BlV: torch.Tensor, temperature: float, noise: Noise) -> torch.Tensor:

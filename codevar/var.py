@@ -8,7 +8,7 @@ state dict does not show (order of the AdaLN chunks, what is normalised) are at 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -218,8 +218,8 @@ class Attention(nn.Module):
     a learnt temperature for each head in the place of 1 / sqrt(c)."""
 
     max_log_scale = math.log(100)
-    #: How queries attend; training puts one that knows the whole pyramid's mask.
-    attend = staticmethod(F.scaled_dot_product_attention)
+    #: How queries attend; training puts one that knows the whole pyramid's mask, and a CPU its own.
+    attend: Callable[..., torch.Tensor] = staticmethod(F.scaled_dot_product_attention)
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
