@@ -161,7 +161,7 @@ class Reader:
         self.scales_read = 0
         self.cache = stack.cache(plan.cached_tokens(model), stack.precision)
         self.cond_BC = model.class_emb(labels_2B)
-        self.positions_1LC = model.positions()
+        self.positions_1LC = model.positions().float()
         with stack.running(self.cond_BC.device):
             self.block_condition = model.block_condition(self.cond_BC)
         self._modulations: dict[int, Modulation] = {}
@@ -201,6 +201,7 @@ class Reader:
             return self._modulations[layer]
         modulation = self.model.modulation(layer, self.block_condition)
         if self.stack.condition_once:
+            modulation = tuple(m.float() for m in modulation)
             self._modulations[layer] = modulation
         return modulation
 

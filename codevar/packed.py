@@ -117,6 +117,7 @@ def pack_var(var: VAR) -> None:
         del attn.q_bias, attn.v_bias
         ffn.fc1 = PackedLinear(ffn.fc1.weight, ffn.fc1.bias, gelu=True)
         ffn.act = nn.Identity()
+    var.head.float()  # for float32 logits
     for parent in list(var.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):

@@ -119,11 +119,11 @@ class VAR(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.head.weight.dtype
+        return self.class_emb.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device
+        return self.class_emb.weight.device
 
     def forward(self, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """(B, L, V) float32 logits of all scales at once, as in training.
@@ -160,10 +160,15 @@ class VAR(nn.Module):
         return block.modulation(condition)
 
     def logits(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
-        """(B, L, V) float32.  The head runs in the weights' precision, also under autocast."""
+        """(B, L, V) float32.  The head runs in the weights' precision, also under autocast, and
+        is not rounded to it: guidance would enlarge what that takes away."""
         with torch.autocast(x_BLC.device.type, enabled=False):
-            x_BLC, cond_BC = x_BLC.to(self.dtype), cond_BC.to(self.dtype)
-            return self.head(self.head_nm(x_BLC, cond_BC)).float()
+            h_BLC = self.head_nm(x_BLC, cond_BC.to(self.dtype)).to(self.head.weight.dtype)
+            if h_BLC.is_cuda and h_BLC.dtype != torch.float32 and not h_BLC.requires_grad:
+                h_nC, weight_CV = h_BLC.flatten(0, 1), self.head.weight.t()
+                logits_nV = torch.mm(h_nC, weight_CV, out_dtype=torch.float32)
+                return logits_nV.add_(self.head.bias).unflatten(0, h_BLC.shape[:2])
+            return self.head(h_BLC).float()
 
 
 def ada_lin(width: int, chunks: int) -> nn.Sequential:
@@ -171,7 +176,8 @@ def ada_lin(width: int, chunks: int) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, both modulated by the condition."""
+    """Attention and feed-forward, both modulated by the condition.  Whatever the precision of the
+    products, the sum x that the blocks add to is as precise as it comes in."""
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -201,9 +207,9 @@ class Block(nn.Module):
     ) -> torch.Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
         h_BLC = modulated_norm(x_BLC, scale1, shift1)
-        x_BLC = x_BLC + self.attn(h_BLC, mask, cache, layer).mul_(gamma1)
+        x_BLC = torch.addcmul(x_BLC, self.attn(h_BLC, mask, cache, layer), gamma1)
         h_BLC = modulated_norm(x_BLC, scale2, shift2)
-        return x_BLC + self.ffn(h_BLC).mul_(gamma2)
+        return torch.addcmul(x_BLC, self.ffn(h_BLC), gamma2)
 
 
 def modulated_norm(
@@ -245,6 +251,7 @@ class Attention(nn.Module):
         layer: int,
     ) -> torch.Tensor:
         B, L, C = x_BLC.shape
+        x_BLC = x_BLC.to(self.mat_qkv.weight.dtype)
         if isinstance(self.mat_qkv, PackedLinear):
             qkv_BLC3 = self.mat_qkv(x_BLC)
         else:
@@ -275,7 +282,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BLC: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.fc1(x_BLC)))
+        return self.fc2(self.act(self.fc1(x_BLC.to(self.fc1.weight.dtype))))
 
 
 class HeadNorm(nn.Module):

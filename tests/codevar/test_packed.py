@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import codevar
-from codevar.packed import PackedLinear, can_pack
+from codevar.packed import PackedLinear, attend, can_pack
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN in this torch")
 
@@ -50,3 +50,24 @@ def test_published_models_stay_as_they_are():
     var = tiny.var()
     codevar.stack("published").prepare(var)
     assert any(isinstance(module, torch.nn.Linear) for module in var.modules())
+
+
+@pytest.mark.parametrize("keys", [1, 30, 300])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_pieces_is_attention(keys, masked, monkeypatch):
+    monkeypatch.setattr("codevar.packed.SCORES", 4000)  # several pieces, the last one shorter
+    q, k, v = (torch.randn(3, 5, n, 8).bfloat16() for n in (min(keys, 20), keys, keys))
+    mask = torch.rand(q.shape[2], keys) < 0.7 if masked else None
+    if masked:
+        mask[:, 0] = True  # nobody sees nothing
+    wanted = F.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), attn_mask=mask, scale=0.7
+    )
+    got = attend(q, k, v, attn_mask=mask, scale=0.7)
+    torch.testing.assert_close(got.double(), wanted, atol=2e-2, rtol=2e-2)
+
+
+def test_attention_leaves_torch_as_it_was():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    attend(*(torch.randn(1, 1, 2, 4).bfloat16() for _ in range(3)))
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
