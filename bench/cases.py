@@ -544,5 +544,5 @@ def _meta_models(
     """Remembered, since models take a while to lay out; plans only read them."""
     run = stack(name, precision)
     with torch.device("meta"):
-        models = [VAR(config) for config in sizes]
+        models = [VAR(config).to(run.weights) for config in sizes]
     return tuple(run.prepare(model) if device == "cpu" else model for model in models)

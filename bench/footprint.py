@@ -81,7 +81,8 @@ def _footprint(case: Case) -> Footprint:
 
 
 def of_plan(plan: Plan, run: Stack, sampling: Sampling, device: str) -> Footprint:
-    """The footprint of a plan whose models are on the meta device; they are used up.
+    """The footprint of a plan whose models are on the meta device, ready for the stack; they are
+    used up.
 
     device: "cpu" or "cuda", which need not be there: operators and autocast differ.
     """
@@ -93,7 +94,6 @@ def of_plan(plan: Plan, run: Stack, sampling: Sampling, device: str) -> Footprin
         computed = {step.layers[-1] for step in plan.steps if step.model is model}
         for layer in set(range(model.config.depth)) - computed:
             model.blocks[layer] = Keeps(model.config, run)
-        model.to(run.weights)
 
     def decode(on_scale: OnScale) -> object:
         return generate(plan, vqvae, [0] * PRIME, sampling, stack=run, on_scale=on_scale)

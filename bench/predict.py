@@ -121,8 +121,7 @@ def params_bytes(plan: Plan, vqvae_sizes: VQVAEConfig, run: Stack) -> int:
     """Weights of the plan's models and of the VQVAE, whose quantiser is always float32."""
     with torch.device("meta"):
         vqvae = VQVAE(vqvae_sizes).cast(run.weights)
-    elements = sum(p.numel() for model in plan.models for p in model.parameters())
-    return elements * run.weights.itemsize + sum(p.nbytes for p in vqvae.parameters())
+    return sum(p.nbytes for model in (*plan.models, vqvae) for p in model.parameters())
 
 
 def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:

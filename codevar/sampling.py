@@ -136,7 +136,8 @@ def highest(logits_BlV: torch.Tensor, k: int) -> torch.Tensor:
     if logits_BlV.device.type != "cpu":
         return logits_BlV.topk(k).values.flip(-1)
     rising_BlV = logits_BlV.clone()
-    rising_BlV.numpy().sort(axis=-1)  # without indices, and vectorised, unlike torch's
+    if type(rising_BlV) is torch.Tensor:  # and not one without data, whose memory is all there is
+        rising_BlV.numpy().sort(axis=-1)  # without indices, and vectorised, unlike torch's
     return rising_BlV[..., -k:]
 
 

@@ -77,7 +77,7 @@ def test_memory_is_what_shapes_predict(meta, name, precision):
     assert used.workspace_mib > 0
     assert used.reserved_mib >= used.total_mib
     with torch.device("meta"):
-        models = [codevar.VAR(model.config) for model in (drafter, refiner)]
+        models = [codevar.VAR(model.config).to(how.weights) for model in (drafter, refiner)]
     lines = of_plan(code(*models, 6), how, codevar.Sampling(), "cuda")
     running = max(lines.peak_bytes(4)) / 2**20 - used.kv_cache_mib
     assert used.running_mib - used.workspace_mib == pytest.approx(running, rel=0.1, abs=1)

@@ -49,7 +49,7 @@ def measured(method, how, drafter, refiner, vqvae, batch_size):
 
 def predicted(method, how, drafter, refiner):
     with torch.device("meta"):
-        models = [VAR(model.config) for model in (drafter, refiner)]
+        models = [VAR(model.config).to(how.weights) for model in (drafter, refiner)]
     return of_plan(PLANS[method](*models), how, Sampling(), "cpu")
 
 
