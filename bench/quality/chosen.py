@@ -52,6 +52,13 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
     return list(drawn.values())
 
 
+def title_of(targets: Sequence[str]) -> str:
+    """What a picture of one experiment is called: as the experiment; "" of anything else."""
+    if len(targets) > 1 or targets[0] in Methods.by_name:
+        return ""
+    return experiment.load(targets[0]).experiment.title
+
+
 def names_of(cases: Sequence[VARCase]) -> list[str]:
     """What each is called: its method, and what else sets it apart from its likes."""
     names = []
