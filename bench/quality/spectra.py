@@ -32,7 +32,7 @@ from codevar import VQVAE
 from codevar.scales import Scales
 
 EDGE = 3  # scales at either end, as in the paper
-SHUFFLED = "the same tokens in random places of their map, which any model could have drawn"
+SHUFFLED = "the same tokens in random places of their map"
 EARLY, LATE = matplotlib.colormaps["Blues"], matplotlib.colormaps["Oranges"]
 
 
