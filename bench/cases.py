@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
@@ -455,6 +456,18 @@ def sampled(cases: Iterable[Case], what: str) -> list[VARCase]:
     if not found:
         raise UsageError(f"{what}: baselines are measured for speed and memory only")
     return found
+
+
+def weights_name(weights: str) -> str:
+    """How a reader is told which weights: of a file of a training its folder, which says more than
+    "model", and how far it had come: "variant_d4 after 17 %"."""
+    path = Path(weights.removeprefix(MINI_FILE))
+    if path.suffix not in (".safetensors", ".pth"):
+        return str(path)
+    done = re.fullmatch(r"model_(\d+)", path.stem)
+    if done:
+        return f"{path.parent.name} after {done[1]} %"
+    return path.parent.name if path.stem == "model" else path.stem
 
 
 def with_batch(case: AnyKind, batch_size: int) -> AnyKind:

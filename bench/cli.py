@@ -24,6 +24,7 @@ from bench import (
     report_cli,
     reproduce_cli,
     sample_cli,
+    spectra_cli,
     tables,
     train_cli,
 )
@@ -463,3 +464,4 @@ app.command("inpaint")(pictures_cli.inpaint)
 app.command("iqa")(pictures_cli.iqa)
 app.command("reproduce")(reproduce_cli.reproduce)
 app.command("report")(report_cli.report)
+app.command("spectra")(spectra_cli.spectra)

@@ -54,6 +54,9 @@ Figure = Literal[
     "variant_figure5a",
     "variant_figure5b",
     "variant_figure5c",
+    "code_figure3a",
+    "code_figure3c",
+    "variant_figure2a",
 ]
 
 

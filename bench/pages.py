@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bench import tables
-from bench.cases import UsageError
+from bench.cases import Case, UsageError, weights_name
 from bench.machine import BUSY_CORES
 from bench.tables import Run
 from codevar.stacks import STACKS
@@ -93,8 +93,13 @@ def rows_of(run: Run) -> list[Row]:
         likes = [other["case"] for other in rows if all(other[k] == row[k] for k in same)]
         details = ("precision", "attention", "device", "weights", "sampling", "seed", "steps")
         apart = [d for d in details if len({getattr(case, d, None) for case in likes}) > 1]
-        row["name"] = ", ".join([row["method"], *(str(getattr(row["case"], d, "")) for d in apart)])
+        row["name"] = ", ".join([row["method"], *(told(row["case"], d) for d in apart)])
     return rows
+
+
+def told(case: Case, detail: str) -> str:
+    value = str(getattr(case, detail, ""))
+    return weights_name(value) if detail == "weights" else value
 
 
 def lacks(run: Run, what: str, experiment: str) -> NoData:
@@ -185,7 +190,11 @@ def finish(figure: Any, title: str, footer: str, handles: Sequence[Any] = ()) ->
 def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
     """Notes, then what the rows were measured on, or that they were not, and their settings."""
     env = run.env or {"gpus": [], "cpu": "unknown machine", "packages": {}}
-    settings = ["predicted from shapes (nothing was measured)"]
+    settings = (
+        []
+        if any("fid" in row for row in rows)
+        else ["predicted from shapes (nothing was measured)"]
+    )
     if any("latency_s" in row for row in rows):
         changed = " + changes" if env.get("dirty") else ""
         settings = [
@@ -197,12 +206,26 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
     settings += [f"batch {batches[0]}"] if len(batches) == 1 else []
     settings += ["/".join(distinct(rows, "precision"))]
     settings += [f"{stacks[0]} stack"] if len(stacks) == 1 else []
-    kinds = {"seeded": "random", "finetuned": "fine-tuned", "mini": "mini world's"}
-    weights = [kinds.get(kind, Path(kind).name) for kind in distinct(rows, "weights")]
-    line = ", ".join([*settings, f"{'/'.join(weights)} weights."])
+    kinds = {"seeded": "random", "finetuned": "fine-tuned"}
+    kinds |= {"mini": "mini world's", "mini-finetuned": "mini world's fine-tuned"}
+    names = [kinds.get(kind, Path(weights_name(kind)).name) for kind in distinct(rows, "weights")]
+    line = ", ".join([*settings, f"{'/'.join(names)} weights."])
     busy = [row for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
     marked = [f"Machine busy during {', '.join(distinct(busy, 'name'))}."] if busy else []
     return " ".join([*notes, line[0].upper() + line[1:], *marked])
+
+
+def starred(row: Row) -> str:
+    """A mark where quality and speed are not of the same weights, precision, stack or preset."""
+    return "*" if row.get("quality_differs") else ""
+
+
+def quality_note(run: Run, rows: list[Row]) -> list[str]:
+    """What a measured FID rests on."""
+    notes = [f"FID: {run.quality.how}."]
+    if differs := [d for row in rows if (d := row.get("quality_differs"))]:
+        notes.append(f"* Quality with {'; '.join(dict.fromkeys(differs))}.")
+    return notes
 
 
 def logarithmic(axis: Any, ticks: Sequence[float] | None = None) -> None:

@@ -76,7 +76,7 @@ def grid(
             tell(name, 1, 1)
     shown = f"seed {drawn[0]}" if len(drawn) == 1 else f"seeds {', '.join(map(str, drawn))}"
     footer = " ".join([f"Each class with {shown}, {presets(cases)}.", *known.sources])
-    title = "Same classes and seeds" if len(cases) > 1 else rows[0].label
+    title = chosen.title_of(targets) or ("Same classes and seeds" if rows[1:] else rows[0].label)
     grids.save(grids.draw(rows, heads, title, footer + said_of_weights(cases)), files)
     for path in files:
         print(path)

@@ -28,6 +28,7 @@ from matplotlib.text import Annotation
 
 from bench import tables
 from bench.cases import Case, UsageError, VARCase, meta_plan
+from bench.findings import FINDINGS
 from bench.pages import (
     BLACK,
     BLUE,
@@ -65,11 +66,13 @@ from bench.pages import (
     make_room,
     panels,
     place_labels,
+    quality_note,
     rows_of,
     seconds,
     stack_handles,
     stack_panels,
     stacks_of,
+    starred,
 )
 from bench.tables import Run
 
@@ -384,19 +387,6 @@ def front(ax: Axes, points: list[tuple[float, float]]) -> None:
     ax.plot(*zip(*sorted(best), strict=True), **FRONT)
 
 
-def starred(row: Row) -> str:
-    """A mark where quality and speed are not of the same weights, precision, stack or preset."""
-    return "*" if row.get("quality_differs") else ""
-
-
-def quality_note(run: Run, rows: list[Row]) -> list[str]:
-    """What a measured FID rests on."""
-    notes = [f"FID: {run.quality.how}."]
-    if differs := [d for row in rows if (d := row.get("quality_differs"))]:
-        notes.append(f"* Quality with {'; '.join(dict.fromkeys(differs))}.")
-    return notes
-
-
 def short_of(name: str, names: Iterable[str]) -> str:
     """Without the models in brackets where it is clear without, and without a family that the
     marker tells."""
@@ -672,5 +662,6 @@ GENERIC = ["speed", "scales", "memory", "batch"]
 CODE = [code_figure5a, code_figure5b, code_figure5c]
 VARIANT = [variant_figure5a, variant_figure5b, variant_figure5c]
 FIGURES: dict[str, Callable[[Run, list[Row]], Figure]] = {
-    figure.__name__: figure for figure in [speed, scales, memory, timeline, batch, *CODE, *VARIANT]
+    figure.__name__: figure
+    for figure in [speed, scales, memory, timeline, batch, *CODE, *VARIANT, *FINDINGS]
 }

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from bench import experiment, records, summary
 from bench.baselines import weights
-from bench.cases import MINI, MINI_FILE, Case, K, Methods, UsageError, explain, with_batch
+from bench.cases import MINI, Case, K, Methods, UsageError, explain, weights_name, with_batch
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.machine import BUSY_CORES
 from bench.predict import MIB, Prediction, largest_batch, memory_differs, predict
@@ -176,6 +176,7 @@ def case_columns(case: Case) -> dict[str, Any]:
         "method": case.label,
         "steps": case.steps,
         **{name: getattr(case, name) for name in names},
+        "weights_name": weights_name(case.weights),
         **({"extrapolated": True} if case.in_part else {}),
     }
 
@@ -282,8 +283,8 @@ def measured(*runs: Run) -> Printed:
         text[heading] = either(data, name)
     several = [h for h in ("batch", "stack", "prec.") if text[h][text[h] != ""].nunique() > 1]
     same = {h: text[h][text[h] != ""].iloc[0] for h in ("batch", "stack", "prec.")}
-    if data.get("weights", pd.Series(dtype=str)).nunique() > 1:
-        text["weights"] = [weights_text(row) for row in data.to_dict("records")]
+    if several_weights(data):
+        text["weights"] = column(data, "weights_name", "{}")
     text = text.drop(columns=[h for h in same if h not in several])
     text["status"] = [status_text(row) for row in data.to_dict("records")]
     for name, (heading, form) in FIGURES.items():
@@ -317,13 +318,9 @@ def measured(*runs: Run) -> Printed:
     return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
 
 
-def weights_text(row: Mapping[Any, Any]) -> str:
-    """Of a file its folder, which says more than its name."""
-    weights = row.get("weights")
-    if missing(weights):
-        return ""
-    path = Path(str(weights).removeprefix(MINI_FILE))
-    return path.parent.name if path.suffix else str(path)
+def several_weights(data: pd.DataFrame) -> bool:
+    """Whether rows may differ in their weights alone, so that these must be told."""
+    return bool(data.get("weights_name", pd.Series(dtype=str)).nunique() > 1)
 
 
 def merged(runs: Sequence[Run]) -> pd.DataFrame:
@@ -332,7 +329,8 @@ def merged(runs: Sequence[Run]) -> pd.DataFrame:
     parts = [frame(run).assign(machine=machine_of(run)) for run in runs]
     parts[1:] = [part[part["status"] != "not measured"] for part in parts[1:]]  # the paper's, once
     data = pd.concat(parts, ignore_index=True)
-    named = [name for name in ("method", "batch_size", "stack", "precision") if name in data]
+    keys = ("method", "batch_size", "stack", "precision", "attention", "weights")
+    named = [name for name in keys if name in data]
     order = data.groupby(named, sort=False, dropna=False).ngroup()
     was_run = data["status"] != "not run"
     kept = was_run | ~(was_run.groupby(order).transform("any") | order.duplicated())
@@ -380,6 +378,8 @@ def named(data: pd.DataFrame) -> pd.DataFrame:
     text = data[["method", "batch_size", "stack"]].rename(columns={"batch_size": "batch"})
     if data.get("machine", pd.Series(dtype=str)).nunique() > 1:
         text.insert(1, "machine", data["machine"])
+    if several_weights(data):
+        text["weights"] = column(data, "weights_name", "{}")
     return text
 
 
@@ -490,6 +490,8 @@ def by_scale(data: pd.DataFrame) -> Printed:
             which = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
             if several:
                 which["machine"] = row["machine"]
+            if several_weights(data):
+                which["weights"] = row["weights_name"]
             scales = {str(k): cell for k, cell in enumerate(cells, 1)}
             rows.append({**which, "by scale": what, **scales})
     table = pd.DataFrame(rows)
@@ -549,7 +551,9 @@ def predictions(sweep: Sweep) -> Printed:
     data = data.loc[:, ~data.columns.str.endswith("_paper")]
     data = data.rename(columns=lambda name: str(name).removesuffix("_predicted"))
     text = data[["method", "batch_size", "stack", "precision"]].copy()
-    text["params M"] = (data["params"] / 1e6).map("{:.0f}".format)
+    if several_weights(data):
+        text["weights"] = data["weights_name"]
+    text["params M"] = data["params"].map(millions)
     text["params MiB"] = data["params_mib"].map("{:.1f}".format)
     text["KV cache MiB"] = data["kv_cache_mib"].map("{:.1f}".format)
     text["running MiB"] = data["running_mib"].map("{:.0f}".format)
@@ -690,8 +694,13 @@ def either(data: pd.DataFrame, name: str) -> list[str]:
 def params_text(row: Mapping[Any, Any]) -> str:
     theirs = row.get("params_paper")
     if not missing(row.get("params")):
-        return f"{row['params'] / 1e6:.0f}M" + (f" ({theirs})" if not missing(theirs) else "")
+        return f"{millions(row['params'])}M" + (f" ({theirs})" if not missing(theirs) else "")
     return f"- ({theirs})" if not missing(theirs) else ""
+
+
+def millions(count: int) -> str:
+    """To the million, and of the mini world's models to two digits."""
+    return f"{count / 1e6:.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
 
 
 def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
@@ -776,7 +785,7 @@ def fitting(text: pd.DataFrame, width: int) -> list[list[str]]:
     }
     names = [
         name
-        for name in ("method", "machine", "batch", "stack", "prec.", "by scale")
+        for name in ("method", "machine", "batch", "stack", "prec.", "weights", "by scale")
         if name in wide
     ]
     parts: list[list[str]] = []

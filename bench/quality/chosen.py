@@ -13,7 +13,7 @@ import torch
 
 import codevar
 from bench import experiment, runner
-from bench.cases import Case, Methods, UsageError, VARCase, sampled
+from bench.cases import Case, Methods, UsageError, VARCase, sampled, weights_name
 from bench.child import Loaded, is_oom, reason
 from bench.experiment import Experiment, Sweep
 from codevar import PRESETS
@@ -52,15 +52,26 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
     return list(drawn.values())
 
 
+def title_of(targets: Sequence[str]) -> str:
+    """What a picture of one experiment is called: as the experiment; "" of anything else."""
+    if len(targets) > 1 or targets[0] in Methods.by_name:
+        return ""
+    return experiment.load(targets[0]).experiment.title
+
+
 def names_of(cases: Sequence[VARCase]) -> list[str]:
     """What each is called: its method, and what else sets it apart from its likes."""
     names = []
     for case in cases:
         likes = [other for other in cases if other.label == case.label]
         apart = [key for key in APART if len({getattr(other, key) for other in likes}) > 1]
-        values = [str(getattr(case, key)) for key in apart]
-        names.append(", ".join([case.label, *(Path(value).name for value in values)]))
+        values = [told(key, str(getattr(case, key))) for key in apart]
+        names.append(", ".join([case.label, *values]))
     return names
+
+
+def told(key: str, value: str) -> str:
+    return Path(weights_name(value)).name if key == "weights" else value
 
 
 def load(case: VARCase, download: bool) -> Loaded:

@@ -77,7 +77,7 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
         ("batch_size", "batch size"),
         ("stack", "stack"),
         ("precision", "precision"),
-        ("weights", "weights"),
+        ("weights_name", "weights"),
     ):
         texts = tables.either(data, name)
         if name == "steps" or len(set(texts) - {""}) > 1:

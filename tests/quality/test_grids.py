@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from bench import cli, experiment, pictures_cli, records
 from bench.cases import UsageError
 from bench.quality import facts, grids
-from bench.quality.chosen import names_of
+from bench.quality.chosen import names_of, title_of
 from bench.runner import default_device
 
 HEADS = [grids.Head("disc"), grids.Head("bow tie")]
@@ -162,6 +162,20 @@ def test_names_tell_cases_of_one_method_apart():
     sets = ["depth=16", "weights=a,b/c", "precision=float32"]
     cases = experiment.cases_of("var", sets, default_device())
     assert names_of(cases) == ["VAR-d16, a", "VAR-d16, c"]
+
+
+def test_names_tell_what_a_training_left_and_how_far_it_had_come():
+    run = "mini:runs/mini-cpu/variant_d4"
+    files = [f"{run}/model_17.safetensors", f"{run}/model.safetensors", "mini:mini_large", "mini"]
+    sets = ["depth=12", f"weights={','.join(files)}", "precision=float32"]
+    cases = experiment.cases_of("var", sets, default_device())
+    told = ["variant_d4 after 17 %", "variant_d4", "mini_large", "mini"]
+    assert names_of(cases) == [f"VAR-d12, {name}" for name in told]
+
+
+def test_a_picture_of_one_experiment_has_its_title():
+    assert title_of(["mini_code_perturbed"]).startswith("Mini world, CoDe Observation 2")
+    assert title_of(["var"]) == title_of(["mini_code_perturbed", "quick"]) == ""
 
 
 # The command
