@@ -215,8 +215,9 @@ def iqa(
     import torch
 
     from bench import runner
+    from bench.quality import evaluations
     from bench.quality import iqa as scoring
-    from bench.quality.reading import open_images
+    from bench.quality.images import open_images
 
     chosen = runner.default_device() if device in (None, "auto") else str(device)
     runner.check_device(chosen)
@@ -242,10 +243,10 @@ def iqa(
                 lambda done, of=pictures: tell(of.name, done, of.count),  # type: ignore[misc]
             )
             line = scoring.record_of(pictures, scores, figures, env, chosen)
-            append(folder / scoring.FILE, line)
+            evaluations.append(folder, line)
             lines.append(line)
     tables.show(scoring.printed(lines, list(notes)), format)
-    print(f"records: {folder / scoring.FILE}", file=sys.stderr)
+    print(f"records: {folder / evaluations.FILE}", file=sys.stderr)
 
 
 # What they share
