@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 import zlib
@@ -26,15 +25,11 @@ import numpy as np
 from PIL import Image
 
 from bench.cases import UsageError
+from bench.quality.sample_set import FILE, NPZ, SampleSet, npy_header, png_of
 
 CHUNK = 1000
 ENDINGS = {".png", ".jpg", ".jpeg"}
 Pixels = np.ndarray  # (N, H, W, 3) uint8
-
-_FORMATS: dict[tuple[int, int], Callable[..., Any]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def open_images(path: Path) -> ImageSet:
     Raises UsageError, here or when a chunk is read.
     """
     if path.is_dir():
-        return sample_set(path) if (path / "samples.json").exists() else folder(path)
+        return sample_set(path) if (path / FILE).exists() else folder(path)
     if path.suffix == ".npz" and path.is_file():
         return archive(path)
     kind = "neither a folder nor an .npz" if path.exists() else "no such folder or file"
@@ -82,36 +77,32 @@ def folder(path: Path) -> ImageSet:
     """
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS)
     if not files:
-        raise UsageError(f"{path}: no PNG or JPEG in this folder, and no samples.json")
+        raise UsageError(f"{path}: no PNG or JPEG in this folder, and no {FILE}")
     order = np.random.default_rng(0).permutation(len(files))
     return _of_files(path.name, [files[i] for i in order])
 
 
 def sample_set(path: Path) -> ImageSet:
     """What `bench.py sample` has made, in the order of its images."""
-    file = path / "samples.json"
-    try:
-        manifest = json.loads(file.read_text())
-        count, classes, finished = (manifest[key] for key in ("images", "classes", "finished"))
-        form = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UsageError(f"{file}: damaged ({e})") from None
-    if not finished:
-        raise UsageError(f"{path}: not finished; `bench.py sample --resume` goes on with it")
-    labels = np.arange(count) % classes
-    if form == "npz":
-        found = archive(path / "samples.npz")
-        if found.count != count:
-            raise UsageError(f"{path}: samples.npz has {found.count} images, samples.json {count}")
-        return ImageSet(path.name, count, found.size, found.chunks, labels, manifest)
-    files = [path / f"shard-{i // 1000:05d}" / f"{i:08d}.png" for i in range(count)]
-    if missing := [f for f in files if not f.is_file()]:
+    samples = SampleSet.open(path)
+    if samples.manifest["format"] == "npz":
+        found = archive(path / NPZ)
+    else:
+        files = [path / png_of(number) for number in range(len(samples))]
+        if missing := [file for file in files if not file.is_file()]:
+            raise UsageError(
+                f"{missing[0]}: missing, as are {len(missing) - 1} other images; "
+                "`bench.py sample --resume` makes them again"
+            )
+        found = _of_files(path.name, files)
+    told = len(samples), (samples.side, samples.side)
+    if (found.count, found.size) != told:
         raise UsageError(
-            f"{missing[0]}: missing, as are {len(missing) - 1} other images; "
-            "`bench.py sample --resume` makes them again"
+            f"{path}: {found.count} images of {_by(found.size)} pixels, but {FILE} says "
+            f"{told[0]} of {_by(told[1])}"
         )
-    found = _of_files(path.name, files)
-    return ImageSet(path.name, count, found.size, found.chunks, labels, manifest)
+    manifest = dict(samples.manifest)
+    return ImageSet(path.name, *told, found.chunks, samples.labels, manifest)
 
 
 def _of_files(name: str, files: Sequence[Path]) -> ImageSet:
@@ -199,9 +190,8 @@ def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]
             there = ", ".join(n.removesuffix(".npy") for n in file.namelist())
             raise UsageError(f"{path}: no array {name}; there are {there or 'none'}")
         with file.open(f"{name}.npy") as stream:
-            read_header = _FORMATS[np.lib.format.read_magic(stream)]
-            shape, fortran, dtype = read_header(stream)
-            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape) or fortran:
+            shape, dtype = npy_header(stream)
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
                 raise UsageError(
                     f"{path}: {name} must be uint8 (N, H, W, 3), not {dtype} {tuple(shape)}"
                 )

@@ -57,7 +57,9 @@ def write_sample_set(path: Path, array: np.ndarray, form: str = "png", **changes
         "case": {"method": "var", "depth": 12, "weights": "mini", "sampling": "var"},
         "label": "VAR-d12",
         "preset": "var",
+        "sampling": {"cfg": [], "top_k": [], "top_p": [], "temperature": [], "more_smooth": False},
         "seed": 5,
+        "per_class": len(array) // 10,
         "classes": 10,
         "images": len(array),
         "side": array.shape[1],
@@ -69,6 +71,9 @@ def write_sample_set(path: Path, array: np.ndarray, form: str = "png", **changes
         "torch": "2.9.0",
         "commit": "0" * 40,
         "dirty": False,
+        "images_per_s": None,
+        "waited_for_writing_s": None,
+        "runs": [],
     }
     (path / "samples.json").write_text(json.dumps(manifest | changes))
     return path
@@ -458,7 +463,7 @@ SAMPLES = {
     ),
     "a sample set that is not finished": (
         lambda p: write_sample_set(p / "set", pixels(), finished=False),
-        "not finished; `bench.py sample --resume` goes on with it",
+        "not finished; `bench.py sample ... --resume` goes on",
     ),
     "a sample set without an image": (
         lambda p: (
