@@ -141,6 +141,9 @@ class Gaussian:
         """Of the rows; two at least."""
         return Moments.of(features_ND, origin_of(features_ND)).gaussian()
 
+    def to(self, device: torch.device) -> Gaussian:
+        return Gaussian(self.mu.to(device), self.sigma.to(device))
+
     def root(self) -> torch.Tensor:
         """(D, r) A with A A^T = sigma, r its rank."""
         values_D, vectors_DD = torch.linalg.eigh(self.sigma)
