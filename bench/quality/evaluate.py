@@ -269,7 +269,10 @@ def figures(
     for i, name in enumerate(names):
         tell("figures", i, len(names))
         if name in FRECHET:
-            found = arithmetic.frechet_of_halves(layer(name), gaussian(name), halves)
+            try:
+                found = arithmetic.frechet_of_halves(layer(name), gaussian(name), halves)
+            except ValueError as e:
+                raise UsageError(f"{reference.name}: {e}") from None
             values[name], of_halves[name] = found
         elif name in COVERAGE:
             covered = covered or arithmetic.precision_recall(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
@@ -134,7 +134,7 @@ def parse(line: str) -> Evaluation:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}") from None
+        raise ValueError(f"{where or 'the line'}: {first['msg']}") from None
 
 
 def every(*folders: Path) -> tuple[list[Evaluation], list[str]]:
@@ -198,7 +198,7 @@ def case_of(evaluation: Evaluation) -> Case | None:
         return None
 
 
-def protocol_of(evaluation: Evaluation, metrics: Set[str]) -> tuple[Any, ...]:
+def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
     """Of a group of `TOGETHER`: figures of other networks or references are not comparable."""
     if metrics.issubset(ALONE):
         weights = evaluation.get("metric_weights_sha256", {})
@@ -242,7 +242,7 @@ def link(cases: Sequence[Case], evaluations: Iterable[Evaluation]) -> Linked:
     return Linked(by_key, how)
 
 
-def of_one_protocol(found: Sequence[Pair], metrics: Set[str]) -> list[Pair]:
+def of_one_protocol(found: Sequence[Pair], metrics: set[str]) -> list[Pair]:
     """Those of the protocol that most of the cases have, or else the newest."""
     of_pair = [protocol_of(pair.evaluation, metrics) for pair in found]
     covered = Counter(
@@ -277,7 +277,7 @@ def differences(case: Case, sampled: Case) -> dict[str, str]:
     }
 
 
-def quality_of(own: Sequence[Pair], metrics: Set[str]) -> Quality:
+def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
     """Of one case; each figure from the best evaluation of the same samples that has it."""
     of_pair = [(differences(pair.case, pair.sampled), pair.evaluation) for pair in own]
     differs, best = min(of_pair, key=lambda one: ("weights" in one[0], len(one[0])))

@@ -175,9 +175,12 @@ def fids(
         theirs = held.gaussians["pool"].to(extractor.device)
     enough = len(a) >= enough_for_halves(extractor.widths["pool"])
     halves = Halves.draw(len(a), HALVES, a.labels) if enough else None
-    (fid_a, halves_a), (fid_b, halves_b) = (
-        frechet_of_halves(features, theirs, halves) for features in (of_a, of_b)
-    )
+    try:
+        (fid_a, halves_a), (fid_b, halves_b) = (
+            frechet_of_halves(features, theirs, halves) for features in (of_a, of_b)
+        )
+    except ValueError as e:
+        raise UsageError(f"{held.name}: {e}") from None
     between = frechet_distance(Gaussian.of(of_a), Gaussian.of(of_b))
     if not all(map(math.isfinite, (fid_a, fid_b, between))):
         raise UsageError("FID: not finite; these features give no valid figure")

@@ -142,6 +142,8 @@ def _decoded(file: Path, data: bytes) -> np.ndarray:
     """(H, W, 3) uint8."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode[0] in "IF":  # Pillow would cut off at 255
+                raise ValueError("more than 8 bits a channel")
             return np.asarray(image.convert("RGB"))
     except Exception as e:  # a dozen kinds, by format and damage
         raise UsageError(f"{file}: no readable image ({_why(e)})") from None

@@ -138,7 +138,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{file}: damaged ({where}: {first['msg']})") from None
+        raise UsageError(f"{file}: damaged ({where or 'all of it'}: {first['msg']})") from None
 
 
 @dataclass(frozen=True)

@@ -417,9 +417,9 @@ def bad_folder(path: Path, name: str, data: bytes) -> Path:
     return folder
 
 
-def png() -> bytes:
+def png(array: np.ndarray | None = None) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels(1)[0]).save(file, "PNG")
+    Image.fromarray(pixels(1)[0] if array is None else array).save(file, "PNG")
     return file.getvalue()
 
 
@@ -429,6 +429,10 @@ SAMPLES = {
     "a file of another kind": (lambda p: text(p / "a.txt"), "neither a folder nor an .npz"),
     "a corrupt PNG": (lambda p: bad_folder(p, "x.png", b"no image"), "x.png: no readable image"),
     "a truncated PNG": (lambda p: bad_folder(p, "x.png", png()[:-60]), "x.png: no readable image"),
+    "16 bits a channel": (
+        lambda p: bad_folder(p, "x.png", png(pixels(1)[0, ..., 0].astype(np.uint16) << 8)),
+        "x.png: no readable image (more than 8 bits a channel)",
+    ),
     "another size in the folder": (
         lambda p: (
             Image.fromarray(pixels(1, side=24)[0]).save(write_folder(p / "bad", pixels()) / "x.png")
@@ -509,6 +513,15 @@ REFERENCES = {
     "no mu": (lambda p: virtual(p, "mu"), "has sigma but no mu"),
     "no spatial sigma": (lambda p: virtual(p, "sigma_s"), "has mu_s but no sigma_s"),
     "NaN in it": (lambda p: virtual(p, sigma=NAN), "mu or sigma is not finite"),
+    "no symmetric sigma": (
+        lambda p: virtual(p, sigma=np.eye(128) + np.eye(128, k=1)),
+        "sigma is not symmetric",
+    ),
+    "negative eigenvalues": (
+        lambda p: virtual(p, sigma=np.diag([-1.0, *[1.0] * 127])),
+        "reference.npz: sigma is no covariance: it has negative eigenvalues",
+    ),
+    "words": (lambda p: virtual(p, sigma=np.full((128, 128), "x")), "no mean and covariance"),
     "another shape": (lambda p: virtual(p, sigma=np.eye(5)), "no mean and covariance"),
     "another network": (
         lambda p: virtual(p, mu=np.zeros(2048), sigma=np.eye(2048)),
