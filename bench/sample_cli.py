@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench import experiment, machine
+from bench import experiment, machine, records
 from bench.cases import make_case
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def fidelity(
         fid = partial(
             comparing.fids, reference=reference, extractor=network, cache=kept, batch_size=64
         )
-    found = comparing.compare(*sets, chosen, images, batch_size, download, fid)
     env = machine.environment()
     folder = out or RESULTS / env["machine"] / "fidelity"
+    records.prepare(folder)
+    found = comparing.compare(*sets, chosen, images, batch_size, download, fid)
     path = comparing.append(folder, found, env, chosen)
     tables.show(comparing.printed(found), "rich")
     print(f"record: {path}")

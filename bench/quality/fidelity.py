@@ -12,9 +12,7 @@ Shapes: B images of a batch, L tokens of all scales, l of one, V codes, H W pixe
 from __future__ import annotations
 
 import datetime
-import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +38,7 @@ from bench.quality.reference import open_reference
 from bench.quality.sample_set import Images, Manifest, SampleSet, common
 from bench.quality.sampling import load, pixels, tokens_of
 from bench.quality.wanted import FREE
+from bench.records import append_line
 from bench.tables import Printed
 from codevar import Scales
 from codevar.checkpoints import weights_sha256
@@ -117,9 +116,9 @@ def compare(
 def check_same(a: SampleSet, b: SampleSet) -> None:
     """Raises UsageError unless the sets differ in nothing but how they were run."""
     one, other = same_of(a.manifest), same_of(b.manifest)
-    one["weights"], other["weights"] = common(
-        a.manifest["weights_sha256"], b.manifest["weights_sha256"]
-    )
+    weights = common(a.manifest["weights_sha256"], b.manifest["weights_sha256"])
+    for side_, hashes in zip((one, other), weights, strict=True):
+        side_ |= {f"the weights' hash of {source}": sha for source, sha in hashes.items()}
     differ = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if differ:
         key = differ[0]
@@ -289,10 +288,7 @@ def append(folder: Path, found: dict[str, Any], env: dict[str, Any], device: str
     file = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lines:
-            lines.write(json.dumps({**here, **found}, allow_nan=False) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+        append_line(file, {**here, **found})
     except OSError as e:
         raise UsageError(f"{file}: cannot be written ({e.strerror})") from None
     return file

@@ -90,9 +90,9 @@ def sample_set(path: Path) -> ImageSet:
     else:
         files = [path / png_of(number) for number in range(len(samples))]
         if missing := [file for file in files if not file.is_file()]:
+            others = f", as are {len(missing) - 1} other images" if len(missing) > 1 else ""
             raise UsageError(
-                f"{missing[0]}: missing, as are {len(missing) - 1} other images; "
-                "`bench.py sample --resume` makes them again"
+                f"{missing[0]}: missing{others}; `bench.py sample ... --resume` makes it again"
             )
         found = _of_files(path.name, files)
     told = len(samples), (samples.side, samples.side)
@@ -161,16 +161,16 @@ def _by(shape: Sequence[int]) -> str:
 # Archives
 
 
-def archive(path: Path, pixels: str = "arr_0", labels: str = "arr_1") -> ImageSet:
+def archive(path: Path) -> ImageSet:
     """An `.npz` as OpenAI's evaluator reads: arr_0 uint8 (N, H, W, 3), perhaps classes in arr_1.
 
     It is read as a stream: 50,000 images of 256 x 256 are 9.8 GB.
     """
-    with _member(path, pixels) as (_, (N, H, W, _)):
+    with _images_of(path) as (_, (N, H, W, _)):
         pass
 
     def chunks() -> Iterator[Chunk]:
-        with _member(path, pixels) as (stream, _):
+        with _images_of(path) as (stream, _):
             for first in range(0, N, CHUNK):
                 images = min(CHUNK, N - first)
                 data = stream.read(images * H * W * 3)
@@ -181,21 +181,21 @@ def archive(path: Path, pixels: str = "arr_0", labels: str = "arr_1") -> ImageSe
                 digest = hashlib.sha256(str(shape).encode() + data).hexdigest()
                 yield Chunk(digest, array.copy)
 
-    return ImageSet(path.name, N, (H, W), chunks, _labels(path, labels, N))
+    return ImageSet(path.name, N, (H, W), chunks, _labels(path, N))
 
 
 @contextmanager
-def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """The bytes of an array of images, behind its header, and its shape."""
+def _images_of(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """The bytes of arr_0, behind its header, and its shape."""
     with readable(path), zipfile.ZipFile(path) as file:
-        if f"{name}.npy" not in file.namelist():
+        if "arr_0.npy" not in file.namelist():
             there = ", ".join(n.removesuffix(".npy") for n in file.namelist())
-            raise UsageError(f"{path}: no array {name}; there are {there or 'none'}")
-        with file.open(f"{name}.npy") as stream:
+            raise UsageError(f"{path}: no array arr_0; there are {there or 'none'}")
+        with file.open("arr_0.npy") as stream:
             shape, dtype = npy_header(stream)
             if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
                 raise UsageError(
-                    f"{path}: {name} must be uint8 (N, H, W, 3), not {dtype} {tuple(shape)}"
+                    f"{path}: arr_0 must be uint8 (N, H, W, 3), not {dtype} {tuple(shape)}"
                 )
             yield stream, shape
 
@@ -211,11 +211,13 @@ def readable(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: damaged or no .npz ({_why(e)})") from None
 
 
-def _labels(path: Path, name: str, count: int) -> np.ndarray | None:
-    """Classes, if the array is that."""
+def _labels(path: Path, count: int) -> np.ndarray | None:
+    """Classes, if arr_1 is that."""
     with readable(path), np.load(path, allow_pickle=False) as file:
-        found = file[name] if name in file.files else np.empty(0)
-    return found.astype(np.int64) if found.shape == (count,) and found.dtype.kind in "iu" else None
+        found = file["arr_1"] if "arr_1" in file.files else np.empty(0)
+    if found.shape != (count,) or found.dtype.kind not in "iu" or found.min() < 0:
+        return None
+    return found.astype(np.int64)
 
 
 # The mini world
