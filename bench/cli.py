@@ -383,9 +383,9 @@ def every_run() -> list[tables.Run]:
     return with_quality(found)
 
 
-def with_quality(runs: list[tables.Run]) -> list[tables.Run]:
-    """The runs, with all evaluations under results/ and in their own folders."""
-    folders = [RESULTS, *(run.folder for run in runs if run.folder)]
+def with_quality(runs: list[tables.Run], *more: Path) -> list[tables.Run]:
+    """The runs, with all evaluations under results/, in their own folders and in `more`."""
+    folders = [RESULTS, *more, *(run.folder for run in runs if run.folder)]
     found, complaints = evaluations.every(*folders)
     for complaint in complaints:
         print(complaint, file=sys.stderr)

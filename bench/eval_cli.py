@@ -73,7 +73,7 @@ def evaluate(
     images = open_images(samples)
     held = open_reference(reference, images.size) if reference is not None else None
     network = features.extractor_of(
-        extractor or ("mini" if (reference or "").startswith("mini:") else "inception"),
+        extractor or features.default_for(reference),
         weights,
         download,
         torch.device(chosen),

@@ -217,13 +217,13 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
 
 def starred(row: Row) -> str:
     """A mark where quality and speed are not of the same weights, precision, stack or preset."""
-    return "*" if row.get("quality_differs") else ""
+    return "*" if row.get("fid_differs") else ""
 
 
 def quality_note(run: Run, rows: list[Row]) -> list[str]:
     """What a measured FID rests on."""
-    notes = [f"FID: {run.quality.how}."]
-    if differs := [d for row in rows if (d := row.get("quality_differs"))]:
+    notes = [f"FID: {run.quality.how['fid']}."]
+    if differs := [d for row in rows if (d := row.get("fid_differs"))]:
         notes.append(f"* Quality with {'; '.join(dict.fromkeys(differs))}.")
     return notes
 

@@ -159,7 +159,7 @@ def inpaint(
     if box and mask:
         raise UsageError("--box and --mask: give one of them")
     folder = out or RESULTS / machine.environment()["machine"] / "inpainting"
-    prepared(folder)
+    records.prepare(folder)
     env, lines = machine.environment(), []
     with progress() as tell:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
@@ -215,8 +215,9 @@ def iqa(
     import torch
 
     from bench import runner
+    from bench.quality import evaluations
     from bench.quality import iqa as scoring
-    from bench.quality.reading import open_images
+    from bench.quality.images import open_images
 
     chosen = runner.default_device() if device in (None, "auto") else str(device)
     runner.check_device(chosen)
@@ -224,7 +225,7 @@ def iqa(
     sets = [open_images(path) for path in samples]
     env = machine.environment()
     folder = out or RESULTS / env["machine"] / "evaluations"
-    prepared(folder)
+    records.prepare(folder)
     lines: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
     with progress() as tell:
@@ -242,10 +243,10 @@ def iqa(
                 lambda done, of=pictures: tell(of.name, done, of.count),  # type: ignore[misc]
             )
             line = scoring.record_of(pictures, scores, figures, env, chosen)
-            append(folder / scoring.FILE, line)
+            evaluations.append(folder, line)
             lines.append(line)
     tables.show(scoring.printed(lines, list(notes)), format)
-    print(f"records: {folder / scoring.FILE}", file=sys.stderr)
+    print(f"records: {folder / evaluations.FILE}", file=sys.stderr)
 
 
 # What they share
@@ -274,16 +275,6 @@ def said_of_weights(cases: list[VARCase]) -> str:
     if not any(seeded):
         return ""
     return " Weights are random, from a seed: the pictures show nothing of a method."
-
-
-def prepared(folder: Path) -> None:
-    """A folder that records can be written to, before any work.  Raises UsageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".write").touch()
-        (folder / ".write").unlink()
-    except OSError as e:
-        raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose --out") from None
 
 
 def append(file: Path, line: dict[str, Any]) -> None:

@@ -173,6 +173,16 @@ class RunFolder:
         self._held.release()
 
 
+def prepare(folder: Path) -> None:
+    """A folder that records can be written to, before any work.  Raises UsageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write").touch()
+        (folder / ".write").unlink()
+    except OSError as e:
+        raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose --out") from None
+
+
 def append_line(path: Path, values: dict[str, Any]) -> None:
     """Adds a JSON line, on disk when it returns.  Raises OSError with the file as it was."""
     line = (json.dumps(values, allow_nan=False) + "\n").encode()

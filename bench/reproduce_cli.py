@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,15 @@ import typer
 from rich.console import Console
 
 from bench import experiment, machine, tables
+from bench.cases import UsageError, sampled
 from bench.tables import Format
 
 ROOT = Path(__file__).parent.parent
 
 
 def reproduce(
-    experiment_: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT", help="a name from `list`, or a TOML file")
+    experiments: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT...", help="names from `list`, or TOML files")
     ],
     reference: Annotated[
         str, typer.Option(metavar="REF", help="as `bench.py eval` takes it")
@@ -35,15 +37,22 @@ def reproduce(
     ] = [],  # noqa: B006
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder; default results/MACHINE/EXPERIMENT")
+        Path | None,
+        typer.Option(
+            help="folder; results/MACHINE/EXPERIMENT, of several results/MACHINE with one for each"
+        ),
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="folder of the sample sets; `samples` in that of --out")
     ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="fetch weights that are not cached")
     ] = False,
 ) -> None:
-    """An experiment from nothing to its table and figures: images, quality, speed, memory.
+    """Experiments from nothing to their tables and figures: images, quality, speed, memory.
 
-    What the folder has of it is kept: after a stop, run the same command again.
+    A case that several of them have is sampled once.  What the folder has of all this is kept:
+    after a stop, run the same command again.
     """
     import torch
 
@@ -55,25 +64,42 @@ def reproduce(
 
     if device is not None:
         changes = [*changes, f"device={device}"]
-    sweep = experiment.load(experiment_, changes, device=runner.default_device())
-    runner.check_devices(sweep.cases)
+    chosen = runner.default_device()
+    sweeps = [experiment.load(name, changes, chosen) for name in dict.fromkeys(experiments)]
+    folders = folders_of([sweep.name for sweep in sweeps], out)
+    cases = [case for sweep in sweeps for case in sweep.cases]
+    runner.check_devices(cases)
     env, console = machine.environment(), Console()
-    folder = out or ROOT / "results" / env["machine"] / sweep.name
-    of_mini = reference.startswith("mini:")
+    device_of = torch.device(sweeps[0].device or "cpu")
+    network = features.extractor_of(features.default_for(reference), weights, download, device_of)
+    shared = folders[0] if len(folders) == 1 else folders[0].parent
+    whole.quality(
+        sampled(cases, ", ".join(sweep.name for sweep in sweeps)),
+        samples or shared / whole.SAMPLES,
+        shared,
+        whole.Protocol(reference, per_class, batch_size, bootstrap),
+        network,
+        features.default_cache(),
+        env,
+        Watch(),
+        download,
+    )
+    for sweep, folder in zip(sweeps, folders, strict=True):
+        run = tables.Run(sweep, folder=folder)
+        if speed:
+            runner.run(sweep, folder, env, console, (folder / "run.json").exists(), download)
+            run = tables.load(folder)
+        (measured,) = with_quality([run], shared)
+        tables.show(tables.measured(measured), Format.rich)
+        for path in plots.draw(measured, [], ROOT / "plots") if speed else []:
+            console.print(path, soft_wrap=True, highlight=False)
 
-    def extractor() -> features.Extractor:
-        chosen = torch.device(sweep.device or "cpu")
-        return features.extractor_of("mini" if of_mini else "inception", weights, download, chosen)
 
-    protocol = whole.Protocol(reference, per_class, batch_size, bootstrap)
-    cache = features.default_cache()
-    whole.quality(sweep, folder, protocol, extractor, cache, env, Watch(), download)
-    if speed:
-        begun = (folder / "run.json").exists()
-        runner.run(sweep, folder, env, console, begun, download)
-        (measured,) = with_quality([tables.load(folder)])
-    else:
-        (measured,) = with_quality([tables.Run(sweep, folder=folder)])
-    tables.show(tables.measured(measured), Format.rich)
-    for path in plots.draw(measured, [], ROOT / "plots") if speed else []:
-        console.print(path, soft_wrap=True, highlight=False)
+def folders_of(names: Sequence[str], out: Path | None) -> list[Path]:
+    """Of each experiment's run.  Raises UsageError for two of the same name."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{twice[0]}: two experiments of this name; reproduce them one by one")
+    if len(names) == 1 and out:
+        return [out]
+    home = out or ROOT / "results" / machine.environment()["machine"]
+    return [home / name for name in names]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench import experiment, machine
+from bench import experiment, machine, records
 from bench.cases import make_case
 
 if TYPE_CHECKING:
@@ -97,23 +98,43 @@ def fidelity(
     b: Annotated[Path, typer.Argument(metavar="B", help="the same on another stack or precision")],
     images: Annotated[int, typer.Option(min=1, help="of so many the tokens are compared")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 32,
+    reference: Annotated[
+        str | None, typer.Option(metavar="REF", help="also FIDs; REF as `bench.py eval` takes it")
+    ] = None,
+    extractor: Annotated[
+        str | None, typer.Option(help="inception, mini or a classifier's file; default: by REF")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="file of the extractor's weights")] = None,
+    cache: Annotated[Path | None, typer.Option(help="folder of features that are kept")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     out: Annotated[Path | None, typer.Option(help="folder of the record")] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="fetch published checkpoints that are not cached")
+        bool, typer.Option("--download", help="fetch published weights that are not cached")
     ] = False,
 ) -> None:
-    """Whether a stack or a precision changes tokens and images: two sample sets, side by side."""
+    """Whether a stack or a precision changes tokens, images and FID: two sets, side by side."""
+    import torch
+
     from bench import runner, tables
+    from bench.quality import features
     from bench.quality import fidelity as comparing
     from bench.quality.sample_set import SampleSet
 
     chosen = runner.default_device() if device == "auto" else device
     sets = SampleSet.open(a), SampleSet.open(b)
     runner.check_devices([make_case({**s.manifest["case"], "device": chosen}) for s in sets])
-    found = comparing.compare(*sets, chosen, images, batch_size, download)
+    fid = None
+    if reference is not None:
+        which = extractor or features.default_for(reference)
+        network = features.extractor_of(which, weights, download, torch.device(chosen))
+        kept = cache or features.default_cache()
+        fid = partial(
+            comparing.fids, reference=reference, extractor=network, cache=kept, batch_size=64
+        )
     env = machine.environment()
     folder = out or RESULTS / env["machine"] / "fidelity"
+    records.prepare(folder)
+    found = comparing.compare(*sets, chosen, images, batch_size, download, fid)
     path = comparing.append(folder, found, env, chosen)
     tables.show(comparing.printed(found), "rich")
     print(f"record: {path}")

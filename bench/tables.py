@@ -208,15 +208,19 @@ def checked_columns(case: Case, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def quality_columns(quality: Quality | None) -> dict[str, Any]:
-    """Figures of evaluations, their intervals as fid_low, fid_high, ...; what they rest on."""
+    """Figures of evaluations, their intervals as fid_low, fid_high, ...; of how many images, and
+    as fid_differs, ... in what quality and speed were not measured alike."""
     if quality is None:
         return {}
-    found: dict[str, Any] = {
-        column: quality.figures[name] for name, column in COLUMNS.items() if name in quality.figures
-    }
-    for name, (low, high) in quality.intervals.items():
-        found |= {f"{COLUMNS[name]}_low": low, f"{COLUMNS[name]}_high": high}
-    return {**found, "quality_images": quality.images, "quality_differs": quality.differs}
+    there = {name: column for name, column in COLUMNS.items() if name in quality.figures}
+    found: dict[str, Any] = {column: quality.figures[name] for name, column in there.items()}
+    for name, column in there.items():
+        if name in quality.intervals:
+            low, high = quality.intervals[name]
+            found |= {f"{column}_low": low, f"{column}_high": high}
+        if quality.differs[name]:
+            found[f"{column}_differs"] = quality.differs[name]
+    return {**found, "quality_images": max(quality.images.values())}
 
 
 # The papers
@@ -295,13 +299,13 @@ def measured(*runs: Run) -> Printed:
                 f"~{cell}" if by == "one round" else cell
                 for cell, by in zip(text[heading], data["speedup_by"], strict=True)
             ]
-        if name in COLUMNS.values() and name in data and "quality_differs" in data:
+        if name in data and f"{name}_differs" in data:
             text[heading] = [
                 cell.replace(ours, f"{ours}*", 1) if differs and ours else cell
                 for cell, ours, differs in zip(
                     text[heading],
                     column(data, name, form),
-                    column(data, "quality_differs", "{}"),
+                    column(data, f"{name}_differs", "{}"),
                     strict=True,
                 )
             ]
@@ -432,7 +436,11 @@ def is_shared(row: Mapping[Any, Any]) -> bool:
 
 def quality_notes(runs: Sequence[Run], data: pd.DataFrame) -> list[str]:
     """What the quality figures rest on, and where they are not of what the speed is of."""
-    found = [f"Quality: {how}." for how in dict.fromkeys(run.quality.how for run in runs) if how]
+    by_how: dict[str, list[str]] = {}
+    for run in runs:
+        for name, how in run.quality.how.items():
+            by_how.setdefault(how, []).append(FIGURES[COLUMNS[name]][0])
+    found = [f"{', '.join(dict.fromkeys(names))}: {how}." for how, names in by_how.items()]
     seeded = "seeded" in set(data.get("weights", []))
     if seeded and not found:
         found.append(
@@ -442,8 +450,9 @@ def quality_notes(runs: Sequence[Run], data: pd.DataFrame) -> list[str]:
         found.append("Speed and memory of seeded rows are of random weights, right for both.")
     by_difference: dict[str, list[str]] = {}
     for row in data.to_dict("records"):
-        if (differs := row.get("quality_differs")) and not missing(differs):
-            by_difference.setdefault(differs, []).append(row["method"])
+        for name in COLUMNS.values():
+            if not missing(differs := row.get(f"{name}_differs")):
+                by_difference.setdefault(str(differs), []).append(row["method"])
     return found + [
         f"* Quality and speed are not of the same: {', '.join(dict.fromkeys(methods))}: quality "
         f"with {differs}."

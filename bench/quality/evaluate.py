@@ -202,10 +202,10 @@ def check_counts(
         others = ",".join(other for other in names if other not in FRECHET)
         for images in (samples, *of_images):
             check_enough(images, METRICS[name], width, f"--metrics {others}" if others else "")
-        if bootstrap and GROUPS // 2 * (samples.count // GROUPS) <= width:
+        if bootstrap and samples.count < (least := enough_for_halves(width)):
             raise UsageError(
                 f"--bootstrap: half of {samples.count} images are too few for a {name} over "
-                f"{width} features; leave it out"
+                f"{width} features: give {least} at least, or leave it out"
             )
     for held in (samples, reference.images):
         if held and set(names) & {*COVERAGE} and held.count <= NEIGHBOURS:
@@ -217,6 +217,11 @@ def check_counts(
         raise UsageError(
             f"--bootstrap: {samples.count} images are too few; {2 * GROUPS} at least are needed"
         )
+
+
+def enough_for_halves(width: int) -> int:
+    """How many images there must be for every half to have more of them than features."""
+    return GROUPS * (width // (GROUPS // 2) + 1)
 
 
 def check_enough(images: ImageSet, layer: str, width: int, instead: str = "") -> None:
@@ -258,13 +263,16 @@ def figures(
 
     def gaussian(name: str) -> Gaussian:
         if ready := reference.gaussians.get(METRICS[name]):
-            return Gaussian(ready.mu.to(device), ready.sigma.to(device))
+            return ready.to(device)
         return Gaussian.of(layer(name, of_reference))
 
     for i, name in enumerate(names):
         tell("figures", i, len(names))
         if name in FRECHET:
-            found = arithmetic.frechet_of_halves(layer(name), gaussian(name), halves)
+            try:
+                found = arithmetic.frechet_of_halves(layer(name), gaussian(name), halves)
+            except ValueError as e:
+                raise UsageError(f"{reference.name}: {e}") from None
             values[name], of_halves[name] = found
         elif name in COVERAGE:
             covered = covered or arithmetic.precision_recall(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing's own before Python 3.12 lacks what pydantic needs
@@ -35,7 +35,17 @@ COLUMNS = {
     "precision": "quality_precision",
     "recall": "recall",
     "class_accuracy": "class_accuracy",
+    "musiq": "musiq",
+    "clipiqa": "clipiqa",
+    "niqe": "niqe",
 }
+#: Metrics whose figures are of one protocol in a table: those of `bench.py eval` have a network
+#: and a reference in common, each of `bench.py iqa` has weights of its own and no reference.
+ALONE = ("musiq", "clipiqa", "niqe")
+TOGETHER = (
+    {*COLUMNS, "inception_score_std"}.difference(ALONE),
+    *({metric} for metric in ALONE),
+)
 
 Evaluation = dict[str, Any]  # what `Line` describes
 Figure = Annotated[float, Field(allow_inf_nan=False)]
@@ -47,7 +57,8 @@ class Line(TypedDict):
     case, label, preset, seed, sources, weights_sha256, sampled: of a sample set, from its
     manifest; null where the images are of unknown origin.  reference_sha256: of the file of
     statistics, else of the images.  published: whether the extractor's weights are the ones that
-    others measure with.  intervals: 95 %, from `bootstrap` halves.
+    others measure with.  intervals: 95 %, from `bootstrap` halves.  metric_weights_sha256: of
+    `bench.py iqa`, whose metrics have a network each.
     """
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
@@ -70,6 +81,7 @@ class Line(TypedDict):
     extractor: str
     extractor_sha256: str
     published: bool
+    metric_weights_sha256: NotRequired[dict[str, str]]
     metrics: dict[str, Figure]
     intervals: dict[str, tuple[Figure, Figure]]
     bootstrap: int
@@ -122,7 +134,7 @@ def parse(line: str) -> Evaluation:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}") from None
+        raise ValueError(f"{where or 'the line'}: {first['msg']}") from None
 
 
 def every(*folders: Path) -> tuple[list[Evaluation], list[str]]:
@@ -140,24 +152,33 @@ def every(*folders: Path) -> tuple[list[Evaluation], list[str]]:
 
 @dataclass(frozen=True)
 class Quality:
-    """What evaluations say of a case.
+    """What evaluations say of a case, by metric.
 
-    figures, intervals: by metric.  images: evaluated.  differs: what quality and speed were not
-    measured alike in, as a reader is told; "" if nothing.
+    images: evaluated.  differs: what quality and speed were not measured alike in, as a reader is
+    told; "" if nothing.
     """
 
     figures: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    images: int
-    differs: str
+    images: dict[str, int]
+    differs: dict[str, str]
+
+    def __or__(self, other: Quality) -> Quality:
+        """Figures of both, which have none in common."""
+        return Quality(
+            self.figures | other.figures,
+            self.intervals | other.intervals,
+            self.images | other.images,
+            self.differs | other.differs,
+        )
 
 
 @dataclass(frozen=True)
 class Linked:
-    """by_key: of each case that was evaluated.  how: what its figures rest on, for a note."""
+    """by_key: of each case that was evaluated.  how: what the figures rest on, by metric."""
 
     by_key: dict[str, Quality]
-    how: str = ""
+    how: dict[str, str]
 
 
 def what(case: Case) -> dict[str, Any]:
@@ -177,34 +198,59 @@ def case_of(evaluation: Evaluation) -> Case | None:
         return None
 
 
-def protocol_of(evaluation: Evaluation) -> tuple[Any, ...]:
-    """Figures of other networks or references are not comparable."""
+def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
+    """Of a group of `TOGETHER`: figures of other networks or references are not comparable."""
+    if metrics.issubset(ALONE):
+        weights = evaluation.get("metric_weights_sha256", {})
+        return (evaluation["extractor"], *(weights.get(metric) for metric in metrics))
     names = ("extractor", "extractor_sha256", "reference_sha256", "reference_images")
     return tuple(evaluation[name] for name in names)
+
+
+class Pair(NamedTuple):
+    """A case, and one evaluation that speaks of it, by the case that was sampled for that."""
+
+    case: Case
+    sampled: Case
+    evaluation: Evaluation
 
 
 def link(cases: Sequence[Case], evaluations: Iterable[Evaluation]) -> Linked:
     """What the evaluations (newest first) say of each case.
 
-    All by one network against one reference: those of most of the cases, or else the newest.
-    Of several evaluations of a case the one that is most like it counts, then the newest.
+    All figures of a group of `TOGETHER` are by one network against one reference: those of most
+    of the cases, or else the newest.  Of several evaluations of a case the one that is most like
+    it counts, then the newest.
     """
     known = [(case, e) for e in evaluations if (case := case_of(e)) is not None]
-    found = [
-        (case, sampled, e) for case in cases for sampled, e in known if speaks_of(sampled, case)
-    ]
-    if not found:
-        return Linked({})
-    covered = Counter(protocol for _, protocol in {(c.key, protocol_of(e)) for c, _, e in found})
-    newest = [protocol_of(e) for _, e in known]
-    chosen = max(covered, key=lambda protocol: (covered[protocol], -newest.index(protocol)))
-    found = [(case, sampled, e) for case, sampled, e in found if protocol_of(e) == chosen]
-    linked = {}
-    for case in cases:
-        own = [(differences(case, sampled), e) for c, sampled, e in found if c == case]
-        if own:
-            linked[case.key] = quality_of(own)
-    return Linked(linked, how_measured([e for _, _, e in found]))
+    by_key: dict[str, Quality] = {}
+    how: dict[str, str] = {}
+    for metrics in TOGETHER:
+        found = [
+            Pair(case, sampled, e)
+            for sampled, e in known
+            if metrics & e["metrics"].keys()
+            for case in cases
+            if speaks_of(sampled, case)
+        ]
+        of_one = of_one_protocol(found, metrics)
+        for case in dict.fromkeys(pair.case for pair in of_one):
+            quality = quality_of([pair for pair in of_one if pair.case == case], metrics)
+            by_key[case.key] = by_key[case.key] | quality if case.key in by_key else quality
+        there = {metric for pair in of_one for metric in pair.evaluation["metrics"]}
+        how |= {metric: how_measured(of_one) for metric in COLUMNS if metric in metrics & there}
+    return Linked(by_key, how)
+
+
+def of_one_protocol(found: Sequence[Pair], metrics: set[str]) -> list[Pair]:
+    """Those of the protocol that most of the cases have, or else the newest."""
+    of_pair = [protocol_of(pair.evaluation, metrics) for pair in found]
+    covered = Counter(
+        protocol
+        for protocol, _ in {(p, pair.case.key) for p, pair in zip(of_pair, found, strict=True)}
+    )
+    chosen = max(of_pair, key=lambda protocol: covered[protocol], default=None)  # the first of such
+    return [pair for p, pair in zip(of_pair, found, strict=True) if p == chosen]
 
 
 def speaks_of(sampled: Case, case: Case) -> bool:
@@ -231,27 +277,34 @@ def differences(case: Case, sampled: Case) -> dict[str, str]:
     }
 
 
-def quality_of(own: Sequence[tuple[dict[str, str], Evaluation]]) -> Quality:
+def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
     """Of one case; each figure from the best evaluation of the same samples that has it."""
-    differs, best = min(own, key=lambda one: ("weights" in one[0], len(one[0])))
-    same = [e for d, e in own if d == differs and e["samples_sha256"] == best["samples_sha256"]]
-    figures: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for evaluation in same:  # newest first
-        for name, value in evaluation["metrics"].items():
-            figures.setdefault(name, value)
+    of_pair = [(differences(pair.case, pair.sampled), pair.evaluation) for pair in own]
+    differs, best = min(of_pair, key=lambda one: ("weights" in one[0], len(one[0])))
+    words = "; ".join(differs.values())
+    quality = Quality({}, {}, {}, {})
+    for apart, evaluation in of_pair:  # newest first
+        if apart != differs or evaluation["samples_sha256"] != best["samples_sha256"]:
+            continue
+        for name in metrics & evaluation["metrics"].keys() - quality.figures.keys():
+            quality.figures[name] = evaluation["metrics"][name]
+            quality.images[name], quality.differs[name] = evaluation["images"], words
             if name in evaluation["intervals"]:
-                intervals.setdefault(name, tuple(evaluation["intervals"][name]))
-    return Quality(figures, intervals, best["images"], "; ".join(differs.values()))
+                low, high = evaluation["intervals"][name]
+                quality.intervals[name] = low, high
+    return quality
 
 
-def how_measured(evaluations: Sequence[Evaluation]) -> str:
+def how_measured(pairs: Sequence[Pair]) -> str:
     """One line."""
+    evaluations = [pair.evaluation for pair in pairs]
     first = evaluations[0]
     counts = sorted({e["images"] for e in evaluations})
     images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    of = f" of {first['reference_images']:,} images" if first["reference_images"] else ""
     own = "" if first["published"] else " (weights of one's own)"
+    if "metric_weights_sha256" in first:
+        return f"{images} samples a row, by {first['extractor']}{own}"
+    of = f" of {first['reference_images']:,} images" if first["reference_images"] else ""
     return (
         f"{images} samples a row, features of {first['extractor']}{own}, "
         f"reference {first['reference']}{of}"

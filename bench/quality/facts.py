@@ -6,16 +6,14 @@ one run and of one protocol, so that rows compare.  What was not measured is lef
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import pages, records, tables
-from bench.cases import Case, UsageError, make_case
-from bench.quality.chosen import SPEED_ONLY
+from bench.cases import Case, UsageError
+from bench.quality import evaluations
 from bench.tables import Run
 
 #: Keys that change neither how fast a case is on a machine nor what it draws on average.
@@ -46,11 +44,16 @@ def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -
             found.lines[case.key] += speed_lines(rows.get(same_speed(case), {}))
         words = pages.footer(run, shown)
         found.sources.append(f"Speed and memory: {words[0].lower()}{words[1:]}")
-    fids, how = fids_of(cases, results)
+    evaluated = evaluations.link(cases, evaluations.every(results)[0])
+    fids = {
+        key: quality.figures["fid"]
+        for key, quality in evaluated.by_key.items()
+        if quality.differs.get("fid") == ""
+    }
     for key, fid in fids.items():
         found.lines[key].append(f"FID {fid:.2f}")
-    if how:
-        found.sources.append(how)
+    if fids:
+        found.sources.append(f"FID: {evaluated.how['fid']}.")
     return found
 
 
@@ -86,51 +89,3 @@ def best(runs: Sequence[Run], cases: Sequence[Case]) -> Run | None:
 
 def same_speed(case: Case) -> str:
     return case.model_dump_json(exclude=ELSEWHERE)
-
-
-def same_quality(case: Case) -> str:
-    return case.model_dump_json(exclude=ELSEWHERE | SPEED_ONLY)
-
-
-def fids_of(cases: Sequence[Case], results: Path) -> tuple[dict[str, float], str]:
-    """FIDs by key of a case, and what they rest on: by one network against one reference, those
-    of most cases.  Reads every `evaluations.jsonl`; the newest of a case counts."""
-    newest: dict[tuple[str, str], dict[str, Any]] = {}
-    for line in sorted(evaluations(results), key=lambda line: line["evaluated_at"]):
-        try:
-            case = make_case({**line["case"], "sampling": line["preset"]})
-        except (UsageError, TypeError):
-            continue
-        newest[protocol(line), same_quality(case)] = line
-    wanted = {same_quality(case): case.key for case in cases}
-    counts = Counter(how for how, same in newest if same in wanted)
-    if not counts:
-        return {}, ""
-    chosen = counts.most_common(1)[0][0]
-    found = {s: line for (how, s), line in newest.items() if how == chosen and s in wanted}
-    one = next(iter(found.values()))
-    return (
-        {wanted[same]: line["metrics"]["fid"] for same, line in found.items()},
-        f"FID: features of {one['extractor']}, reference {one['reference']}, "
-        f"{min(line['images'] for line in found.values()):,} samples or more a row.",
-    )
-
-
-def protocol(line: dict[str, Any]) -> str:
-    """Figures of other networks or references are not comparable."""
-    names = ("extractor", "extractor_sha256", "reference", "reference_sha256")
-    return json.dumps([line.get(name) for name in names])
-
-
-def evaluations(results: Path) -> list[dict[str, Any]]:
-    """The lines with a FID of a known case; what is damaged is left out."""
-    found = []
-    for file in results.rglob("evaluations.jsonl"):
-        for text in file.read_text(errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-                if line["case"] and "fid" in line["metrics"] and line["evaluated_at"]:
-                    found.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found

@@ -67,6 +67,11 @@ class Extractor:
         return f"{self.name}-{self.sha256[:16]}-v{VERSION}"
 
 
+def default_for(reference: str | None) -> str:
+    """The network that samples are held against this REF with."""
+    return "mini" if (reference or "").startswith("mini:") else "inception"
+
+
 def extractor_of(
     which: str, weights: Path | None, download: bool, device: torch.device
 ) -> Extractor:

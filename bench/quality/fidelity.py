@@ -1,5 +1,5 @@
 """Does half precision, or another stack, change the images?  Two sample sets of the same method,
-weights and seeds, compared: by their images, and by the tokens of decodes made again.
+weights and seeds, compared: by their images, by the tokens of decodes made again, and by FID.
 
 Tokens are compared twice.  Teacher-forced: both predict each scale from A's tokens of the scales
 before, and the best token of the guided logits counts, so that a difference is of that one
@@ -12,9 +12,7 @@ Shapes: B images of a batch, L tokens of all scales, l of one, V codes, H W pixe
 from __future__ import annotations
 
 import datetime
-import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,9 +24,21 @@ import torch
 
 from bench.cases import UsageError, make_case, sampled
 from bench.child import is_oom, reason
-from bench.quality.sample_set import Images, Manifest, SampleSet
+from bench.quality.evaluate import check_counts, enough_for_halves
+from bench.quality.features import Extractor, Features, extract
+from bench.quality.images import ImageSet, open_images
+from bench.quality.metrics import (
+    Gaussian,
+    Halves,
+    frechet_distance,
+    frechet_of_halves,
+    interval,
+)
+from bench.quality.reference import open_reference
+from bench.quality.sample_set import Images, Manifest, SampleSet, common
 from bench.quality.sampling import load, pixels, tokens_of
 from bench.quality.wanted import FREE
+from bench.records import append_line
 from bench.tables import Printed
 from codevar import Scales
 from codevar.checkpoints import weights_sha256
@@ -38,8 +48,9 @@ FILE = "fidelity.jsonl"
 # What of a case may differ: how it is run, not what is run.
 HOW = ("stack", "precision", "attention", *FREE)
 
-#: FID between the images of two sets.
-Fid = Callable[[SampleSet, SampleSet], float]
+HALVES = 100  # that the interval of a difference of FIDs rests on
+
+Frechet = dict[str, Any]  # what `fids` gives
 
 
 @dataclass(frozen=True)
@@ -73,14 +84,16 @@ def compare(
     images: int,
     batch_size: int,
     download: bool = False,
-    fid: Fid | None = None,
+    fid: Callable[[SampleSet, SampleSet], Frechet] | None = None,
 ) -> dict[str, Any]:
     """One record: shares of equal tokens by scale, distances of images, FID.
 
-    images: the tokens of so many, the first of the sets, are looked at.
+    images: the tokens of so many, the first of the sets, are looked at.  fid: `fids`, with what it
+    takes; it comes first, since it may refuse the sets, and tokens take longest.
     Raises UsageError for sets that differ in more than how they were run.
     """
     check_same(a, b)
+    of_sets = fid(a, b) if fid else None
     numbers = range(min(images, len(a)))
     scales, of_a = tokens(a, device, numbers, batch_size, download)
     _, of_b = tokens(b, device, numbers, batch_size, download, of_a.drawn)
@@ -96,13 +109,16 @@ def compare(
         "free_running_agreement_by_scale": by_scale(of_a.drawn, of_b.drawn, scales),
         "same_tokens": asdict(distance(iter([(of_a.forced, of_b.forced)]))),
         "free_running": asdict(distance(zip(a.batches(64), b.batches(64), strict=True))),
-        "fid": fid(a, b) if fid else None,
+        "fid": of_sets,
     }
 
 
 def check_same(a: SampleSet, b: SampleSet) -> None:
     """Raises UsageError unless the sets differ in nothing but how they were run."""
     one, other = same_of(a.manifest), same_of(b.manifest)
+    weights = common(a.manifest["weights_sha256"], b.manifest["weights_sha256"])
+    for side_, hashes in zip((one, other), weights, strict=True):
+        side_ |= {f"the weights' hash of {source}": sha for source, sha in hashes.items()}
     differ = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if differ:
         key = differ[0]
@@ -115,13 +131,71 @@ def check_same(a: SampleSet, b: SampleSet) -> None:
 def same_of(manifest: Manifest) -> dict[str, Any]:
     """What must not differ."""
     case = {key: value for key, value in manifest["case"].items() if key not in (*HOW, "seed")}
-    keys = ("seed", "images", "classes", "side", "sources", "weights_sha256", "sampling")
+    keys = ("seed", "images", "classes", "side", "sources", "sampling")
     return {**case, **{key: manifest[key] for key in keys}}  # type: ignore[literal-required]
 
 
 def side(manifest: Manifest) -> dict[str, Any]:
     keys = ("label", "case", "sources", "weights_sha256", "machine", "torch", "commit", "dirty")
     return {key: manifest[key] for key in keys}  # type: ignore[literal-required]
+
+
+# FID
+
+
+def fids(
+    a: SampleSet,
+    b: SampleSet,
+    reference: str,
+    extractor: Extractor,
+    cache: Path,
+    batch_size: int,
+) -> Frechet:
+    """FID of either set against a reference (REF, as `bench.py eval` takes it), and between them.
+
+    difference_interval: 95 % of b - a, from the same halves of both sets.  Since images of the same
+    numbers share their seeds, what chance gives to one it gives to the other, and the interval is
+    narrower than either set's own.  None where there are too few images for halves.
+    Raises UsageError for too few images, and for a reference that gives no FID.
+    """
+    sets = open_images(a.folder), open_images(b.folder)
+    held = open_reference(reference, sets[0].size)
+    for images in sets:
+        check_counts(images, held, extractor, ["fid"], bootstrap=0)
+
+    def pool(images: ImageSet) -> Features:
+        return extract(images, extractor, ["pool"], cache, batch_size)
+
+    of_reference = None if held.gaussians or not held.images else pool(held.images)
+    of_a, of_b = (pool(images).layers["pool"].to(extractor.device) for images in sets)
+    if of_reference:
+        theirs = Gaussian.of(of_reference.layers["pool"].to(extractor.device))
+    else:
+        theirs = held.gaussians["pool"].to(extractor.device)
+    enough = len(a) >= enough_for_halves(extractor.widths["pool"])
+    halves = Halves.draw(len(a), HALVES, a.labels) if enough else None
+    try:
+        (fid_a, halves_a), (fid_b, halves_b) = (
+            frechet_of_halves(features, theirs, halves) for features in (of_a, of_b)
+        )
+    except ValueError as e:
+        raise UsageError(f"{held.name}: {e}") from None
+    between = frechet_distance(Gaussian.of(of_a), Gaussian.of(of_b))
+    if not all(map(math.isfinite, (fid_a, fid_b, between))):
+        raise UsageError("FID: not finite; these features give no valid figure")
+    apart = [other - one for one, other in zip(halves_a, halves_b, strict=True)]
+    return {
+        "a": fid_a,
+        "b": fid_b,
+        "between": between,
+        "difference_interval": interval(fid_b - fid_a, apart) if apart else None,
+        "reference": held.name,
+        "reference_sha256": held.sha256 or (of_reference and of_reference.digest),
+        "reference_images": held.images.count if held.images else None,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "published": extractor.published,
+    }
 
 
 # Tokens
@@ -214,10 +288,7 @@ def append(folder: Path, found: dict[str, Any], env: dict[str, Any], device: str
     file = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lines:
-            lines.write(json.dumps({**here, **found}, allow_nan=False) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+        append_line(file, {**here, **found})
     except OSError as e:
         raise UsageError(f"{file}: cannot be written ({e.strerror})") from None
     return file
@@ -240,9 +311,21 @@ def printed(found: dict[str, Any]) -> Printed:
         f"Images of the sets, {found['images']}: {words(found['free_running'])}.",
     ]
     if found["fid"] is not None:
-        notes.append(f"FID between the sets: {found['fid']:.3f}.")
+        notes.append(frechet_words(found["fid"]))
     title = f"{found['a']['label']}: {one} against {other}, preset {found['preset']}"
     return Printed(title, data, text, notes)
+
+
+def frechet_words(fid: Frechet) -> str:
+    apart = f"{fid['b'] - fid['a']:+.3f}"
+    if fid["difference_interval"]:
+        low, high = fid["difference_interval"]
+        apart += f" (95 %: {low:+.3f} to {high:+.3f})"
+    own = "" if fid["published"] else " (weights of one's own)"
+    return (
+        f"FID: {fid['a']:.3f} and {fid['b']:.3f}, {apart}; between the sets {fid['between']:.3f}.  "
+        f"Features of {fid['extractor']}{own}, reference {fid['reference']}."
+    )
 
 
 def how(case: dict[str, Any]) -> str:

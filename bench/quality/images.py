@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 import zlib
@@ -26,15 +25,11 @@ import numpy as np
 from PIL import Image
 
 from bench.cases import UsageError
+from bench.quality.sample_set import FILE, NPZ, SampleSet, npy_header, png_of
 
 CHUNK = 1000
 ENDINGS = {".png", ".jpg", ".jpeg"}
 Pixels = np.ndarray  # (N, H, W, 3) uint8
-
-_FORMATS: dict[tuple[int, int], Callable[..., Any]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def open_images(path: Path) -> ImageSet:
     Raises UsageError, here or when a chunk is read.
     """
     if path.is_dir():
-        return sample_set(path) if (path / "samples.json").exists() else folder(path)
+        return sample_set(path) if (path / FILE).exists() else folder(path)
     if path.suffix == ".npz" and path.is_file():
         return archive(path)
     kind = "neither a folder nor an .npz" if path.exists() else "no such folder or file"
@@ -82,36 +77,32 @@ def folder(path: Path) -> ImageSet:
     """
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS)
     if not files:
-        raise UsageError(f"{path}: no PNG or JPEG in this folder, and no samples.json")
+        raise UsageError(f"{path}: no PNG or JPEG in this folder, and no {FILE}")
     order = np.random.default_rng(0).permutation(len(files))
     return _of_files(path.name, [files[i] for i in order])
 
 
 def sample_set(path: Path) -> ImageSet:
     """What `bench.py sample` has made, in the order of its images."""
-    file = path / "samples.json"
-    try:
-        manifest = json.loads(file.read_text())
-        count, classes, finished = (manifest[key] for key in ("images", "classes", "finished"))
-        form = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UsageError(f"{file}: damaged ({e})") from None
-    if not finished:
-        raise UsageError(f"{path}: not finished; `bench.py sample --resume` goes on with it")
-    labels = np.arange(count) % classes
-    if form == "npz":
-        found = archive(path / "samples.npz")
-        if found.count != count:
-            raise UsageError(f"{path}: samples.npz has {found.count} images, samples.json {count}")
-        return ImageSet(path.name, count, found.size, found.chunks, labels, manifest)
-    files = [path / f"shard-{i // 1000:05d}" / f"{i:08d}.png" for i in range(count)]
-    if missing := [f for f in files if not f.is_file()]:
+    samples = SampleSet.open(path)
+    if samples.manifest["format"] == "npz":
+        found = archive(path / NPZ)
+    else:
+        files = [path / png_of(number) for number in range(len(samples))]
+        if missing := [file for file in files if not file.is_file()]:
+            others = f", as are {len(missing) - 1} other images" if len(missing) > 1 else ""
+            raise UsageError(
+                f"{missing[0]}: missing{others}; `bench.py sample ... --resume` makes it again"
+            )
+        found = _of_files(path.name, files)
+    told = len(samples), (samples.side, samples.side)
+    if (found.count, found.size) != told:
         raise UsageError(
-            f"{missing[0]}: missing, as are {len(missing) - 1} other images; "
-            "`bench.py sample --resume` makes them again"
+            f"{path}: {found.count} images of {_by(found.size)} pixels, but {FILE} says "
+            f"{told[0]} of {_by(told[1])}"
         )
-    found = _of_files(path.name, files)
-    return ImageSet(path.name, count, found.size, found.chunks, labels, manifest)
+    manifest = dict(samples.manifest)
+    return ImageSet(path.name, *told, found.chunks, samples.labels, manifest)
 
 
 def _of_files(name: str, files: Sequence[Path]) -> ImageSet:
@@ -151,6 +142,8 @@ def _decoded(file: Path, data: bytes) -> np.ndarray:
     """(H, W, 3) uint8."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode[0] in "IF":  # Pillow would cut off at 255
+                raise ValueError("more than 8 bits a channel")
             return np.asarray(image.convert("RGB"))
     except Exception as e:  # a dozen kinds, by format and damage
         raise UsageError(f"{file}: no readable image ({_why(e)})") from None
@@ -168,16 +161,16 @@ def _by(shape: Sequence[int]) -> str:
 # Archives
 
 
-def archive(path: Path, pixels: str = "arr_0", labels: str = "arr_1") -> ImageSet:
+def archive(path: Path) -> ImageSet:
     """An `.npz` as OpenAI's evaluator reads: arr_0 uint8 (N, H, W, 3), perhaps classes in arr_1.
 
     It is read as a stream: 50,000 images of 256 x 256 are 9.8 GB.
     """
-    with _member(path, pixels) as (_, (N, H, W, _)):
+    with _images_of(path) as (_, (N, H, W, _)):
         pass
 
     def chunks() -> Iterator[Chunk]:
-        with _member(path, pixels) as (stream, _):
+        with _images_of(path) as (stream, _):
             for first in range(0, N, CHUNK):
                 images = min(CHUNK, N - first)
                 data = stream.read(images * H * W * 3)
@@ -188,22 +181,21 @@ def archive(path: Path, pixels: str = "arr_0", labels: str = "arr_1") -> ImageSe
                 digest = hashlib.sha256(str(shape).encode() + data).hexdigest()
                 yield Chunk(digest, array.copy)
 
-    return ImageSet(path.name, N, (H, W), chunks, _labels(path, labels, N))
+    return ImageSet(path.name, N, (H, W), chunks, _labels(path, N))
 
 
 @contextmanager
-def _member(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """The bytes of an array of images, behind its header, and its shape."""
+def _images_of(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """The bytes of arr_0, behind its header, and its shape."""
     with readable(path), zipfile.ZipFile(path) as file:
-        if f"{name}.npy" not in file.namelist():
+        if "arr_0.npy" not in file.namelist():
             there = ", ".join(n.removesuffix(".npy") for n in file.namelist())
-            raise UsageError(f"{path}: no array {name}; there are {there or 'none'}")
-        with file.open(f"{name}.npy") as stream:
-            read_header = _FORMATS[np.lib.format.read_magic(stream)]
-            shape, fortran, dtype = read_header(stream)
-            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape) or fortran:
+            raise UsageError(f"{path}: no array arr_0; there are {there or 'none'}")
+        with file.open("arr_0.npy") as stream:
+            shape, dtype = npy_header(stream)
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
                 raise UsageError(
-                    f"{path}: {name} must be uint8 (N, H, W, 3), not {dtype} {tuple(shape)}"
+                    f"{path}: arr_0 must be uint8 (N, H, W, 3), not {dtype} {tuple(shape)}"
                 )
             yield stream, shape
 
@@ -219,11 +211,13 @@ def readable(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: damaged or no .npz ({_why(e)})") from None
 
 
-def _labels(path: Path, name: str, count: int) -> np.ndarray | None:
-    """Classes, if the array is that."""
+def _labels(path: Path, count: int) -> np.ndarray | None:
+    """Classes, if arr_1 is that."""
     with readable(path), np.load(path, allow_pickle=False) as file:
-        found = file[name] if name in file.files else np.empty(0)
-    return found.astype(np.int64) if found.shape == (count,) and found.dtype.kind in "iu" else None
+        found = file["arr_1"] if "arr_1" in file.files else np.empty(0)
+    if found.shape != (count,) or found.dtype.kind not in "iu" or found.min() < 0:
+        return None
+    return found.astype(np.int64)
 
 
 # The mini world

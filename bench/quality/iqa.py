@@ -39,11 +39,11 @@ import torch
 from scipy.stats import t as student
 
 from bench.cases import UsageError
-from bench.quality.reading import ImageSet, digest_of
+from bench.quality.evaluations import SCHEMA
+from bench.quality.features import file_sha256
+from bench.quality.images import ImageSet, digest_of
 from bench.tables import FIGURES, Printed
 
-SCHEMA = 1
-FILE = "evaluations.jsonl"
 NIQE_PARAMETERS = Path(__file__).parent / "niqe_modelparameters.mat"
 BLOCK = 96  # pixels; NIQE's covariance needs two whole blocks at least
 
@@ -140,12 +140,12 @@ def score_of(
                 f"niqe: it rests on blocks of {BLOCK} x {BLOCK} pixels, of which pictures of "
                 f"{width} x {height} have fewer than two"
             )
-        return Score(name, niqe(device), sha256(NIQE_PARAMETERS))
+        return Score(name, niqe(device), file_sha256(NIQE_PARAMETERS))
     path = weights_file(name, weights, folder, download)
     make = {"musiq": musiq, "clipiqa": clipiqa}[name]
     try:
         with quiet():
-            return Score(name, make(path, device), sha256(path))
+            return Score(name, make(path, device), file_sha256(path))
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise UsageError(f"{name}: {path} does not hold {weights.where} ({why})") from None
@@ -255,7 +255,7 @@ def evaluate(
         pixels_NHW3 = chunk.pixels()
         digests.append(chunk.digest)
         for first in range(0, len(pixels_NHW3), batch_size):
-            pixels_BHW3 = torch.from_numpy(pixels_NHW3[first : first + batch_size].copy())
+            pixels_BHW3 = torch.from_numpy(pixels_NHW3[first : first + batch_size])
             batch_B3HW = pixels_BHW3.to(device).permute(0, 3, 1, 2) / 255
             for score in scores:
                 values[score.name] += scored(score, batch_B3HW, images.name, done)
@@ -357,8 +357,3 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     mean, n = float(np.mean(values)), len(values)
     half = float(student.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return mean - half, mean + half
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

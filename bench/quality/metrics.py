@@ -32,6 +32,9 @@ GROUPS = 32
 BLOCK = 2**26
 # Squared distances under this share of the squared norms are rounding: the images are the same.
 SAME = 1e-6
+# Eigenvalues of a covariance may be negative by rounding (others keep theirs in float32), but not
+# by more than this share of the largest.
+NEGATIVE = 1e-3
 
 
 # Which half of the samples
@@ -141,9 +144,14 @@ class Gaussian:
         """Of the rows; two at least."""
         return Moments.of(features_ND, origin_of(features_ND)).gaussian()
 
+    def to(self, device: torch.device) -> Gaussian:
+        return Gaussian(self.mu.to(device), self.sigma.to(device))
+
     def root(self) -> torch.Tensor:
-        """(D, r) A with A A^T = sigma, r its rank."""
+        """(D, r) A with A A^T = sigma, r its rank.  Raises ValueError where there is none."""
         values_D, vectors_DD = torch.linalg.eigh(self.sigma)
+        if values_D[0] < -NEGATIVE * values_D[-1].abs():
+            raise ValueError("sigma is no covariance: it has negative eigenvalues")
         kept = values_D > _rounding(values_D)
         return vectors_DD[:, kept] * values_D[kept].sqrt()
 

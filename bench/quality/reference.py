@@ -101,12 +101,16 @@ def _gaussian(path: Path, file: Any, mu_name: str, sigma_name: str) -> Gaussian:
             other = sigma_name if name == mu_name else mu_name
             raise UsageError(f"{path}: has {other} but no {name}: no statistics for a FID")
     mu, sigma = file[mu_name], file[sigma_name]
-    if mu.ndim != 1 or sigma.shape != (*mu.shape, *mu.shape) or mu.dtype.kind != "f":
+    floats = mu.dtype.kind == sigma.dtype.kind == "f"
+    if not floats or mu.ndim != 1 or sigma.shape != (*mu.shape, *mu.shape):
         raise UsageError(
-            f"{path}: {mu_name} {mu.shape}, {sigma_name} {sigma.shape}: no mean and covariance"
+            f"{path}: {mu_name} is {mu.dtype} {mu.shape}, {sigma_name} {sigma.dtype} "
+            f"{sigma.shape}: no mean and covariance"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UsageError(f"{path}: {mu_name} or {sigma_name} is not finite")
+    if np.abs(sigma - sigma.T).max(initial=0) > 1e-3 * np.abs(sigma).max(initial=0):
+        raise UsageError(f"{path}: {sigma_name} is not symmetric: no covariance")
     return Gaussian(torch.from_numpy(mu).double(), torch.from_numpy(sigma).double())
 
 

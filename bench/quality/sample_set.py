@@ -74,7 +74,8 @@ class Manifest(TypedDict):
 
     case: `bench.cases.Case`.  sampling: the preset's numbers at each scale.  seed: of the set;
     image i has `image_seed(seed, i)`.  images: of the whole set.  finished: all were there when
-    this was written.  weights_sha256: by source, of the tensors; seeded weights have none.
+    this was written.  sources: of the models.  weights_sha256: by source, of the tensors of the
+    models and the VQVAE; seeded weights have none, and sets of earlier versions lack the VQVAE's.
     images_per_s: over all runs that ended in order.  machine, torch, commit, dirty: the last
     run's.
     """
@@ -112,6 +113,12 @@ def image_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
+def common(one: dict[str, str], other: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What two manifests both have a hash of: of the VQVAE an older one has none."""
+    both = one.keys() & other.keys()
+    return {name: one[name] for name in both}, {name: other[name] for name in both}
+
+
 def png_of(number: int) -> Path:
     """Where an image stands, from the set's folder."""
     return Path(f"shard-{number // SHARD:05d}", f"{number:08d}.png")
@@ -131,7 +138,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{file}: damaged ({where}: {first['msg']})") from None
+        raise UsageError(f"{file}: damaged ({where or 'all of it'}: {first['msg']})") from None
 
 
 @dataclass(frozen=True)

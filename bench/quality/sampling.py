@@ -24,7 +24,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from bench.cases import UsageError, VARCase
-from bench.child import Loaded, is_oom, reason
+from bench.child import Loaded, is_oom, reason, source_of
 from bench.quality.sample_set import (
     FILE,
     SCHEMA,
@@ -32,6 +32,7 @@ from bench.quality.sample_set import (
     Manifest,
     RunEntry,
     SampleSet,
+    common,
     image_seed,
     read_manifest,
 )
@@ -184,7 +185,8 @@ def begin(
     classes, sources = models[0].config.classes, [str(source) for source in loaded.sources]
     try:
         numbers = PRESETS[wanted.case.sampling].numbers(loaded.plan.scales, vqvae.vocab)
-        hashes = {source: weights_sha256(source) for source in sources}
+        every = [*sources, str(source_of(wanted.case, wanted.case.vqvae_name))]
+        hashes = {source: sha for source in every if (sha := weights_sha256(source))}
     except ValueError as e:  # a preset for ten scales on a model of another number
         raise UsageError(str(e)) from None
     what = {
@@ -194,10 +196,12 @@ def begin(
         "images": wanted.per_class * classes,
         "side": loaded.plan.scales.patch_sizes[-1] * vqvae.stride,
         "sources": sources,
-        "weights_sha256": {source: sha for source, sha in hashes.items() if sha},
+        "weights_sha256": hashes,
     }
     if before:
-        check_same(folder, before, what)
+        # Of a set that was begun without the VQVAE's hash nothing says what decoded its images.
+        old, what["weights_sha256"] = common(before["weights_sha256"], hashes)
+        check_same(folder, {**before, "weights_sha256": old}, what)
     here = {
         "machine": env["machine"],
         "torch": env["packages"]["torch"],

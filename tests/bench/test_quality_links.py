@@ -12,7 +12,7 @@ from synthetic import fake_evaluation, fake_run
 from typer.testing import CliRunner
 
 from bench import cli, pages, plots, tables
-from bench.cases import make_case
+from bench.cases import VARCase, make_case
 from bench.quality import evaluations
 from bench.quality.evaluations import link
 
@@ -32,7 +32,7 @@ def evaluated(name: str = "code_table1", like: dict | None = None, **axes):
             precision=0.8,
             recall=0.6,
         )
-        for i, c in enumerate(run.sweep.cases)
+        for i, c in enumerate(c for c in run.sweep.cases if isinstance(c, VARCase))
     ]
     return dataclasses.replace(run, evaluations=found)
 
@@ -50,7 +50,7 @@ def test_table1_has_the_quality_of_the_same_method_and_weights():
     assert (found["VAR-d30"]["fid"], found["VAR-d30"]["inception_score"]) == (2.0, 300)
     assert found["CoDe N=6 (d30+d16)"]["quality_precision"] == 0.8
     assert found["CoDe N=6 (d30+d16)"]["recall"] == 0.6
-    assert {row["quality_differs"] for row in found.values() if row["status"] == "ok"} == {""}
+    assert not {"fid_differs", "recall_differs"} & found["VAR-d30"].keys()
     printed = tables.measured(run)
     assert "2.00 (1.95)" in set(printed.text["FID"])
     assert not any("Quality and speed are not of the same" in note for note in printed.notes)
@@ -85,7 +85,7 @@ def test_a_cell_whose_quality_and_speed_differ_is_marked_and_says_in_what(axes, 
 def test_how_a_case_is_run_makes_no_other_quality():
     sampled = case(batch_size=50, attention="math", seed=3, device="cpu", memory_limit_gib=8.0)
     found = link([case()], [fake_evaluation(sampled, fid=2.0)]).by_key
-    assert found[case().key].differs == ""
+    assert found[case().key].differs["fid"] == ""
 
 
 def test_another_method_or_size_has_another_quality():
@@ -107,7 +107,7 @@ def test_other_trained_weights_have_another_quality():
     ).by_key
     assert free.key not in found
     assert found[tuned.key].figures["fid"] == 2.27
-    assert found[case(weights="finetuned").key].differs == ""
+    assert found[case(weights="finetuned").key].differs["fid"] == ""
 
 
 def test_of_several_evaluations_the_one_most_like_the_case_counts_then_the_newest():
@@ -133,6 +133,64 @@ def test_figures_of_another_reference_or_network_share_no_table():
         cases[0].key: 2.0,
         cases[1].key: 2.0,
     }
+
+
+def scored(sampled, weights=(), at="2026-01-01T00:00:00+00:00", **metrics):
+    """What `bench.py iqa` adds of the same samples; weights: the hash of a metric's, if not the
+    usual."""
+    hashes = dict.fromkeys(metrics, "0") | dict(weights)
+    network = {"extractor": "pyiqa-0.1.14", "extractor_sha256": repr(hashes)}
+    without = {"reference": "none", "reference_sha256": None, "reference_images": None}
+    line = fake_evaluation(sampled, at=at, **metrics) | network | without
+    intervals = {name: (value, value) for name, value in metrics.items()}
+    return line | {"metric_weights_sha256": hashes, "intervals": intervals}
+
+
+def test_table5_has_the_scores_of_the_same_method_and_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "RESULTS", tmp_path)
+    drafted = case(method="code", draft_steps=9, weights="finetuned", precision="float32")
+    lines = [
+        scored(case(), musiq=61.0, clipiqa=0.7, niqe=5.0),
+        scored(drafted, musiq=60.5),
+        scored(drafted, niqe=5.5),
+        fake_evaluation(case(), fid=1.95),
+    ]
+    for line in lines:
+        evaluations.append(tmp_path / "l20", line)
+    command = ["table", "code_table5", "--format"]
+    result = CliRunner().invoke(cli.app, [*command, "json"])
+    assert result.exit_code == 0, result.output
+    found = {row["method"]: row for row in json.loads(result.stdout)}
+    var, code = found["VAR-d30"], found["CoDe N=9 (d30+d16)"]
+    assert [var[name] for name in ("musiq", "clipiqa", "niqe", "fid")] == [61.0, 0.7, 5.0, 1.95]
+    assert (var["niqe_low"], var["niqe_paper"]) == (5.0, 6.1739)
+    assert code["musiq"] == 60.5
+    assert code["niqe"] == 5.5
+    assert "fid" not in code
+    shown = CliRunner().invoke(cli.app, [*command, "md"]).stdout
+    assert "| 5.0000* (6.1739)" in shown
+    assert "FID: 50,000 samples a row, features of inception" in shown
+    assert "MUSIQ, CLIPIQA, NIQE: 50,000 samples a row, by pyiqa-0.1.14." in shown
+
+
+def test_each_score_has_a_protocol_of_its_own():
+    """Scores by other weights share no column; what else was computed beside them is no matter."""
+    cases = [case(), case(depth=24), case(depth=20)]
+    lines = [scored(c, niqe=5.0) for c in cases[:2]]
+    lines.append(scored(cases[2], niqe=6.0, musiq=60.0))
+    lines.insert(0, scored(cases[0], {"niqe": "1"}, niqe=1.0, clipiqa=0.5))
+    found = link(cases, [*lines, fake_evaluation(cases[0], fid=2.0)]).by_key
+    assert [found[c.key].figures["niqe"] for c in cases] == [5.0, 5.0, 6.0]
+    assert found[cases[0].key].figures == {"niqe": 5.0, "clipiqa": 0.5, "fid": 2.0}
+
+
+def test_a_mark_is_on_the_figures_that_it_is_of():
+    run = evaluated(weights="published")
+    var = next(c for c in run.sweep.cases if c.label == "VAR-d30")
+    run.evaluations.append(scored(var.model_copy(update={"precision": "float32"}), niqe=5.0))
+    printed = tables.measured(run)
+    row = printed.text[printed.text["method"] == "VAR-d30"].iloc[0]
+    assert (row["FID"], row["NIQE"]) == ("2.00 (1.95)", "5.0000*")
 
 
 def test_random_weights_and_images_of_unknown_origin_say_nothing():

@@ -57,7 +57,9 @@ def write_sample_set(path: Path, array: np.ndarray, form: str = "png", **changes
         "case": {"method": "var", "depth": 12, "weights": "mini", "sampling": "var"},
         "label": "VAR-d12",
         "preset": "var",
+        "sampling": {"cfg": [], "top_k": [], "top_p": [], "temperature": [], "more_smooth": False},
         "seed": 5,
+        "per_class": len(array) // 10,
         "classes": 10,
         "images": len(array),
         "side": array.shape[1],
@@ -69,6 +71,9 @@ def write_sample_set(path: Path, array: np.ndarray, form: str = "png", **changes
         "torch": "2.9.0",
         "commit": "0" * 40,
         "dirty": False,
+        "images_per_s": None,
+        "waited_for_writing_s": None,
+        "runs": [],
     }
     (path / "samples.json").write_text(json.dumps(manifest | changes))
     return path
@@ -412,9 +417,9 @@ def bad_folder(path: Path, name: str, data: bytes) -> Path:
     return folder
 
 
-def png() -> bytes:
+def png(array: np.ndarray | None = None) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels(1)[0]).save(file, "PNG")
+    Image.fromarray(pixels(1)[0] if array is None else array).save(file, "PNG")
     return file.getvalue()
 
 
@@ -424,6 +429,10 @@ SAMPLES = {
     "a file of another kind": (lambda p: text(p / "a.txt"), "neither a folder nor an .npz"),
     "a corrupt PNG": (lambda p: bad_folder(p, "x.png", b"no image"), "x.png: no readable image"),
     "a truncated PNG": (lambda p: bad_folder(p, "x.png", png()[:-60]), "x.png: no readable image"),
+    "16 bits a channel": (
+        lambda p: bad_folder(p, "x.png", png(pixels(1)[0, ..., 0].astype(np.uint16) << 8)),
+        "x.png: no readable image (more than 8 bits a channel)",
+    ),
     "another size in the folder": (
         lambda p: (
             Image.fromarray(pixels(1, side=24)[0]).save(write_folder(p / "bad", pixels()) / "x.png")
@@ -458,7 +467,7 @@ SAMPLES = {
     ),
     "a sample set that is not finished": (
         lambda p: write_sample_set(p / "set", pixels(), finished=False),
-        "not finished; `bench.py sample --resume` goes on with it",
+        "not finished; `bench.py sample ... --resume` goes on",
     ),
     "a sample set without an image": (
         lambda p: (
@@ -504,6 +513,15 @@ REFERENCES = {
     "no mu": (lambda p: virtual(p, "mu"), "has sigma but no mu"),
     "no spatial sigma": (lambda p: virtual(p, "sigma_s"), "has mu_s but no sigma_s"),
     "NaN in it": (lambda p: virtual(p, sigma=NAN), "mu or sigma is not finite"),
+    "no symmetric sigma": (
+        lambda p: virtual(p, sigma=np.eye(128) + np.eye(128, k=1)),
+        "sigma is not symmetric",
+    ),
+    "negative eigenvalues": (
+        lambda p: virtual(p, sigma=np.diag([-1.0, *[1.0] * 127])),
+        "reference.npz: sigma is no covariance: it has negative eigenvalues",
+    ),
+    "words": (lambda p: virtual(p, sigma=np.full((128, 128), "x")), "no mean and covariance"),
     "another shape": (lambda p: virtual(p, sigma=np.eye(5)), "no mean and covariance"),
     "another network": (
         lambda p: virtual(p, mu=np.zeros(2048), sigma=np.eye(2048)),

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from bench import cli, machine
 from bench.cases import UsageError
-from bench.quality import fidelity, sampling
+from bench.quality import features, fidelity, sampling
+from bench.quality.features import Extractor
+from bench.quality.metrics import Gaussian, frechet_distance
 from bench.quality.wanted import Wanted
 from bench.quality.watch import Watch
 from codevar import PRESETS
@@ -102,12 +104,49 @@ def test_distances():
     assert (found.identical, found.mean, found.max) == (0.5, 101 / 4, 100)
 
 
-def test_fid_is_whoevers_function_it_is_given(set_of):
-    a, b = set_of(), set_of(stack="modern")
-    seen = []
-    found = compare(a, b, fid=lambda *sets: seen.append(sets) or 0.25)
-    assert found["fid"] == 0.25
-    assert seen == [(a, b)]
+@pytest.fixture
+def network():
+    """Four features: the mean of each colour, and how much the brightness varies."""
+
+    def layers(images_B3HW):
+        x = images_B3HW.double()
+        return {"pool": torch.cat([x.mean((2, 3)), x.std((1, 2, 3))[:, None]], dim=1).float()}
+
+    return Extractor("four", "0" * 64, False, {"pool": 4}, layers, torch.device("cpu"))
+
+
+def test_fids_are_of_both_sets_and_between_them(set_of, network, tmp_path):
+    a, b = set_of(per_class=20), set_of(stack="modern", precision="bf16", per_class=20)
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (60, a.side, a.side, 3), dtype=np.uint8)
+    np.savez(tmp_path / "reference.npz", arr_0=array)
+    reference = str(tmp_path / "reference.npz")
+
+    def fids(one, other):
+        return fidelity.fids(one, other, reference, network, tmp_path / "cache", 16)
+
+    def gaussian(images):
+        pool = network.layers(torch.from_numpy(images).permute(0, 3, 1, 2))["pool"]
+        return Gaussian.of(pool)
+
+    one, other, theirs = (
+        gaussian(images) for images in (*(np.concatenate([*s.batches(64)]) for s in (a, b)), array)
+    )
+    found = fids(a, b)
+    assert found["a"] == pytest.approx(frechet_distance(one, theirs))
+    assert found["b"] == pytest.approx(frechet_distance(other, theirs))
+    assert found["between"] == pytest.approx(frechet_distance(one, other), abs=1e-6)
+    low, high = found["difference_interval"]
+    assert low <= found["b"] - found["a"] <= high
+    assert (found["reference"], found["reference_images"]) == ("reference.npz", 60)
+    same = fids(a, a)
+    assert same["difference_interval"] == (0, 0)
+    assert same["between"] == pytest.approx(0, abs=1e-6)
+    few = set_of("few", per_class=3)
+    assert fids(few, few)["difference_interval"] is None
+    np.savez(tmp_path / "reference.npz", arr_0=array[:4])
+    with tiny.refused("reference.npz: 4 images are too few", "more than 4", error=UsageError):
+        fids(a, b)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +186,24 @@ def test_the_command_prints_and_adds_a_record(set_of, tmp_path, monkeypatch):
     assert {k: v for k, v in one.items() if k != "at"} == {
         k: v for k, v in other.items() if k != "at"
     }
+
+
+def test_the_command_with_a_reference_has_fids(set_of, tmp_path, monkeypatch, network):
+    monkeypatch.setattr(machine, "environment", lambda: ENV)
+    monkeypatch.setattr(features, "extractor_of", lambda *_: network)
+    a, b = set_of(), set_of(precision="bf16")
+    words = ["fidelity", *(str(s.folder) for s in (a, b)), "--out", str(tmp_path), "--images", "4"]
+    words += ["--reference", str(a.folder), "--cache", str(tmp_path / "c"), "--device", "cpu"]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, result.output
+    (line,) = (json.loads(line) for line in (tmp_path / "fidelity.jsonl").open())
+    assert line["fid"]["a"] == pytest.approx(0, abs=1e-6)
+    assert line["fid"]["b"] == pytest.approx(line["fid"]["between"])
+    assert "between the sets" in result.stdout
+    refused = CliRunner().invoke(cli.app, [*words, "--reference", "nowhere"])
+    assert refused.exit_code == 2
+    assert "nowhere: no such folder or file" in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 def test_what_is_no_sample_set_is_one_line(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import ten_scales
 import torch
 from PIL import Image
-from synthetic import fake_run
+from synthetic import fake_evaluation, fake_run
 from typer.testing import CliRunner
 
 from bench import cli, experiment, pictures_cli, records
@@ -107,11 +107,7 @@ def weights(tmp_path_factory):
 
 
 def evaluation(case, fid, **values):
-    """A line as `bench.py eval` writes it, as far as a margin reads it."""
-    line = {"case": {"method": case.method, **case.model_dump()}, "preset": case.sampling}
-    line |= {"metrics": {"fid": fid}, "images": 500, "evaluated_at": "2026-01-02"}
-    network = {"extractor": "mini", "extractor_sha256": "a", "reference": "mini:test"}
-    return line | network | {"reference_sha256": "b"} | values
+    return fake_evaluation(case, images=500, fid=fid) | values
 
 
 def cases_like(run, **changes):
@@ -130,7 +126,7 @@ def test_the_margin_tells_what_was_measured_of_the_very_case(tmp_path, weights):
     assert fid == "FID 4.50"
     assert len(found.lines[code[1].key]) == 2
     assert "NVIDIA L20" in found.sources[0]
-    assert "mini:test" in found.sources[1]
+    assert "FID: 500 samples a row, features of inception" in found.sources[1]
 
 
 @pytest.mark.parametrize(
@@ -143,19 +139,20 @@ def test_the_margin_takes_no_speed_of_a_case_run_otherwise(tmp_path, weights, ch
     assert not found.sources
 
 
-def test_fids_of_one_margin_are_of_one_network_and_reference(tmp_path, weights):
+def test_fids_of_a_margin_are_of_the_very_cases_by_one_network(tmp_path, weights):
     run = run_of(tmp_path / "l20" / "run", weights)
-    cases = cases_like(run)
-    lines = [evaluation(case, 1.0 + i) for i, case in enumerate(cases)]
+    cases = cases_like(run)[:3]
+    lines = [evaluation(case, 1.0 + i) for i, case in enumerate(cases[:2])]
     lines.append(evaluation(cases[0], 99.0, extractor="other", evaluated_at="2026-01-03"))
     lines.append(evaluation(cases[1], 5.0, evaluated_at="2026-01-04"))
+    lines.append(evaluation(cases[2].model_copy(update={"precision": "bf16"}), 7.0))
     for line in lines:
         records.append_line(tmp_path / "evaluations.jsonl", line)
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "evaluations.jsonl").write_text("{\n[]\n{}\n")
-    fids, how = facts.fids_of(cases, tmp_path)
-    assert fids == {cases[0].key: 1.0, cases[1].key: 5.0, cases[2].key: 3.0}
-    assert "features of mini" in how
+    found = facts.facts_of(cases, tmp_path)
+    told = [[line for line in found.lines[case.key] if "FID" in line] for case in cases]
+    assert told == [["FID 1.00"], ["FID 5.00"], []]
 
 
 def test_names_tell_cases_of_one_method_apart():

@@ -334,6 +334,23 @@ def test_weights_that_changed_are_refused(tmp_path, monkeypatch):
         sample(tmp_path, resume=True)
 
 
+def test_the_manifest_tells_the_vqvae_and_a_set_begun_without_goes_on_without(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sampling, "weights_sha256", lambda source: "aa")
+    models, vqvae = "seeded:var_d2:0", "seeded:vae_ch160v4096z32:0"
+    assert sample(tmp_path).manifest["weights_sha256"] == {models: "aa", vqvae: "aa"}
+    with refused("weights_sha256"), monkeypatch.context() as changed:
+        changed.setattr(sampling, "weights_sha256", lambda s: "bb" if s == vqvae else "aa")
+        (tmp_path / png_of(0)).unlink()
+        sample(tmp_path, resume=True)
+    manifest = json.loads((tmp_path / "samples.json").read_text())
+    del manifest["weights_sha256"][vqvae]
+    (tmp_path / "samples.json").write_text(json.dumps(manifest))
+    assert sample(tmp_path, resume=True).manifest["weights_sha256"] == {models: "aa"}
+    assert (tmp_path / png_of(0)).is_file()
+
+
 def test_folders_that_cannot_be_used(tmp_path):
     with FileLock(tmp_path / ".lock"), refused("another run is writing here"):
         sample(tmp_path)
