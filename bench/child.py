@@ -85,11 +85,8 @@ class Loaded:
         options["download"] = download
         models = (how.prepare(codevar.load_var(source, **options)) for source in sources)
         plan = case.plan(*models)
-        vqvae = codevar.load_vqvae(
-            source_of(case, case.vqvae_name),
-            patch_sizes=plan.scales.patch_sizes,
-            **options,
-        )
+        options["patch_sizes"] = plan.scales.patch_sizes
+        vqvae = how.prepare(codevar.load_vqvae(source_of(case, case.vqvae_name), **options))
         return cls(case, plan, vqvae, how, sources)
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from codevar.cache import GrowingCache, StaticCache
 from codevar.packed import can_pack, pack_var
 from codevar.var import VAR
+from codevar.vqvae import VQVAE
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # On a GPU, flash and cuDNN take no mask, and a refiner's first pass has one: there the
@@ -31,6 +33,8 @@ ATTENTION: dict[str, list[SDPBackend]] = {
 }
 STACKS = ("published", "modern")
 
+M = TypeVar("M", VAR, VQVAE)
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -40,7 +44,7 @@ class Stack:
     autocast: precision of autocast, or None.
     cache: `GrowingCache` or `StaticCache`.
     condition_once: AdaLN of all layers once an image rather than once a pass.
-    packs: linear layers in the layout of a CPU's kernels.
+    packs: weights in the layouts that kernels like: see `prepare`.
     attention: a key of ATTENTION; `auto` leaves the choice to torch.
     """
 
@@ -66,10 +70,15 @@ class Stack:
         """Bytes of a cached value element."""
         return self.precision.itemsize
 
-    def prepare(self, model: VAR) -> VAR:
-        """The model made ready for this stack, in place: on a CPU, `modern` packs its weights, and
-        it can then do nothing but decode.  A decode without this gives the same, later."""
-        if self.packs and model.device.type in ("cpu", "meta") and can_pack(self.weights):
+    def prepare(self, model: M) -> M:
+        """The model made ready for this stack, in place.  For `modern` a VAR on a CPU packs its
+        weights, and can then do nothing but decode; a VQVAE's decoder has its channels last.  A
+        decode without this gives the same, later."""
+        if not self.packs:
+            return model
+        if isinstance(model, VQVAE):
+            model.decoder.to(memory_format=torch.channels_last)
+        elif model.device.type in ("cpu", "meta") and can_pack(self.weights):
             pack_var(model)
         return model
 

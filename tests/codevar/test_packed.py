@@ -33,8 +33,9 @@ def test_a_model_made_ready_decodes_the_same(shared_adaln):
     stack = codevar.stack("modern")
     wanted = codevar.decode(var, vqvae, [1, 2], seed=3, stack=stack)
     fast = stack.prepare(copy.deepcopy(var))
-    got = codevar.decode(fast, vqvae, [1, 2], seed=3, stack=stack)
+    got = codevar.decode(fast, stack.prepare(vqvae), [1, 2], seed=3, stack=stack)
     assert torch.equal(got.tokens, wanted.tokens)
+    torch.testing.assert_close(got.images, wanted.images, atol=1e-5, rtol=0)
     assert not any(isinstance(module, torch.nn.Linear) for module in fast.modules())
 
 
