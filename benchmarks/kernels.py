@@ -1,0 +1,100 @@
+"""Each part of `modern` on a CPU against what it stands in for, at sizes of a decode.
+
+    python benchmarks/kernels.py          # a minute, on a quiet machine
+
+The numbers in docs/performance.md come from here.  Shapes: n rows of a matrix, C width, B rows of
+a batch, H heads, L queries, K keys, c channels of a head, V codes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.benchmark import Timer
+
+from bench import machine
+from codevar.packed import PackedLinear, attend, can_pack
+from codevar.sampling import Sampling
+from codevar.scales import PATCH_SIZES_256, Scales
+from codevar.vqvae import VQVAE, VQVAEConfig
+
+Run = Callable[[], object]
+SECONDS = 1.0
+NAMES = {torch.float32: "float32", torch.bfloat16: "bf16"}
+
+
+def parts() -> Iterator[tuple[str, str, Run, Run]]:
+    """What it is, at what size, as torch has it, as `modern` has it."""
+    for dtype, name in NAMES.items():
+        if not can_pack(dtype):
+            continue
+        layer = nn.Sequential(nn.Linear(1024, 4096), nn.GELU(approximate="tanh")).to(dtype)
+        packed = PackedLinear(layer[0].weight, layer[0].bias, gelu=True)
+        for n in (2, 50, 512):
+            x = torch.randn(1, n, 1024, dtype=dtype)
+            yield f"linear and GELU, {name}", f"n {n}, C 1024", *bound(layer, packed, x)
+    for B, H, L, K, c in ((2, 16, 16, 30, 64), (2, 16, 256, 680, 64), (128, 4, 144, 448, 32)):
+        q, k, v = (torch.randn(B, H, n, c).bfloat16() for n in (L, K, K))
+        size = f"B {B}, H {H}, L {L}, K {K}, c {c}"
+        yield "attention, bf16", size, *bound(F.scaled_dot_product_attention, attend, q, k, v)
+    for B, tokens, V in ((1, 256, 4096), (64, 144, 512)):
+        logits = torch.randn(2 * B, tokens, V)
+        ours = Sampling().at(9, Scales(PATCH_SIZES_256)).filtered
+        yield "top-k, top-p", f"B {B}, {tokens} tokens, V {V}", *bound(sorted_whole, ours, logits)
+    for dtype, name in NAMES.items():
+        torch.manual_seed(0)
+        vqvae = VQVAE(VQVAEConfig())
+        for weight in vqvae.parameters():
+            nn.init.normal_(weight, std=0.02)
+        plain = vqvae.cast(dtype)
+        last = copy.deepcopy(plain)
+        last.decoder.to(memory_format=torch.channels_last)
+        f_hat = torch.randn(1, 32, 16, 16)
+        yield (
+            f"VQVAE's decoder, {name}",
+            "B 1, 256 px",
+            *bound(plain.decode_features, last.decode_features, f_hat),
+        )
+
+
+def bound(plain: Callable, ours: Callable, *given: torch.Tensor) -> tuple[Run, Run]:
+    return lambda: plain(*given), lambda: ours(*given)
+
+
+def sorted_whole(logits_2BlV: torch.Tensor) -> torch.Tensor:
+    """The filter as it was published: top-k by its k-th value, top-p by a sort with indices."""
+    cond, uncond = logits_2BlV.chunk(2)
+    logits = 2.5 * cond - 1.5 * uncond
+    kth = logits.topk(min(900, logits.shape[-1])).values[..., -1:]
+    logits.masked_fill_(logits < kth, -torch.inf)
+    rising, order = logits.sort(dim=-1)
+    drop = rising.softmax(dim=-1).cumsum_(dim=-1) <= 1 - 0.96
+    drop[..., -1] = False
+    return logits.masked_fill_(drop.scatter(-1, order, drop), -torch.inf)
+
+
+def median_ms(run: Run) -> float:
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=SECONDS).median * 1e3
+
+
+@torch.no_grad()
+def main() -> None:
+    table = Table("part", "size", "torch ms", "modern ms", "ratio", title="modern's parts on a CPU")
+    for part, size, plain, ours in parts():
+        before, after = median_ms(plain), median_ms(ours)
+        table.add_row(part, size, f"{before:.3g}", f"{after:.3g}", f"{before / after:.2f}")
+    env = machine.environment()
+    Console(width=110).print(table)
+    told = f"{env['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{told}, commit {env['commit'][:9]}")
+
+
+if __name__ == "__main__":
+    main()
