@@ -27,6 +27,7 @@ from rich.console import Console
 
 from bench import machine, records, runner, timing
 from bench.cases import UsageError, explain
+from codevar.packed import PackedLinear, can_pack
 from codevar.stacks import PRECISIONS
 
 FILE = "ceilings.json"
@@ -116,12 +117,16 @@ def shapes(device: torch.device) -> list[tuple[int, int, int]]:
 
 
 def product(kind: str, M: int, K: int, N: int, device: torch.device) -> Product:
-    """One product as the models call it."""
+    """One product as the models call it, on either stack."""
     dtype = PRECISIONS["float32" if kind == "tf32" else kind]
     x_MK = torch.randn(M, K, device=device).to(dtype)
     weight_NK = torch.randn(N, K, device=device).to(dtype)
+    ways: list[Callable[[], object]] = [lambda: F.linear(x_MK, weight_NK)]
+    if device.type == "cpu" and can_pack(dtype):
+        packed = PackedLinear(weight_NK, None)
+        ways.append(lambda: packed(x_MK))
     with torch.no_grad(), tf32(kind == "tf32"):
-        seconds = seconds_of(lambda: F.linear(x_MK, weight_NK), device)
+        seconds = min(seconds_of(way, device) for way in ways)
     return Product(precision=kind, M=M, K=K, N=N, flop_per_s=2 * M * K * N / seconds)
 
 
