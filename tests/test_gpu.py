@@ -95,6 +95,31 @@ def test_a_snapshot_and_a_trace_are_written(models, tmp_path):
     assert pickle.loads((tmp_path / "snapshot").read_bytes())["segments"]
 
 
+@pytest.mark.parametrize("stack", ["published", "modern"])
+def test_a_decode_never_waits_for_the_gpu(models, stack):
+    """Or no launch would be hidden, and no graph could be captured."""
+    vqvae, drafter, refiner = models
+    decoded, how = code(drafter, refiner, 6), codevar.stack(stack)
+    generate(decoded, vqvae, [1, 2], stack=how)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        generate(decoded, vqvae, [1, 2], stack=how)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_logits_are_not_rounded(models, precision):
+    """The head multiplies in half precision and tells float32."""
+    drafter = models[1].to(codevar.stack("modern", precision).weights)
+    x_BLC = torch.randn(2, 5, drafter.config.width, device="cuda")
+    with torch.no_grad():
+        logits = drafter.logits(x_BLC, drafter.class_emb(torch.tensor([0, 1], device="cuda")))
+        assert logits.dtype == torch.float32
+        assert not torch.equal(logits, logits.to(drafter.dtype).float())
+    drafter.float()
+
+
 def test_scales_add_up_to_the_total(models):
     vqvae, drafter, _ = models
     plan, how = codevar.plan.original(drafter), codevar.stack("modern")
