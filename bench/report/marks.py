@@ -41,6 +41,9 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     if (load := value("other_load_cores")) is not None and load > BUSY_CORES:
         text = f"other processes kept {load:.2f} cores busy"
         found.append(Mark("noisy", "busy machine", text))
+    if tables.is_shared(row):
+        text = f"on the same host at the time: {', '.join(row['shared_with'])}"
+        found.append(Mark("noisy", "shared host", text))
     if (spread := value("latency_spread")) is not None and spread > SPREAD:
         found.append(
             Mark("noisy", f"rounds {spread:.0%} apart", f"its rounds lie {spread:.1%} apart")
@@ -53,6 +56,9 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     if value("speedup_by") == "one round":
         text = "its speed-up is from one round: a drift of the machine is in it"
         found.append(Mark("not comparable", "one round", text))
+    if value("extrapolated"):
+        text = "only some of its steps ran; each stands for those near it"
+        found.append(Mark("not comparable", "extrapolated", text))
     if lost := value("paired_reason"):
         found.append(Mark("not comparable", "not paired", f"not paired with its baseline: {lost}"))
     if differs := value("memory_differs"):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bench import cli, compare, tables
 from bench.cases import UsageError
-from bench.report import content, grids, page, pictures
+from bench.report import content, grids, marks, page, pictures
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,11 @@ def test_what_a_cell_sorts_by(text, sorts_by):
     assert grids.number(text) == sorts_by
 
 
+def test_steps_that_did_not_run_are_marked():
+    (mark,) = marks.marks({"status": "ok", "extrapolated": True})
+    assert (mark.kind, mark.short) == ("not comparable", "extrapolated")
+
+
 def test_everything_doubtful_is_listed(quick):
     run = copied(quick)
     keys = [case.key for case in run.sweep.cases]
@@ -165,6 +170,8 @@ def test_everything_doubtful_is_listed(quick):
     by_key[keys[3]][0] |= {"status": "oom", "reason": "out of memory"}
     by_key[keys[4]][0]["memory"]["kv_cache_mib"] += 7
     by_key[keys[5]][0]["gpu"] = {"others": [{"pid": 1, "name": "blender", "mib": 9}]}
+    for record in by_key[keys[6]]:
+        record["shared_with"] = ["VAR-d20"]
     run.complaints.append("records.jsonl:9: left out (no JSON)")
     run.env["dirty"] = True
     told = [" ".join(c.text for c in row) for row in content.groups([run])[0].cautions.rows]
@@ -175,6 +182,7 @@ def test_everything_doubtful_is_listed(quick):
         "failed oom: out of memory",
         "not as predicted memory: KV cache +7.0 MiB",
         "noisy other processes were on the GPU: blender",
+        "noisy on the same host at the time: VAR-d20",
         "unreadable records.jsonl:9",
         "not comparable the tree had changes",
     ):
