@@ -156,7 +156,7 @@ def fill(model: nn.Module, device: str) -> nn.Module:
 @contextmanager
 def simulated(device: str, attention: str) -> Iterator[None]:
     """Fake tensors; and of a GPU, which need not be there, its autocast, generator, attention."""
-    patches: dict[str, Any] = {}
+    patches: dict[str, Any] = {"codevar.packed.pieces": first_piece}
     if device == "cuda":
         patches = {
             "torch.cuda.amp.common.amp_definitely_not_available": mock.Mock(return_value=False),
@@ -177,6 +177,11 @@ def simulated(device: str, attention: str) -> Iterator[None]:
             entered.enter_context(mock.patch(name, stand_in))
         entered.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield
+
+
+def first_piece(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Of `codevar.packed.pieces`; the others hold the same, after it."""
+    yield tuple(tensor[:rows] for tensor in tensors)
 
 
 class Ledger(TorchDispatchMode):

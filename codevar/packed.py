@@ -80,13 +80,18 @@ def attend(
     q_NLc, k_NKc, v_NKc = (x.reshape(B * H, -1, c) for x in (q_BHLc * scale, k_BHKc, v_BHKc))
     out_NLc = torch.empty_like(q_NLc)
     some = max(1, SCORES // (L * k_NKc.shape[1]))
-    for q, k, v, out in zip(*(x.split(some) for x in (q_NLc, k_NKc, v_NKc, out_NLc)), strict=True):
+    for q, k, v, out in pieces(some, q_NLc, k_NKc, v_NKc, out_NLc):
         with bf16_products():
             scores = q.float() @ k.float().mT
         if attn_mask is not None:
             scores.masked_fill_(~attn_mask, -torch.inf)
         torch.bmm(scores.softmax(dim=-1).to(v.dtype), v, out=out)
     return out_NLc.view(B, H, L, c)
+
+
+def pieces(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """All tensors, so many rows of each at a time."""
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 @contextmanager
