@@ -9,6 +9,7 @@ a batch, H heads, L queries, K keys, c channels of a head, V codes.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -46,7 +47,8 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
     for B, tokens, V in ((1, 256, 4096), (64, 144, 512)):
         logits = torch.randn(2 * B, tokens, V)
         ours = Sampling().at(9, Scales(PATCH_SIZES_256)).filtered
-        yield "top-k, top-p", f"B {B}, {tokens} tokens, V {V}", *bound(sorted_whole, ours, logits)
+        published = functools.partial(ours, as_published=True)
+        yield "top-k, top-p", f"B {B}, {tokens} tokens, V {V}", *bound(published, ours, logits)
     for dtype, name in NAMES.items():
         torch.manual_seed(0)
         vqvae = VQVAE(VQVAEConfig())
@@ -65,18 +67,6 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
 
 def bound(plain: Callable, ours: Callable, *given: torch.Tensor) -> tuple[Run, Run]:
     return lambda: plain(*given), lambda: ours(*given)
-
-
-def sorted_whole(logits_2BlV: torch.Tensor) -> torch.Tensor:
-    """The filter as it was published: top-k by its k-th value, top-p by a sort with indices."""
-    cond, uncond = logits_2BlV.chunk(2)
-    logits = 2.5 * cond - 1.5 * uncond
-    kth = logits.topk(min(900, logits.shape[-1])).values[..., -1:]
-    logits.masked_fill_(logits < kth, -torch.inf)
-    rising, order = logits.sort(dim=-1)
-    drop = rising.softmax(dim=-1).cumsum_(dim=-1) <= 1 - 0.96
-    drop[..., -1] = False
-    return logits.masked_fill_(drop.scatter(-1, order, drop), -torch.inf)
 
 
 def median_ms(run: Run) -> float:

@@ -131,7 +131,7 @@ def generate(
         if k == plan.last_scale_of(step.model):
             del readers[step.model]  # and its cache: the memory that CoDe saves
 
-        logits_BlV = settings[k].filtered(logits_2BlV)
+        logits_BlV = settings[k].filtered(logits_2BlV, stack.sorts_indices)
         if choose:
             tokens_Bl = choose(logits_BlV, k)
         else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from codevar.var import VAR, Block
 
 ROWS = 512  # of the last scale, with guidance
-SCORES = 1 << 20  # elements of attention scores at once: two cores' second-level caches
+PIECE = 1 << 20  # elements of float32 at once: two cores' second-level caches
 
 
 class PackedLinear(nn.Module):
@@ -79,7 +79,7 @@ def attend(
     B, H, L, c = q_BHLc.shape
     q_NLc, k_NKc, v_NKc = (x.reshape(B * H, -1, c) for x in (q_BHLc * scale, k_BHKc, v_BHKc))
     out_NLc = torch.empty_like(q_NLc)
-    some = max(1, SCORES // (L * k_NKc.shape[1]))
+    some = max(1, PIECE // (max(L, c) * k_NKc.shape[1]))  # of scores, and of keys
     for q, k, v, out in pieces(some, q_NLc, k_NKc, v_NKc, out_NLc):
         with bf16_products():
             scores = q.float() @ k.float().mT

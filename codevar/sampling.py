@@ -107,14 +107,18 @@ class ScaleSampling:
     temperature: float
     ratio: float
 
-    def filtered(self, logits_2BlV: torch.Tensor) -> torch.Tensor:
+    def filtered(self, logits_2BlV: torch.Tensor, as_published: bool = False) -> torch.Tensor:
         """(B, l, V) logits that are left to draw from: guided, then top-k, then top-p.
 
         logits_2BlV: first half of the batch conditional, second half unconditional, float32.
+        as_published: by sorts that carry indices.  What is left is the same but for codes that
+        are exactly as good as the worst that is kept: here all of them stay.
         """
         cond, uncond = logits_2BlV.chunk(2)
         t = self.guidance
         logits_BlV = (1 + t) * cond - t * uncond
+        if as_published:
+            return self._filtered_as_published(logits_BlV)
         vocab = logits_BlV.shape[-1]
         k = min(self.top_k or vocab, vocab)
         if k < vocab or self.top_p > 0:
@@ -126,9 +130,21 @@ class ScaleSampling:
         """(B, l, 1) the lowest logit to draw from, of those that top-k leaves."""
         if self.top_p == 0:
             return rising_Blk[..., :1]
-        dropped = rising_Blk.softmax(dim=-1).cumsum_(dim=-1) <= 1 - self.top_p
-        first_Bl1 = dropped.sum(dim=-1, keepdim=True).clamp_max_(rising_Blk.shape[-1] - 1)
-        return rising_Blk.gather(-1, first_Bl1)
+        summed_Blk = rising_Blk.softmax(dim=-1).cumsum_(dim=-1)
+        dropped_Bl1 = torch.full_like(summed_Blk[..., :1], 1 - self.top_p)
+        first_Bl1 = torch.searchsorted(summed_Blk, dropped_Bl1, right=True)
+        return rising_Blk.gather(-1, first_Bl1.clamp_max_(rising_Blk.shape[-1] - 1))
+
+    def _filtered_as_published(self, logits_BlV: torch.Tensor) -> torch.Tensor:
+        if self.top_k > 0:
+            kth = logits_BlV.topk(min(self.top_k, logits_BlV.shape[-1])).values[..., -1:]
+            logits_BlV.masked_fill_(logits_BlV < kth, -torch.inf)
+        if self.top_p > 0:
+            rising, order = logits_BlV.sort(dim=-1, descending=False)
+            drop = rising.softmax(dim=-1).cumsum_(dim=-1) <= 1 - self.top_p
+            drop[..., -1] = False
+            logits_BlV.masked_fill_(drop.scatter(-1, order, drop), -torch.inf)
+        return logits_BlV
 
 
 def highest(logits_BlV: torch.Tensor, k: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Stacks: two ways to run the same model, to see what good engineering leaves of a speed-up.
 
 `published` is what the papers measured: float32 weights under autocast, float32 keys and
-half-precision values in a cache that grows by concatenation, AdaLN recomputed at each scale.
+half-precision values in a cache that grows by concatenation, AdaLN recomputed at each scale, sorts
+of all codes with their indices.
 `modern` holds weights and cache in one precision, writes the cache in place, computes the
 conditioning once an image and, on a CPU, has its weights laid out for the kernels.
 """
@@ -44,6 +45,7 @@ class Stack:
     autocast: precision of autocast, or None.
     cache: `GrowingCache` or `StaticCache`.
     condition_once: AdaLN of all layers once an image rather than once a pass.
+    sorts_indices: top-k and top-p by sorts with indices, as published.
     packs: weights in the layouts that kernels like: see `prepare`.
     attention: a key of ATTENTION; `auto` leaves the choice to torch.
     """
@@ -53,6 +55,7 @@ class Stack:
     autocast: torch.dtype | None
     cache: type[GrowingCache] | type[StaticCache]
     condition_once: bool
+    sorts_indices: bool
     packs: bool
     attention: str = "auto"
 
@@ -111,7 +114,17 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
     dtype = PRECISIONS[precision]
     if name == "published":
         autocast = None if dtype == torch.float32 else dtype
-        made = Stack(name, torch.float32, autocast, GrowingCache, condition_once=False, packs=False)
+        made = Stack(
+            name,
+            torch.float32,
+            autocast,
+            GrowingCache,
+            condition_once=False,
+            sorts_indices=True,
+            packs=False,
+        )
     else:
-        made = Stack(name, dtype, None, StaticCache, condition_once=True, packs=True)
+        made = Stack(
+            name, dtype, None, StaticCache, condition_once=True, sorts_indices=False, packs=True
+        )
     return replace(made, attention=attention)
