@@ -41,7 +41,7 @@ from bench.tables import Run
 from codevar.stacks import STACKS
 
 FEWEST = 3  # points that an exponent needs
-ENTRY = 0.31  # inches of a legend's entry
+ENTRY = 0.36  # inches of a legend's entry
 DOTTED: dict[str, Any] = {"ls": ":", "lw": 1, "marker": ""}
 Groups = list[list[Row]]
 
@@ -82,11 +82,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """letter: of what changes, in the exponents."""
+    """letter: of what changes, in the exponents.  whole: whether all curves are shown."""
 
     letter: str
     xlabel: str
     curves: list[Curve]
+    whole: bool = True
 
 
 def exponent(xs: Sequence[float], ys: Sequence[float]) -> float | None:
@@ -121,6 +122,7 @@ def scaling(run: Run, rows: list[Row]) -> Figure:
     handles = [*stack_handles(found), *lost_handle(found)]
     handles.append(Line2D([], [], color=GREY, **DOTTED, label=f"predicted: {predicted}"))
     notes = ["Fits: least squares on logarithms, over the measured points."]
+    notes += [] if all(panel.whole for panel in drawn) else ["Not all methods are shown."]
     if any(panel.letter == "s" for panel in drawn):
         notes.append("The two image sizes are of models of different depth, measured as predicted.")
     if failed := [row for row in rows if row["status"] in ("error", "timeout")]:
@@ -216,11 +218,12 @@ def named(case: VARCase, depths: str) -> str:
 
 
 def panel(letter: str, xlabel: str, curves: list[Curve]) -> Panel | None:
-    """None where no curve has two measured points."""
-    ordered = sorted(curves, key=lambda c: STACKS.index(c.first["stack"]))
-    ordered.sort(key=lambda c: [other.name for other in curves].index(c.name))
-    shown = any(len(c.measured) > 1 for c in curves)
-    return Panel(letter, xlabel, ordered) if shown else None
+    """As many methods as there are looks; None where no curve has two measured points."""
+    names = list(dict.fromkeys(c.name for c in curves))
+    kept = [c for c in curves if c.name in names[: len(SERIES)]]
+    kept.sort(key=lambda c: (names.index(c.name), STACKS.index(c.first["stack"])))
+    shown = any(len(c.measured) > 1 for c in kept)
+    return Panel(letter, xlabel, kept, len(kept) == len(curves)) if shown else None
 
 
 # Drawing
@@ -259,7 +262,8 @@ def looks_of(curves: list[Curve], methods: list[str]) -> dict[str, dict[str, Any
     """By name: a method's own look, or another where that is taken."""
     looks: dict[str, dict[str, Any]] = {}
     for c in curves:
-        free = [look for look in SERIES if look not in looks.values()] or SERIES
-        own = SERIES[methods.index(c.method) % len(SERIES)]
-        looks.setdefault(c.name, own if own in free else free[0])
+        if c.name not in looks:
+            free = [look for look in SERIES if look not in looks.values()]
+            own = SERIES[methods.index(c.method) % len(SERIES)]
+            looks[c.name] = own if own in free else free[0]
     return looks

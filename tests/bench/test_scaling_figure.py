@@ -188,6 +188,18 @@ def test_a_run_without_anything_that_changes_says_what_measures_it(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_of_more_methods_than_there_are_looks_the_first_are_shown_and_it_says_so(tmp_path):
+    text = TOML[: TOML.index("[[cases]]\ndepth = [2")].replace(
+        "depth = 3", "depth = [2,3,4,5,6,7,8,9]"
+    )
+    figure = page(run_of(tmp_path, text.replace("1, 4, 16", "1, 4"), stack="modern"))
+    names = [name for name, _ in legend(figure.axes[0])]
+    assert names == [f"VAR-d{depth}, modern" for depth in range(2, 9)]
+    assert "Not all methods are shown." in words(figure)
+    upper, lower = (ax.get_legend().get_window_extent() for ax in figure.axes)
+    assert not upper.overlaps(lower)
+
+
 def test_no_two_curves_of_a_panel_look_alike_and_nothing_is_cut_off(whole, tmp_path):
     for ax in page(whole).axes:
         looks = [(line.get_color(), line.get_ls()) for line in ax.get_legend().get_lines()]
