@@ -48,6 +48,7 @@ Figure = Literal[
     "memory",
     "timeline",
     "batch",
+    "scaling",
     "code_figure5a",
     "code_figure5b",
     "code_figure5c",

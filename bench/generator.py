@@ -32,9 +32,11 @@ class Made(Protocol):
 
 class Generator(Protocol):
     """sources: where the weights are from.  stands_for: of a case that runs few of its steps,
-    how many steps each of those stands for; else empty."""
+    how many steps each of those stands for; else empty.  prepare_s: what it took, of its making,
+    to get the models ready for their stack."""
 
     sources: list[Source]
+    prepare_s: float
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -74,6 +74,7 @@ from bench.pages import (
     stacks_of,
     starred,
 )
+from bench.scaling import scaling
 from bench.tables import Run
 
 
@@ -663,5 +664,5 @@ CODE = [code_figure5a, code_figure5b, code_figure5c]
 VARIANT = [variant_figure5a, variant_figure5b, variant_figure5c]
 FIGURES: dict[str, Callable[[Run, list[Row]], Figure]] = {
     figure.__name__: figure
-    for figure in [speed, scales, memory, timeline, batch, *CODE, *VARIANT, *FINDINGS]
+    for figure in [speed, scales, memory, timeline, batch, scaling, *CODE, *VARIANT, *FINDINGS]
 }

@@ -46,9 +46,16 @@ class SamplesLine(TypedDict):
 
 
 class StartUpLine(TypedDict):
-    """What is paid once in a process.  first_image_s: since the process began."""
+    """What is paid once in a process.
 
+    import_s: from its beginning until loading begins: interpreter, imports, the GPU's context.
+    load_s: weights; in older records with prepare_s, which is what makes a model ready for its
+    stack.  first_image_s: since the process began, all of it and the first image's decode.
+    """
+
+    import_s: NotRequired[float | None]
     load_s: float | None
+    prepare_s: NotRequired[float | None]
     first_latency_s: float | None
     first_vqvae_latency_s: float | None
     first_image_s: float | None

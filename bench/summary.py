@@ -44,6 +44,7 @@ def measured(records: Sequence[Record]) -> dict[str, Any]:
         "scale_latency_s": by_scale(scales),
         "stands_for": records[0].get("stands_for"),
         "vqvae_latency_s": statistics.median(vqvae) if vqvae else None,
+        "warm_image_s": latency + statistics.median(vqvae) if vqvae else None,
         **sustained(records),
         **memory,
         "energy_j_per_image": energy_per_image(records),
@@ -60,8 +61,8 @@ def effort(records: Sequence[Record]) -> dict[str, Any]:
     """How the figures came about."""
     samples = [record["samples"] for record in records]
     start_up = [record["start_up"] for record in records if record.get("start_up")]
-    names = ("load_s", "first_latency_s", "first_image_s")
-    told = {name: [found[name] for found in start_up if found[name] is not None] for name in names}
+    names = ("import_s", "load_s", "prepare_s", "first_latency_s", "first_image_s")
+    told = {name: [s for found in start_up if (s := found.get(name)) is not None] for name in names}
     medians = {name: statistics.median(found) if found else None for name, found in told.items()}
     ends = Counter(taken["stopped_by"] for taken in samples)
     return {

@@ -363,16 +363,21 @@ def how_measured(data: pd.DataFrame) -> Printed:
         ("stopped_by", "stopped by", "{}"),
         ("discarded", "discarded", "{}"),
         ("other_load_cores", "other load", "{:.2f}"),
+        ("import_s", "import s", "{:.3g}"),
         ("load_s", "load s", "{:.3g}"),
+        ("prepare_s", "prepare s", "{:.3g}"),
         ("first_latency_s", "first decode s", "{:.3g}"),
-        ("latency_s", "warm decode s", "{:.3g}"),
         ("first_image_s", "to first image s", "{:.3g}"),
+        ("latency_s", "warm decode s", "{:.3g}"),
+        ("warm_image_s", "to warm image s", "{:.3g}"),
     ):
-        text[heading] = column(data, name, form)
+        if name in data and data[name].notna().any():
+            text[heading] = column(data, name, form)
     found = [
         "A round is a process of its own; sampling stops at the target (an interval of the median "
         "narrow enough), when noise no longer narrows it, or when the time is over.",
-        "First decode: with all that is done once; to first image: since the process began.",
+        "First decode: with all that is done once; to first image: since the process began, with "
+        "import, load, prepare and first decode; to warm image: decode and VQVAE once all is warm.",
     ]
     return Printed("How it was measured", data, text, found)
 

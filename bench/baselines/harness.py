@@ -38,6 +38,7 @@ class Loaded:
     decoder: ImageDecoder
     how: Stack
     sources: list[Source]
+    prepare_s: float = 0.0
 
     @classmethod
     def of(cls, case: Baseline, download: bool) -> Loaded:

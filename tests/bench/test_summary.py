@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from copy import deepcopy
@@ -9,7 +10,7 @@ from copy import deepcopy
 import pytest
 from synthetic import fake_run
 
-from bench import summary, tables
+from bench import records, summary, tables
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,17 @@ def test_how_it_was_measured_is_a_table(run):
     latency = statistics.median(record["samples"]["latency_s"])
     assert first["warm decode s"] == f"{latency:.3g}"
     assert first["to first image s"] == "20"
+    parts = [first[f"{name} s"] for name in ("import", "load", "prepare")]
+    assert parts == ["5", "9", "0.5"]
+    decoder = statistics.median(record["samples"]["vqvae_latency_s"])
+    assert first["to warm image s"] == f"{latency + decoder:.3g}"
+
+
+def test_records_from_before_the_start_up_was_split_have_no_columns_of_its_parts(run):
+    older = deepcopy(run)
+    for record in older.records:
+        del record["start_up"]["import_s"], record["start_up"]["prepare_s"]
+        assert records.parse(json.dumps(record)) == record
+    table = next(t for t in tables.measured(older).more if t.title == "How it was measured")
+    assert "load s" in table.text
+    assert not {"import s", "prepare s"} & {*table.text}
