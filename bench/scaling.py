@@ -124,7 +124,7 @@ def scaling(run: Run, rows: list[Row]) -> Figure:
     notes = ["Fits: least squares on logarithms, over the measured points."]
     notes += [] if all(panel.whole for panel in drawn) else ["Not all methods are shown."]
     if any(panel.letter == "s" for panel in drawn):
-        notes.append("The two image sizes are of models of different depth, measured as predicted.")
+        notes.append("The models of the two image sizes differ in depth, measured and predicted.")
     if failed := [row for row in rows if row["status"] in ("error", "timeout")]:
         told = (f"{row['name']} batch {row['batch_size']} ({row['status']})" for row in failed)
         notes.append(f"Failed: {', '.join(told)}.")
