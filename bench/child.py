@@ -34,7 +34,7 @@ from codevar import PRESETS, VQVAE
 from codevar.checkpoints import CheckpointError, Source
 from codevar.decode import Generated, OnScale, generate, images_of
 from codevar.plan import Plan
-from codevar.stacks import Stack, stack
+from codevar.stacks import M, Stack, stack
 
 
 def main() -> None:
@@ -85,18 +85,19 @@ class Loaded:
         sources = [source_of(case, name) for name in case.model_names()]
         options: dict[str, Any] = {"device": case.device, "dtype": how.weights}
         options["download"] = download
-        models, prepare_s = [], 0.0
-        for source in sources:  # one after the other, as packing takes memory of its own
-            model = codevar.load_var(source, **options)
+        prepare_s = 0.0
+
+        def ready(model: M) -> M:
+            nonlocal prepare_s
             began = time.perf_counter()
-            models.append(how.prepare(model))
+            how.prepare(model)
             prepare_s += time.perf_counter() - began
-        plan = case.plan(*models)
+            return model
+
+        # One after the other, as packing takes memory of its own.
+        plan = case.plan(*(ready(codevar.load_var(source, **options)) for source in sources))
         options["patch_sizes"] = plan.scales.patch_sizes
-        vqvae = codevar.load_vqvae(source_of(case, case.vqvae_name), **options)
-        began = time.perf_counter()
-        vqvae = how.prepare(vqvae)
-        prepare_s += time.perf_counter() - began
+        vqvae = ready(codevar.load_vqvae(source_of(case, case.vqvae_name), **options))
         return cls(case, plan, vqvae, how, sources, prepare_s)
 
     @property

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -29,6 +30,8 @@ FILE = "records.jsonl"
 Record = dict[str, Any]  # what `Line` describes
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Parsed = TypeVar("Parsed")
 
 
 class SamplesLine(TypedDict):
@@ -223,16 +226,23 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
 
 
 def read_lines(file: Path) -> tuple[list[Record], list[str]]:
-    """The lines that can be read, and a complaint for each that cannot."""
-    records, complaints = [], []
-    if not file.exists():
-        return [], []
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
+    """The records that can be read, and a complaint for each line that cannot; none of no file."""
+    return parsed_lines(file, parse)
+
+
+def parsed_lines(file: Path, parse: Callable[[str], Parsed]) -> tuple[list[Parsed], list[str]]:
+    """The lines that can be read, and a complaint for each that cannot; none of no file.
+
+    parse: raises ValueError, saying in a few words what is wrong.
+    """
+    found, complaints = [], []
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(parse(line))
+            found.append(parse(line))
         except ValueError as e:
             complaints.append(f"{file}:{number}: left out ({e})")
-    return records, complaints
+    return found, complaints
 
 
 def parse(line: str) -> Record:

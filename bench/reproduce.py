@@ -130,5 +130,5 @@ def evaluated(folder: Path, made: SampleSet, held: Reference, bootstrap: int) ->
         "reference_images": held.images.count if held.images else None,
         "bootstrap": bootstrap,
     }
-    lines = evaluations.read(file)[0] if file.exists() else []
+    lines = evaluations.read(file)[0]
     return any(wanted.items() <= line.items() for line in lines)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from codevar.var import VAR, Block
 
 ROWS = 512  # of the last scale, with guidance
-PIECE = 1 << 20  # elements of float32 at once: two cores' second-level caches
+PIECE = 1 << 20  # elements of float32 at once, 4 MiB, to stay in a cache
 
 
 class PackedLinear(nn.Module):
@@ -112,7 +112,9 @@ def has_bf16() -> bool:
 
 
 def pack_var(var: VAR) -> None:
-    """Packs all linear layers, in place; the VAR can then decode and nothing else."""
+    """Packs all linear layers, in place, once; the VAR can then decode and nothing else."""
+    if isinstance(var.head, PackedLinear):
+        return
     own_attention = var.dtype == torch.bfloat16 and has_bf16()
     for block in cast("Iterable[Block]", var.blocks):
         attn, ffn = block.attn, block.ffn

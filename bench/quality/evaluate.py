@@ -92,12 +92,7 @@ def evaluate(
     )
     record = {
         **record_of(samples, of_samples.digest),
-        "reference": reference.name,
-        "reference_sha256": reference.sha256 or (of_reference and of_reference.digest),
-        "reference_images": reference.images.count if reference.images else None,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.sha256,
-        "published": extractor.published,
+        **measured_by(reference, of_reference, extractor),
         "metrics": found.values,
         "intervals": found.intervals,
         "bootstrap": bootstrap,
@@ -106,6 +101,20 @@ def evaluate(
         "duration_s": time.perf_counter() - began,
     }
     return record, [*notes, *found.notes, *cautions(reference, extractor, names)]
+
+
+def measured_by(
+    reference: Reference, of_reference: Features | None, extractor: Extractor
+) -> dict[str, Any]:
+    """What a record's figures rest on: the reference and the network, with their hashes."""
+    return {
+        "reference": reference.name,
+        "reference_sha256": reference.sha256 or (of_reference and of_reference.digest),
+        "reference_images": reference.images.count if reference.images else None,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "published": extractor.published,
+    }
 
 
 def statistics_of(

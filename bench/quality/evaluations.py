@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing's own before Python 3.12 lacks what pydantic needs
 
 from bench.cases import Case, UsageError, make_case
-from bench.records import append_line
+from bench.records import append_line, parsed_lines
 
 SCHEMA = 1
 FILE = "evaluations.jsonl"
@@ -111,13 +111,7 @@ def append(folder: Path, evaluation: Evaluation) -> Path:
 
 def read(file: Path) -> tuple[list[Evaluation], list[str]]:
     """The lines that can be read, and a complaint for each that cannot."""
-    found, complaints = [], []
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
-        try:
-            found.append(parse(line))
-        except ValueError as e:
-            complaints.append(f"{file}:{number}: left out ({e})")
-    return found, complaints
+    return parsed_lines(file, parse)
 
 
 def parse(line: str) -> Evaluation:

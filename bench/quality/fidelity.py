@@ -24,7 +24,7 @@ import torch
 
 from bench.cases import UsageError, make_case, sampled
 from bench.child import is_oom, reason
-from bench.quality.evaluate import check_counts, enough_for_halves
+from bench.quality.evaluate import check_counts, enough_for_halves, measured_by
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet, open_images
 from bench.quality.metrics import (
@@ -189,12 +189,7 @@ def fids(
         "b": fid_b,
         "between": between,
         "difference_interval": interval(fid_b - fid_a, apart) if apart else None,
-        "reference": held.name,
-        "reference_sha256": held.sha256 or (of_reference and of_reference.digest),
-        "reference_images": held.images.count if held.images else None,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.sha256,
-        "published": extractor.published,
+        **measured_by(held, of_reference, extractor),
     }
 
 

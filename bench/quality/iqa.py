@@ -164,9 +164,7 @@ def weights_file(name: str, weights: Weights, folder: Path | None, download: boo
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        torch.hub.download_url_to_file(url_of(name), str(part), hash_prefix=weights.sha256)
-        part.replace(path)
+        torch.hub.download_url_to_file(url_of(name), str(path), hash_prefix=weights.sha256)
     except (OSError, RuntimeError) as e:
         raise UsageError(f"{name}: {weights.file} could not be fetched ({e})") from None
     return path

@@ -39,6 +39,13 @@ def test_a_model_made_ready_decodes_the_same(shared_adaln):
     assert not any(isinstance(module, torch.nn.Linear) for module in fast.modules())
 
 
+def test_a_model_is_made_ready_once():
+    var, vqvae, stack = tiny.var(2), tiny.vqvae(), codevar.stack("modern")
+    once = codevar.decode(stack.prepare(var), vqvae, [1], stack=stack)
+    again = codevar.decode(stack.prepare(var), vqvae, [1], stack=stack)
+    assert torch.equal(once.tokens, again.tokens)
+
+
 def test_a_prepared_model_weighs_no_more():
     var = tiny.var(3)
     before = sum(p.nbytes for p in var.parameters())
