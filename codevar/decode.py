@@ -131,11 +131,11 @@ def generate(
         if k == plan.last_scale_of(step.model):
             del readers[step.model]  # and its cache: the memory that CoDe saves
 
-        logits_BlV = settings[k].filtered(logits_2BlV, stack.sorts_indices)
+        logits_BlV = settings[k].filtered(logits_2BlV, stack.samples_as_published)
         if choose:
             tokens_Bl = choose(logits_BlV, k)
         else:
-            tokens_Bl = draw(logits_BlV, settings[k].temperature, noise)
+            tokens_Bl = draw(logits_BlV, settings[k].temperature, noise, stack.samples_as_published)
         codes_BlZ = quantizer.codes(tokens_Bl)
         if sampling.more_smooth:
             codebook = quantizer.embedding.weight

@@ -157,14 +157,16 @@ def highest(logits_BlV: torch.Tensor, k: int) -> torch.Tensor:
     return rising_BlV[..., -k:]
 
 
-def draw(logits_BlV: torch.Tensor, temperature: float, noise: Noise) -> torch.Tensor:
+def draw(
+    logits_BlV: torch.Tensor, temperature: float, noise: Noise, as_published: bool = False
+) -> torch.Tensor:
     """(B, l) tokens drawn from softmax(logits / temperature).
 
     The race of exponentials inside `torch.multinomial`, written out: the same tokens from the
     same generator, but without its check of the weights, for which a GPU must stop and report.
     """
     p_BlV = logits_BlV.div(temperature).softmax(dim=-1)
-    race = exponentials(p_BlV, noise)
+    race = exponentials(p_BlV, noise, as_published)
     return torch.div(p_BlV, race, out=race).argmax(dim=-1)
 
 

@@ -45,7 +45,7 @@ class Stack:
     autocast: precision of autocast, or None.
     cache: `GrowingCache` or `StaticCache`.
     condition_once: AdaLN of all layers once an image rather than once a pass.
-    sorts_indices: top-k and top-p by sorts with indices, as published.
+    samples_as_published: top-k and top-p by sorts with indices, noise one number at a time.
     packs: weights in the layouts that kernels like: see `prepare`.
     attention: a key of ATTENTION; `auto` leaves the choice to torch.
     """
@@ -55,7 +55,7 @@ class Stack:
     autocast: torch.dtype | None
     cache: type[GrowingCache] | type[StaticCache]
     condition_once: bool
-    sorts_indices: bool
+    samples_as_published: bool
     packs: bool
     attention: str = "auto"
 
@@ -120,11 +120,17 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
             autocast,
             GrowingCache,
             condition_once=False,
-            sorts_indices=True,
+            samples_as_published=True,
             packs=False,
         )
     else:
         made = Stack(
-            name, dtype, None, StaticCache, condition_once=True, sorts_indices=False, packs=True
+            name,
+            dtype,
+            None,
+            StaticCache,
+            condition_once=True,
+            samples_as_published=False,
+            packs=True,
         )
     return replace(made, attention=attention)

@@ -7,6 +7,7 @@ import tiny
 import torch
 
 from codevar import PRESETS, Sampling, Scales
+from codevar.noise import CHUNK, exponentials
 from codevar.sampling import draw, smooth_codes
 
 TEN = Scales()
@@ -45,6 +46,14 @@ def test_draw_is_multinomial_with_the_same_generator(generator, temperature, top
         p = (filtered / temperature).softmax(-1).view(-1, 128)
         wanted = torch.multinomial(p, 1, replacement=True, generator=other).view(3, 16)
         assert torch.equal(draw(filtered, temperature, generator), wanted)
+
+
+def test_noise_is_torchs_own_to_the_bit_over_several_chunks(generator):
+    other = generator.clone_state()
+    like = torch.empty(3, 100, 1001)
+    assert like.numel() > 4 * CHUNK
+    for _ in range(2):  # the second from where the first left the generator
+        assert torch.equal(exponentials(like, generator), exponentials(like, other, True))
 
 
 def test_draw_never_takes_a_filtered_code(generator):

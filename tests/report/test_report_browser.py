@@ -145,6 +145,7 @@ def test_a_choice_changes_what_is_drawn(visit):
     page.get_by_role("tab", name="Memory").click()
     panel = page.locator("[role=tabpanel]:visible")
     panel.locator("summary").click()
+    api.expect(panel.locator("tbody tr")).not_to_have_count(0)
     before = panel.locator("tbody tr").all_inner_texts()
     now = panel.locator('[data-choice="batch"]').input_value()
     panel.locator('[data-choice="batch"]').select_option("4" if now == "1" else "1")
@@ -159,6 +160,7 @@ def test_raw_samples_of_any_case_can_be_read(visit):
     page.get_by_role("tab", name="Raw samples").click()
     panel = page.locator("[role=tabpanel]:visible")
     panel.locator("summary").click()
+    api.expect(panel.locator("tbody tr")).not_to_have_count(0)
     rounds = panel.locator("tbody tr td:first-child").all_inner_texts()
     assert sorted(set(rounds)) == ["1", "2", "3", "4", "5"]
     panel.locator('[data-choice="case"]').select_option(index=3)
