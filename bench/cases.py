@@ -149,6 +149,15 @@ class VARCase(Case):
         """Names of the models trained for this very method, if there are such."""
         return ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_that_world(cls, values: Any) -> Any:
+        """Where nothing else is said, its large model and its small one."""
+        if isinstance(values, dict) and values.get("weights") in (MINI, MINI_FINETUNED):
+            sizes = {"depth": 12, "refiner_depth": 4, "other_depth": 4}
+            return {k: v for k, v in sizes.items() if k in cls.model_fields} | values
+        return values
+
     @model_validator(mode="after")
     def _of_that_world(self) -> VARCase:
         if not self.in_mini_world:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
-from bench import machine, records, runner, timing
+from bench import machine, records, timing
 from bench.cases import UsageError, explain
 from codevar.packed import PackedLinear, can_pack
 from codevar.stacks import PRECISIONS
@@ -207,7 +207,7 @@ def in_process(device: str) -> Ceilings:
     done = subprocess.run(
         [sys.executable, "-m", "bench.ceilings", device],
         cwd=ROOT,
-        env={**runner.CHILD_ENVIRON, **os.environ},
+        env={**machine.CHILD_ENVIRON, **os.environ},
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for us, who end it
     )

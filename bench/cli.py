@@ -18,8 +18,10 @@ from typer.core import TyperGroup
 from bench import (
     eval_cli,
     experiment,
+    frames,
     machine,
     pictures_cli,
+    printing,
     records,
     report_cli,
     reproduce_cli,
@@ -29,8 +31,8 @@ from bench import (
     train_cli,
 )
 from bench.cases import UsageError, bytes_of
+from bench.printing import Format
 from bench.quality import evaluations
-from bench.tables import Format
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -87,7 +89,7 @@ Targets = Annotated[
 @app.command("list")
 def list_(format: OutputFormat = Format.rich) -> None:
     """Experiments, methods and published models."""
-    tables.show(tables.catalogue(), format)
+    printing.show(tables.catalogue(), format)
 
 
 @app.command()
@@ -97,7 +99,7 @@ def env(format: OutputFormat = Format.rich) -> None:
     if format is Format.json:
         print(json.dumps(found, indent=1))
     else:
-        tables.show(tables.environment(found), format)
+        printing.show(tables.environment(found), format)
 
 
 @app.command()
@@ -131,18 +133,18 @@ def predict(
 
         if max_batch:
             raise UsageError("--rate is for hours, --max-batch for memory; one at a time")
-        tables.show(cost.estimate(sweep, cost.Terms(rate * 1e12, price, gpus, images)), format)
+        printing.show(cost.estimate(sweep, cost.Terms(rate * 1e12, price, gpus, images)), format)
         return
     if price is not None or images is not None or gpus != 1:
         raise UsageError("--price, --gpus and --images need the card's speed: --rate TFLOP/S")
     if max_batch:
         if memory is None:
             raise UsageError("--max-batch needs the card's memory: --memory 48GiB")
-        tables.show(tables.largest_batches(sweep, bytes_of(memory), ecc), format)
+        printing.show(tables.largest_batches(sweep, bytes_of(memory), ecc), format)
     elif memory is not None:
         raise UsageError("--memory goes with --max-batch")
     else:
-        tables.show(tables.predictions(sweep), format)
+        printing.show(tables.predictions(sweep), format)
 
 
 @app.command()
@@ -199,7 +201,7 @@ def run(
             raise UsageError("--trace and --snapshot are of one case on one machine; no --cluster")
         place = str(out or RESULTS / "{machine}" / f"{Path(experiment_).stem}-{now}")
         folders = many.run(experiment_, changes, cluster, on, place, console, resume, download)
-        tables.show(tables.measured(*map(tables.load, folders)), Format.rich)
+        printing.show(tables.measured(*map(frames.load, folders)), Format.rich)
         for path in folders:
             console.print(f"records: {path / records.FILE}", soft_wrap=True, highlight=False)
         return
@@ -209,7 +211,7 @@ def run(
     found = machine.environment()
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     runner.run(sweep, folder, found, console, resume, download, keep)
-    tables.show(tables.measured(*with_quality([tables.load(folder)])), Format.rich)
+    printing.show(tables.measured(*with_quality([frames.load(folder)])), Format.rich)
     console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
     for kind, to in keep.items():
         file = tracing.file_of(kind, to, sweep.cases[0])
@@ -233,7 +235,7 @@ def selfcheck(
     chosen = runner.default_device() if device in (None, "auto") else str(device)
     runner.check_device(chosen)
     found = check(torch.device(chosen), depth, pairs)
-    tables.show(tables.checked(found, chosen, depth), format)
+    printing.show(tables.checked(found, chosen, depth), format)
     raise typer.Exit(1 if found.verdict == "failed" else 0)
 
 
@@ -265,9 +267,9 @@ def profile(
     console = Console()
     top = ceilings.of_run(folder, chosen, console, resume)
     runner.run(sweep, folder, found, console, resume)
-    measured = tables.load(folder)
+    measured = frames.load(folder)
     printed = pages.page(measured, top)
-    tables.show(printed, Format.rich)
+    printing.show(printed, Format.rich)
     words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
     words += [f"--precision {precision}"] if precision else []
     command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
@@ -285,13 +287,13 @@ def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
     if format in (Format.json, Format.csv):
         for complaint in [line for measured in runs for line in measured.complaints]:
             print(complaint, file=sys.stderr)
-        tables.show(tables.together(runs), format)
+        printing.show(tables.together(runs), format)
         return
-    by_name: dict[str, list[tables.Run]] = {}
+    by_name: dict[str, list[frames.Run]] = {}
     for measured in runs:
         by_name.setdefault(measured.sweep.name, []).append(measured)
     for same in by_name.values():
-        tables.show(tables.measured(*same), format)
+        printing.show(tables.measured(*same), format)
 
 
 @app.command()
@@ -306,7 +308,7 @@ def history(
     """Each case over commits and machines."""
     from bench.history import history as over_time
 
-    tables.show(over_time(results, method, tuple(experiments or ())), format)
+    printing.show(over_time(results, method, tuple(experiments or ())), format)
 
 
 @app.command()
@@ -367,23 +369,23 @@ def recommend(
     found = advisor.candidates(cases, runs, machine.environment()["machine"], evaluated)
     advice = advisor.advise(found, limits, batch)
     paths = advisor.draw(advice, limits, out)
-    tables.show(advisor.printed(advice, limits), format)
+    printing.show(advisor.printed(advice, limits), format)
     for path in paths:
         print(path, file=sys.stderr)
 
 
-def every_run() -> list[tables.Run]:
+def every_run() -> list[frames.Run]:
     """All runs under results/ that can be read, newest first."""
     found = []
     for folder, _ in records.runs(RESULTS):
         try:
-            found.append(tables.load(folder))
+            found.append(frames.load(folder))
         except UsageError as e:
             print(f"left out: {e}", file=sys.stderr)
     return with_quality(found)
 
 
-def with_quality(runs: list[tables.Run], *more: Path) -> list[tables.Run]:
+def with_quality(runs: list[frames.Run], *more: Path) -> list[frames.Run]:
     """The runs, with all evaluations under results/, in their own folders and in `more`."""
     folders = [RESULTS, *more, *(run.folder for run in runs if run.folder)]
     found, complaints = evaluations.every(*folders)
@@ -392,21 +394,21 @@ def with_quality(runs: list[tables.Run], *more: Path) -> list[tables.Run]:
     return [dataclasses.replace(run, evaluations=found) for run in runs]
 
 
-def find(targets: list[str] | None) -> list[tables.Run]:
+def find(targets: list[str] | None) -> list[frames.Run]:
     """The runs that the user means; an experiment that was never run comes without records."""
     newest = records.runs(RESULTS)
     if not targets:
         if not newest:
             raise UsageError(f"no run under {RESULTS}; `bench.py run` makes one")
-        return with_quality([tables.load(newest[0][0])])
+        return with_quality([frames.load(newest[0][0])])
     found = []
     for target in targets:
         if Path(target).is_dir():
-            found.append(tables.load(Path(target)))
+            found.append(frames.load(Path(target)))
             continue
         sweep = experiment.load(target)
         named = [folder for folder, name in newest if name == sweep.name]
-        found.append(tables.load(named[0]) if named else tables.Run(sweep))
+        found.append(frames.load(named[0]) if named else frames.Run(sweep))
     return with_quality(found)
 
 
@@ -450,7 +452,7 @@ def compare_(
     elif format is GateFormat.junit:
         print(gate.junit(comparison))
     else:
-        tables.show(gate.printed(comparison), format)
+        printing.show(gate.printed(comparison), format)
     for path in paths:
         print(path, file=sys.stderr)
     raise typer.Exit(comparison.exit_code)

@@ -1,6 +1,6 @@
 """The regression gate: two results, each case and figure judged from the raw samples.
 
-    base, new = of_run(tables.load(a)), of_run(tables.load(b))       # or of_benchmarks(path)
+    base, new = of_run(frames.load(a)), of_run(frames.load(b))       # or of_benchmarks(path)
     comparison = compare(base, new)
     sys.exit(comparison.exit_code)
 
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench import ranks, records, stats, tables
+from bench import frames, ranks, records, stats
 from bench.cases import K, UsageError
 from bench.machine import BUSY_CORES
 
@@ -150,7 +150,7 @@ def clean(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def of_run(run: tables.Run) -> Side:
+def of_run(run: frames.Run) -> Side:
     """Raises NotComparable where there is no record, UsageError where one is damaged."""
     where = str(run.folder or run.sweep.name)
     if not run.records:
@@ -290,7 +290,7 @@ def of_benchmark(file: Path, round_: int) -> Side:
 
 
 def compare(
-    base: tables.Run | Side, new: tables.Run | Side, threshold: float = 0.03, alpha: float = 0.01
+    base: frames.Run | Side, new: frames.Run | Side, threshold: float = 0.03, alpha: float = 0.01
 ) -> Comparison:
     """Judges every figure of every case that both have.
 

@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cases import Case, meta_plan
+from bench import baselines
+from bench.cases import Baseline, Case, meta_plan, sampled
 from bench.experiment import Sweep
 from bench.ledger import families
 from bench.predict import predict
-from bench.tables import Printed
+from bench.printing import Printed
 from codevar import VQVAE, VQVAEConfig
 
 # Assumed of a process: to start, to import torch, to load or make its weights.
@@ -49,8 +50,15 @@ class Span:
 
 
 @functools.cache
-def decoder_flops(patch_sizes: tuple[int, ...]) -> int:
-    """Of the VQVAE's decoder, one image."""
+def decoder_flops(case: Case) -> int:
+    """Of the image decoder, one image."""
+    if isinstance(case, Baseline):
+        return baselines.need().decoder_flops(case)
+    return vqvae_flops(meta_plan(case).scales.patch_sizes)
+
+
+@functools.cache
+def vqvae_flops(patch_sizes: tuple[int, ...]) -> int:
     config = VQVAEConfig(patch_sizes=patch_sizes)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         side = patch_sizes[-1]
@@ -63,8 +71,8 @@ def decode_s(case: Case, rate: float) -> float:
 
 
 def images_s(case: Case, rate: float) -> float:
-    """Of the VQVAE's decoder, one batch."""
-    return case.batch_size * decoder_flops(meta_plan(case).scales.patch_sizes) / rate
+    """Of the image decoder, one batch."""
+    return case.batch_size * decoder_flops(case) / rate
 
 
 def sampling(case: Case, images: int, rate: float, gpus: int = 1) -> Span:
@@ -109,12 +117,13 @@ def on_cards(jobs: list[float], gpus: int) -> float:
 
 
 def estimate(sweep: Sweep, terms: Terms) -> Printed:
-    """The table of `bench.py predict --rate`."""
+    """The table of `bench.py predict --rate`; to sample, of what can be sampled."""
+    cases = sampled(sweep.cases, sweep.name) if terms.images else sweep.cases
     spans = {
         case.key: sampling(case, terms.images, terms.rate)
         if terms.images
         else measuring(case, sweep, terms.rate)
-        for case in sweep.cases
+        for case in cases
     }
     rows = [
         {
@@ -123,25 +132,25 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
             "stack": case.stack,
             "precision": case.precision,
             "tflops": sum(predict(case).flops) / 1e12,
-            "vqvae_tflops": images_s(case, 1e12),
+            "decoder_tflops": images_s(case, 1e12),
             "decode_s": decode_s(case, terms.rate),
             "hours_least": spans[case.key].least / 3600,
             "hours_most": spans[case.key].most / 3600,
         }
-        for case in sweep.cases
+        for case in cases
     ]
     data = pd.DataFrame(rows)
     text = data[["method", "batch_size", "stack"]].rename(columns={"batch_size": "batch"})
     for name, heading in (
         ("tflops", "TFLOP"),
-        ("vqvae_tflops", "VQVAE TFLOP"),
+        ("decoder_tflops", "decoder TFLOP"),
         ("decode_s", "decode s"),
         ("hours_least", "hours at least"),
         ("hours_most", "at most"),
     ):
         text[heading] = data[name].map("{:.3g}".format)
     if terms.images:  # all cards share the images of each case
-        shared = [sampling(case, terms.images, terms.rate, terms.gpus).most for case in sweep.cases]
+        shared = [sampling(case, terms.images, terms.rate, terms.gpus).most for case in cases]
         ends = Span(sum(shared) / 3600, sum(shared) / 3600)
     else:
         jobs = [[spans[case.key] for case in family.cases] for family in families(sweep, "any")]

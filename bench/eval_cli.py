@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import machine, tables
+from bench import machine, printing
 from bench.cases import UsageError
+from bench.printing import Format
 from bench.quality import evaluations
-from bench.tables import FIGURES, Format
+from bench.tables import FIGURES
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -93,7 +94,7 @@ def evaluate(
         )
     folder = out or RESULTS / machine.environment()["machine"] / "evaluations"
     file = evaluations.append(folder, record)
-    tables.show(printed(record, notes), format)
+    printing.show(printed(record, notes), format)
     print(f"record: {file}", file=sys.stderr)
 
 
@@ -124,7 +125,7 @@ class Watch:
             print(f"{what}: {done:,} of {total:,}", file=sys.stderr)
 
 
-def printed(record: evaluations.Evaluation, notes: list[str]) -> tables.Printed:
+def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printed:
     """A row for each metric."""
     rows = []
     for name, value in record["metrics"].items():
@@ -148,4 +149,4 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> tables.Printed:
         *notes,
     ]
     data = pd.DataFrame([{**record, **record["metrics"]}])
-    return tables.Printed(f"Quality of {what}", data, text.loc[:, (text != "").any()], notes)
+    return printing.Printed(f"Quality of {what}", data, text.loc[:, (text != "").any()], notes)

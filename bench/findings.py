@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import tables
+from bench import frames
 from bench.cases import CoDe, K, VARCase, VARiant, meta_plan
+from bench.frames import Run
 from bench.pages import (
     BLACK,
     DOT,
@@ -34,7 +35,6 @@ from bench.pages import (
     quality_note,
     starred,
 )
-from bench.tables import Run
 from codevar.scales import Scales
 
 LEVEL: dict[str, Any] = {"lw": 0.9, "zorder": 1}
@@ -99,7 +99,7 @@ def code_figure3a(run: Run, rows: list[Row]) -> Figure:
     swaps = [row for row in swaps if row["case"].depth == base]
     figure, (theirs, ours) = beside(f"This run: VAR-d{base}", "VAR-d30")
 
-    paper = tables.paper_rows("code_table4")
+    paper = frames.paper_rows("code_table4")
     level(theirs, min(float(r["fid"]) for r in paper), "", BLACK)
     for look, size in zip(SERIES[1:], ("1.0B", "0.6B", "0.3B"), strict=False):
         line = [(int(r["scale"]), float(r["fid"])) for r in paper if r["params"] == size]
@@ -143,10 +143,10 @@ def code_figure3c(run: Run, rows: list[Row]) -> Figure:
         )
     }
 
-    (whole,) = (r for r in tables.paper_rows("code_table1") if r["method"] == "VAR-d30")
+    (whole,) = (r for r in frames.paper_rows("code_table1") if r["method"] == "VAR-d30")
     level(theirs, float(whole["fid"]), "", BLACK)
-    free = tables.paper_rows("code_table6")
-    tuned = [r for r in tables.paper_rows("code_table2") if r["method"] == "CoDe fine-tuned"]
+    free = frames.paper_rows("code_table6")
+    tuned = [r for r in frames.paper_rows("code_table2") if r["method"] == "CoDe fine-tuned"]
     for kind, table in (("large drafts", free), ("large drafts, fine-tuned", tuned)):
         points = sorted((int(r["draft_steps"]), float(r["fid"])) for r in table)
         theirs.plot(*zip(*points, strict=True), **looks[kind])
@@ -196,7 +196,7 @@ def variant_figure2a(run: Run, rows: list[Row]) -> Figure:
     some = sorted(shape)[0]
     title = f"This run: d={some[0]}, N={some[1]}" if len(shape) == 1 else "This run"
     figure, (theirs, ours) = beside(title, "VAR-d30, d=16, N=6")
-    paper = tables.paper_rows("variant_figure2")
+    paper = frames.paper_rows("variant_figure2")
     points = [
         (float(r["full_fid"]), float(r["subnet_fid"]), told_ratio(r["subnet_sampling_ratio"]))
         for r in paper

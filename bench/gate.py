@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench import tables
+from bench import printing
 from bench.cases import UsageError
 from bench.compare import Comparison, Finding
 from bench.pages import BLUE, GREY, STYLE, VERMILLION, WIDE
@@ -30,7 +30,7 @@ ONE_COLUMN = ("latency", "VQVAE latency", "speed-up", "total memory", "KV cache"
 # A table
 
 
-def printed(comparison: Comparison) -> tables.Printed:
+def printed(comparison: Comparison) -> printing.Printed:
     """A row for each case; what changed, in full; and what a reader must know."""
     by_case: dict[str, dict[str, Finding]] = {}
     for found in comparison.findings:
@@ -46,8 +46,8 @@ def printed(comparison: Comparison) -> tables.Printed:
     changed = [f for f in comparison.findings if f.verdict in ("slower", "faster")]
     rows = [[f.case, f.figure, values_of(f), change_of(f), f.word] for f in changed]
     detail = pd.DataFrame(rows, columns=["case", "figure", "BASE to NEW", "change", "verdict"])
-    more = [tables.Printed("What changed", detail, detail)] if rows else []
-    return tables.Printed(title, data, text, notes + comparison.notes, more)
+    more = [printing.Printed("What changed", detail, detail)] if rows else []
+    return printing.Printed(title, data, text, notes + comparison.notes, more)
 
 
 def outcome(comparison: Comparison) -> str:
@@ -125,7 +125,7 @@ def step_summary(comparison: Comparison) -> None:
     ]
     try:
         with open(file, "a", encoding="utf-8") as summary:
-            summary.writelines(tables.as_text(page, "md") + "\n" for page in pages)
+            summary.writelines(printing.as_text(page, "md") + "\n" for page in pages)
     except OSError as e:
         raise UsageError(f"{file}: cannot be written ({e.strerror})") from None
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from bench import records, summary
 from bench.cases import UsageError
+from bench.printing import Printed
 from bench.records import Record
-from bench.tables import Printed
 
 ALIKE = ("method", "batch_size", "stack", "precision", "machine")
 

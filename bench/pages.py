@@ -24,13 +24,13 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bench import tables
+from bench import frames
 from bench.cases import Case, UsageError, weights_name
+from bench.frames import Run
 from bench.machine import BUSY_CORES
-from bench.tables import Run
 from codevar.stacks import STACKS
 
-Row = dict[str, Any]  # `tables.frame`'s, without empty cells; with `case` and `name`
+Row = dict[str, Any]  # `frames.frame`'s, without empty cells; with `case` and `name`
 
 WIDE, NARROW, EDGE = 6.9, 3.3, 0.07  # inches: two columns of a paper, one column, a page's edge
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito's colours
@@ -81,20 +81,26 @@ class NoData(UsageError):
 
 # Rows
 
+DETAILS = ("precision", "attention", "device", "weights", "sampling", "seed", "steps")
+
 
 def rows_of(run: Run) -> list[Row]:
-    """A row for each case.  `name` is its method, and what else sets it apart from its likes."""
+    """A row for each case, with its `name`."""
     rows: list[Row] = []
-    for case, cells in zip(run.sweep.cases, tables.frame(run).to_dict("records"), strict=False):
-        row = {str(key): value for key, value in cells.items() if not tables.missing(value)}
+    for case, cells in zip(run.sweep.cases, frames.frame(run).to_dict("records"), strict=False):
+        row = {str(key): value for key, value in cells.items() if not frames.missing(value)}
         rows.append({**row, "case": case})
     for row in rows:
-        same = ("method", "batch_size", "stack")
-        likes = [other["case"] for other in rows if all(other[k] == row[k] for k in same)]
-        details = ("precision", "attention", "device", "weights", "sampling", "seed", "steps")
-        apart = [d for d in details if len({getattr(case, d, None) for case in likes}) > 1]
-        row["name"] = ", ".join([row["method"], *(told(row["case"], d) for d in apart)])
+        row["name"] = name_of(row, rows, DETAILS)
     return rows
+
+
+def name_of(row: Row, rows: list[Row], details: Iterable[str]) -> str:
+    """Its method, and which of these details set it apart from its likes."""
+    same = ("method", "batch_size", "stack")
+    likes = [other["case"] for other in rows if all(other[k] == row[k] for k in same)]
+    apart = [d for d in details if len({getattr(case, d, None) for case in likes}) > 1]
+    return ", ".join([row["method"], *(told(row["case"], d) for d in apart)])
 
 
 def told(case: Case, detail: str) -> str:
@@ -337,3 +343,38 @@ def stack_handles(rows: list[Row]) -> list[Any]:
     """Legend of two stacks."""
     looks = {f"{s} stack": STACK_LINES[s] for s in stacks_of(rows) if len(stacks_of(rows)) > 1}
     return [Line2D([], [], color=GREY, marker="o", label=s, **look) for s, look in looks.items()]
+
+
+# Curves by batch size
+
+
+def batches_of(run: Run, rows: list[Row]) -> list[int]:
+    """The batch sizes; at least two with a measured case."""
+    if len({row["batch_size"] for row in rows if "latency_s" in row}) < 2:
+        again = f"{run.sweep.name} --set batch_size=1,8,64"
+        raise lacks(run, "no two batch sizes that were measured", again)
+    return sorted(distinct(rows, "batch_size"))
+
+
+def curve(ax: Axes, rows: list[Row], look: dict[str, Any], key: str) -> dict[int, float]:
+    """A value by batch size; crosses at the top where memory ran out."""
+    values = {row["batch_size"]: row[key] for row in rows if key in row}
+    ax.plot(list(values), list(values.values()), **look)
+    lost = [row["batch_size"] for row in rows if row["status"] == "oom" and key == "latency_s"]
+    if lost:
+        high = 0.97 - 0.06 * sum(line.get_marker() == "x" for line in ax.lines)
+        where = ax.get_xaxis_transform()
+        ax.plot(lost, [high] * len(lost), transform=where, **LOST | {"color": look["color"]})
+    return values
+
+
+def by_batch(ax: Any, batches: list[int]) -> None:
+    """Axes of latency by batch size, with room for the crosses above the curves."""
+    logarithmic(ax.xaxis, batches)
+    logarithmic(ax.yaxis)
+    crosses = sum(line.get_marker() == "x" for line in ax.lines)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** (0.08 * crosses))
+    ax.set(xlabel="batch size", ylabel="latency (s)")
+    ax.margins(x=0.08)
+    ax.grid()

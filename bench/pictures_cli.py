@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import machine, records, tables
+from bench import machine, printing, records
 from bench.cases import UsageError
-from bench.tables import Format
+from bench.printing import Format
 
 if TYPE_CHECKING:
     from bench.cases import VARCase
@@ -189,7 +189,7 @@ def inpaint(
             line = inpainting.record_of(loaded, source, figures, env)
             append(folder / inpainting.FILE, line)
             lines.append({**line, "name": name})
-    tables.show(inpainting.printed(lines), format)
+    printing.show(inpainting.printed(lines), format)
     print(f"records: {folder / inpainting.FILE}", file=sys.stderr)
 
 
@@ -245,7 +245,7 @@ def iqa(
             line = scoring.record_of(pictures, scores, figures, env, chosen)
             evaluations.append(folder, line)
             lines.append(line)
-    tables.show(scoring.printed(lines, list(notes)), format)
+    printing.show(scoring.printed(lines, list(notes)), format)
     print(f"records: {folder / evaluations.FILE}", file=sys.stderr)
 
 

@@ -18,12 +18,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import pages, plots, records, tables
+from bench import pages, plots, printing, records
 from bench.ceilings import Ceilings
 from bench.floor import Floor, compute_bound_from, floor_of, operators
+from bench.frames import Run
 from bench.machine import BUSY_CORES
 from bench.pages import BLACK, GREY, SERIES, STACK_LINES, STYLE, WIDE, Row
-from bench.tables import Printed, Run
+from bench.printing import Printed
 
 # Of a device's kind: precision and batch sizes that a first look takes minutes with.
 DEFAULTS = {
@@ -167,7 +168,7 @@ def write(printed: Printed, run: Run, ceilings: Ceilings, folder: Path, command:
         pictures = plots.save(picture(run, ceilings), folder / PICTURE) if printed.more else []
     lines = [f"# {printed.title.replace('Ceilings of', 'Profile of')}", "", *about(run, command)]
     lines += [f"![Roofline and time over floor]({PICTURE}.png)", ""] if pictures else []
-    lines += [tables.as_text(table, "md") for table in (printed, *printed.more)]
+    lines += [printing.as_text(table, "md") for table in (printed, *printed.more)]
     records.write_text(folder / PAGE, "\n".join(lines))
     return [folder / PAGE, *pictures]
 

@@ -23,14 +23,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import ceilings, pages, plots, tables
+from bench import ceilings, figure5, frames, pages, plots
 from bench.cases import Case, UsageError, make_case
 from bench.ceilings import Ceilings
 from bench.floor import floor_of
+from bench.frames import Run
 from bench.pages import BLUE, FRONT, GREEN, GREY, STYLE, VERMILLION, WIDE, Row
 from bench.predict import MIB, predict
+from bench.printing import Printed
 from bench.quality.evaluations import Evaluation, Linked, link
-from bench.tables import Printed, Run
 
 DEPTHS = (16, 20, 24, 30)  # of VAR
 DRAFT_STEPS = range(1, 10)  # of CoDe d30+d16
@@ -189,15 +190,15 @@ def papers_quality(case: Case) -> Quality | None:
     (training-free); VARiant, Table 8 (trained)."""
     values = case.model_dump()
     if case.method == "variant":
-        fid = plots.paper_fid()[values["subnet_depth"], values["bridge_scales"]]
+        fid = figure5.paper_fid()[values["subnet_depth"], values["bridge_scales"]]
         return Quality(fid, "VARiant, Table 8", "VARiant")
     name = f"VAR-d{values['depth']}"
     if case.method == "code":
         name = f"VAR-CoDe N={values['draft_steps']}"
-    for row in tables.paper_rows("code_table1"):
+    for row in frames.paper_rows("code_table1"):
         if row["method"] == name:
             return Quality(float(row["fid"]), "CoDe, Table 1", "CoDe")
-    for row in tables.paper_rows("code_table6"):
+    for row in frames.paper_rows("code_table6"):
         if row["draft_steps"] == str(values.get("draft_steps")):
             return Quality(float(row["fid"]), "CoDe, Table 6 (training-free)", "CoDe")
     return None
@@ -374,7 +375,7 @@ def picture(advice: Advice, limits: Limits) -> Figure:
     figure, (ax,) = pages.panels(WIDE, 4.0)
     families: dict[str, dict[str, Any]] = {}
     for c in advice.ranked:
-        look = plots.family_of(c.case.label)
+        look = figure5.family_of(c.case.label)
         families[look["label"]] = look
         ax.plot(c.cost / unit, c.fid, **look | ({} if c.latency_from == "measured" else HOLLOW))
     for c in left_out:
@@ -397,7 +398,7 @@ def picture(advice: Advice, limits: Limits) -> Figure:
     everything = [*advice.ranked, *left_out]
     markers = [(c.cost / unit, c.fid) for c in everything]
     for c, label in zip(advice.best, pages.place_labels(ax, labels, markers), strict=True):
-        label.set_color(plots.family_of(c.case.label)["color"])
+        label.set_color(figure5.family_of(c.case.label)["color"])
     return figure
 
 

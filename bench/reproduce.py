@@ -62,9 +62,13 @@ def quality(
     """Samples every case that makes images of its own, into a folder in `samples`, and evaluates
     it, into `folder`.
 
-    Raises UsageError before anything is sampled for what so many images cannot give; and for what
-    stops it later, when what is done by then is kept.
+    Raises UsageError before anything is sampled for random weights and for what so many images
+    cannot give; and for what stops it later, when what is done by then is kept.
     """
+    if random := [case.label for case in cases if case.weights == "seeded"]:
+        raise UsageError(
+            f"{random[0]}: random weights have no quality; --set weights=mini or published"
+        )
     wanted = sets_of(cases, protocol.per_class, "npz", protocol.batch_size)
     for one in wanted.values():
         check(one.case, protocol, extractor)

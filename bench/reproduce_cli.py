@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import experiment, machine, tables
+from bench import experiment, frames, machine, printing, tables
 from bench.cases import UsageError, sampled
-from bench.tables import Format
+from bench.printing import Format
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,12 +85,12 @@ def reproduce(
         download,
     )
     for sweep, folder in zip(sweeps, folders, strict=True):
-        run = tables.Run(sweep, folder=folder)
+        run = frames.Run(sweep, folder=folder)
         if speed:
             runner.run(sweep, folder, env, console, (folder / "run.json").exists(), download)
-            run = tables.load(folder)
+            run = frames.load(folder)
         (measured,) = with_quality([run], shared)
-        tables.show(tables.measured(measured), Format.rich)
+        printing.show(tables.measured(measured), Format.rich)
         for path in plots.draw(measured, [], ROOT / "plots") if speed else []:
             console.print(path, soft_wrap=True, highlight=False)
 

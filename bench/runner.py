@@ -34,11 +34,6 @@ from bench.timing import Effort
 GIB = 2**30
 # A case's share of a sweep's time, in FLOPs: its decodes, and a process that starts and loads.
 START_UP_FLOPS = 2e12
-# OpenMP's threads spin for each other far longer than an operation takes; with one other process
-# on the machine, that makes a decode on a CPU four times slower.  This bound halves that and
-# costs nothing on a quiet machine.  And a fresh tensor of many MiB is mostly the kernel handing out
-# its pages, fewer if they are huge: a fifth of the mini world's decode at batch 64.
-CHILD_ENVIRON = {"GOMP_SPINCOUNT": "20000", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def run(
@@ -244,7 +239,7 @@ def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, An
     """Runs `bench.child`; its result, or a status and the reason why there is none."""
     root = str(Path(__file__).parent.parent)
     environ = {
-        **CHILD_ENVIRON,
+        **machine.CHILD_ENVIRON,
         **os.environ,
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
     }

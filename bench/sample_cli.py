@@ -115,7 +115,7 @@ def fidelity(
     """Whether a stack or a precision changes tokens, images and FID: two sets, side by side."""
     import torch
 
-    from bench import runner, tables
+    from bench import printing, runner
     from bench.quality import features
     from bench.quality import fidelity as comparing
     from bench.quality.sample_set import SampleSet
@@ -136,5 +136,5 @@ def fidelity(
     records.prepare(folder)
     found = comparing.compare(*sets, chosen, images, batch_size, download, fid)
     path = comparing.append(folder, found, env, chosen)
-    tables.show(comparing.printed(found), "rich")
+    printing.show(comparing.printed(found), "rich")
     print(f"record: {path}")

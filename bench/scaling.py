@@ -20,6 +20,7 @@ from bench import ceilings, records
 from bench.cases import UsageError, VARCase, vqvae_config
 from bench.ceilings import Ceilings
 from bench.floor import floor_of
+from bench.frames import Run
 from bench.pages import (
     GREY,
     LOST,
@@ -37,7 +38,6 @@ from bench.pages import (
     panels,
     stack_handles,
 )
-from bench.tables import Run
 from codevar.stacks import STACKS
 
 FEWEST = 3  # points that an exponent needs

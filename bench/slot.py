@@ -26,7 +26,7 @@ LOG_CHARACTERS = 2**20
 
 
 class Slot:
-    """A Ray actor (`bench.cluster` makes it one).
+    """A Ray actor (`bench.nodes` makes it one).
 
     source: commit and dirty of the driver's working tree, of which this node has a copy without
     git.  device: "cpu" or "cuda".

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench import tables
+from bench import printing
 from bench.cases import UsageError
 from bench.pictures_cli import (
     Changes,
@@ -19,7 +19,7 @@ from bench.pictures_cli import (
     progress,
     said_of_weights,
 )
-from bench.tables import Format
+from bench.printing import Format
 
 
 def spectra(
@@ -65,6 +65,6 @@ def spectra(
         write_whole(table, partial(result.data.to_csv, index=False), sync=False)
     except OSError as e:
         raise UsageError(f"{table}: cannot be written ({e.strerror})") from None
-    tables.show(result, format)
+    printing.show(result, format)
     for path in (*files, table):
         print(path)

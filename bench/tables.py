@@ -1,70 +1,29 @@
-"""Runs as tables: what was measured, what shapes predict, and what the papers print.
+"""The tables that the commands print, of runs and of what is there.
 
-A table has a row for each case of the experiment, whether or not it has been run, and one for
-each row of the paper's table that no case repeats.  `frame` has every figure in a column of its
-own (`latency_s`, `latency_s_paper`, `kv_cache_mib_predicted`, ...): that is what csv and json
-print.  On a terminal, in Markdown and in LaTeX the paper's figure stands in brackets behind
-ours.
+csv and json have a run's whole frame (`bench.frames`).  On a terminal, in Markdown and in LaTeX
+the paper's figure stands in brackets behind ours.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from bench import experiment, records, summary
+from bench import experiment
 from bench.baselines import weights
-from bench.cases import MINI, Case, K, Methods, UsageError, explain, weights_name, with_batch
-from bench.experiment import PAPERS, Experiment, Sweep
+from bench.cases import MINI, K, Methods, with_batch
+from bench.experiment import Sweep
+from bench.frames import Run, frame, missing, predicted_columns
 from bench.machine import BUSY_CORES
-from bench.predict import MIB, Prediction, largest_batch, memory_differs, predict
-from bench.quality.evaluations import COLUMNS, Evaluation, Linked, Quality, link
-from bench.records import Record
+from bench.predict import largest_batch, predict
+from bench.printing import Printed
+from bench.quality.evaluations import COLUMNS
 from bench.selfcheck import Selfcheck
 from codevar import PUBLISHED
-
-# A column of the papers' files -> ours.  The papers' MB are MiB.
-PAPER_COLUMNS = {
-    "speedup": "speedup",
-    "latency_s": "latency_s",
-    "throughput_img_s": "throughput_img_s",
-    "memory_mb": "total_mib",
-    "total_mb": "total_mib",
-    "params_mb": "params_mib",
-    "kv_cache_mb": "kv_cache_mib",
-    "running_mb": "running_mib",
-    "fid": "fid",
-    "inception_score": "inception_score",
-    "precision": "quality_precision",
-    "recall": "recall",
-    "musiq": "musiq",
-    "clipiqa": "clipiqa",
-    "niqe": "niqe",
-}
-
-
-class Format(StrEnum):
-    """How a table is printed."""
-
-    rich = "rich"
-    md = "md"
-    csv = "csv"
-    latex = "latex"
-    json = "json"
-
 
 PARTS = ("params", "kv_cache", "running", "total")
 CONTEXT_BYTES = 2**29  # CUDA's context and kernels
@@ -96,180 +55,7 @@ FIGURES = {
 }
 
 
-@dataclass
-class Run:
-    """An experiment with what has been measured of it."""
-
-    sweep: Sweep
-    records: list[Record] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-    env: dict[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
-    evaluations: list[Evaluation] = field(default_factory=list)  # of any run, newest first
-
-    @functools.cached_property
-    def quality(self) -> Linked:
-        """What the evaluations say of the cases."""
-        return link(self.sweep.cases, self.evaluations)
-
-    @property
-    def by_key(self) -> dict[str, list[Record]]:
-        """The records of each case, by round."""
-        found: dict[str, list[Record]] = {}
-        for record in sorted(self.records, key=lambda record: record["round"]):
-            found.setdefault(record["key"], []).append(record)
-        return found
-
-
-def load(folder: Path) -> Run:
-    """A run from its folder.  Raises UsageError if there is none."""
-    what = records.read_json(folder / "run.json")
-    if what is None:
-        raise UsageError(f"{folder}: no run.json here; `bench.py run` makes one")
-    lines, complaints = records.read_lines(folder / records.FILE)
-    try:
-        parsed = Experiment.model_validate(what["experiment"])
-        sweep = Sweep(what["name"], parsed, str(folder), what["device"])
-    except (KeyError, TypeError) as e:
-        raise UsageError(f"{folder / 'run.json'}: damaged ({e} is missing)") from None
-    except ValidationError as e:
-        raise UsageError(f"{folder / 'run.json'}: {explain(e, Experiment)}") from None
-    return Run(sweep, lines, complaints, records.read_json(folder / "env.json") or {}, folder)
-
-
-# Rows
-
-
-def frame(run: Run) -> pd.DataFrame:
-    """Every figure of a run, a row for each case and for each further row of the paper."""
-    paper = paper_rows(run.sweep.experiment.paper)
-    used: set[int] = set()
-    rows, by_key = [], run.by_key
-    for case in run.sweep.cases:
-        own, base = by_key.get(case.key, []), run.sweep.baseline_case(case)
-        repeated = find_paper_row(paper, run.sweep.paper_rows.get(case.key), case.batch_size)
-        used.update(repeated)
-        rows.append(
-            {
-                **case_columns(case),
-                **predicted_columns(predict(case)),
-                **summary.measured(own),
-                **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
-                **checked_columns(case, own),
-                **quality_columns(run.quality.by_key.get(case.key)),
-                **(paper_columns(paper[repeated[0]]) if repeated else {}),
-            }
-        )
-    for i, row in enumerate(paper):
-        if i not in used:
-            theirs = {"method": row["method"], "status": "not measured"}
-            rows.append({**theirs, **paper_columns(row)})
-    data = pd.DataFrame(rows)
-    counts = ("batch_size", "params", "samples", "rounds", "quality_images")
-    whole = {name: "Int64" for name in counts if name in data}
-    return data.astype(whole)
-
-
-def case_columns(case: Case) -> dict[str, Any]:
-    names = ("batch_size", "stack", "precision", "attention", "device", "weights")
-    return {
-        "method": case.label,
-        "steps": case.steps,
-        **{name: getattr(case, name) for name in names},
-        "weights_name": weights_name(case.weights),
-        **({"extrapolated": True} if case.in_part else {}),
-    }
-
-
-def predicted_columns(predicted: Prediction) -> dict[str, Any]:
-    return {
-        "params": predicted.params,
-        "params_mib_predicted": predicted.params_bytes / MIB,
-        "kv_cache_mib_predicted": max(predicted.kv_cache_bytes) / MIB,
-        "running_mib_predicted": predicted.running_bytes / MIB,
-        "total_mib_predicted": predicted.total_bytes / MIB,
-        "tflops_predicted": sum(predicted.flops) / 1e12,
-        "kv_cache_by_scale_mib_predicted": [b / MIB for b in predicted.kv_cache_bytes],
-        "peak_by_scale_mib_predicted": [b / MIB for b in predicted.peak_bytes],
-        "live_by_scale_mib_predicted": [b / MIB for b in predicted.live_bytes],
-        "gflops_by_scale_predicted": [f / 1e9 for f in predicted.flops],
-    }
-
-
-def checked_columns(case: Case, records: Sequence[Record]) -> dict[str, Any]:
-    """Where the memory measured is not the memory predicted; empty where it is."""
-    differs = [
-        where
-        for record in records
-        if record["status"] == "ok"
-        for where in memory_differs(record["memory"], predict(case), case.device)
-    ]
-    return {"memory_differs": ", ".join(dict.fromkeys(differs))} if records else {}
-
-
-def quality_columns(quality: Quality | None) -> dict[str, Any]:
-    """Figures of evaluations, their intervals as fid_low, fid_high, ...; of how many images, and
-    as fid_differs, ... in what quality and speed were not measured alike."""
-    if quality is None:
-        return {}
-    there = {name: column for name, column in COLUMNS.items() if name in quality.figures}
-    found: dict[str, Any] = {column: quality.figures[name] for name, column in there.items()}
-    for name, column in there.items():
-        if name in quality.intervals:
-            low, high = quality.intervals[name]
-            found |= {f"{column}_low": low, f"{column}_high": high}
-        if quality.differs[name]:
-            found[f"{column}_differs"] = quality.differs[name]
-    return {**found, "quality_images": max(quality.images.values())}
-
-
-# The papers
-
-
-def paper_rows(name: str | None) -> list[dict[str, Any]]:
-    """The rows of a paper's table."""
-    if name is None:
-        return []
-    table = pd.read_csv(PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def find_paper_row(paper: list[dict[str, Any]], name: str | None, batch_size: int) -> list[int]:
-    """Index of the row of that name, and batch size where the table has one."""
-    return [
-        i
-        for i, row in enumerate(paper)
-        if row["method"] == name and row.get("batch_size", str(batch_size)) == str(batch_size)
-    ][:1]
-
-
-def paper_columns(row: dict[str, Any]) -> dict[str, Any]:
-    """A paper's row under our names, each ending in `_paper`."""
-    columns: dict[str, Any] = {"method_paper": row["method"]}
-    for theirs, ours in PAPER_COLUMNS.items():
-        if row.get(theirs):
-            bound = row[theirs].startswith("<")
-            columns[f"{ours}_paper"] = row[theirs] if bound else float(row[theirs])
-    for kept in ("steps", "params", "batch_size"):
-        if row.get(kept):
-            columns[f"{kept}_paper"] = row[kept]
-    if row.get("oom"):
-        columns["status_paper"] = "oom" if row["oom"] == "yes" else "ok"
-    return columns
-
-
 # Tables to print
-
-
-@dataclass
-class Printed:
-    """A table to print: `data` in full for csv and json, `text` for people, notes below."""
-
-    title: str
-    data: pd.DataFrame
-    text: pd.DataFrame
-    notes: list[str] = field(default_factory=list)
-    more: list[Printed] = field(default_factory=list)
 
 
 def measured(*runs: Run) -> Printed:
@@ -680,10 +466,6 @@ def checked(found: Selfcheck, device: str, depth: int) -> Printed:
 # Cells
 
 
-def missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
-
-
 def column(data: pd.DataFrame, name: str, form: str) -> list[str]:
     if name not in data:
         return ["" for _ in data.index]
@@ -732,81 +514,3 @@ def status_text(row: Mapping[Any, Any]) -> str:
     if ours == "ok" and row.get("extrapolated") is True:
         ours += ", extrapolated"
     return ours + (" (OOM)" if theirs == "oom" else "") + noted
-
-
-# Printing
-
-
-def show(printed: Printed, format: str) -> None:
-    """Prints a table in one of the formats: rich, md, csv, latex, json."""
-    if format == "json":
-        print(to_json(printed.data))
-    elif format == "csv":
-        print(printed.data.to_csv(index=False), end="")
-    elif format == "rich":
-        show_rich(printed)
-    else:
-        for table in (printed, *printed.more):
-            print(as_text(table, format))
-
-
-def to_json(data: pd.DataFrame) -> str:
-    """One object a row, without the empty cells."""
-    rows = data.astype(object).to_dict("records")
-    return json.dumps([{k: v for k, v in r.items() if not missing(v)} for r in rows], indent=1)
-
-
-def as_text(table: Printed, format: str) -> str:
-    if format == "md":
-        text = table.text.map(lambda cell: str(cell).replace("|", "\\|"))
-        lines = [f"### {table.title}", "", text.to_markdown(index=False, disable_numparse=True)]
-        return "\n".join([*lines, "", *[f"{note}  " for note in table.notes], ""])
-    from pandas.io.formats.style import Styler
-
-    latex = (
-        Styler(table.text)
-        .hide(axis="index")
-        .format(escape="latex")
-        .format_index(escape="latex", axis=1)
-    )
-    notes = "\n".join(f"% {note}" for note in table.notes)
-    return f"{latex.to_latex(hrules=True, caption=table.title)}{notes}\n"
-
-
-def show_rich(printed: Printed) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 320  # a log has no edge to wrap at
-    for table in (printed, *printed.more):
-        for part, columns in enumerate(fitting(table.text, console.width)):
-            title = escape(table.title) if part == 0 else None
-            grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-            for name in columns:
-                right = table.text[name].map(lambda cell: str(cell)[:1] in "-0123456789").all()
-                grid.add_column(escape(str(name)), justify="right" if right else "left")
-            for cells in table.text[columns].itertuples(index=False):
-                grid.add_row(*(escape(str(cell)) for cell in cells))
-            console.print(grid)
-        for note in table.notes:
-            console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
-
-
-def fitting(text: pd.DataFrame, width: int) -> list[list[str]]:
-    """The columns in as many tables as a narrow terminal needs, each with the names of the rows."""
-    wide = {
-        str(name): 3 + max([len(str(name)), *text[name].map(lambda cell: len(str(cell)))])
-        for name in text.columns
-    }
-    names = [
-        name
-        for name in ("method", "machine", "batch", "stack", "prec.", "weights", "by scale")
-        if name in wide
-    ]
-    parts: list[list[str]] = []
-    for name in wide:
-        if name in names:
-            continue
-        if not parts or sum(wide[c] for c in [*parts[-1], name]) > width:
-            parts.append([*names])
-        parts[-1].append(name)
-    return parts or [[*wide]]

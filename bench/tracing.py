@@ -1,6 +1,7 @@
 """What one decode did, for other programs to show.
 
-`trace`: a Chrome trace (chrome://tracing, Perfetto) in which scales or steps are named ranges.
+`trace`: a Chrome trace (chrome://tracing, Perfetto), compressed, in which scales or steps are
+named ranges.
 `snapshot`: the CUDA allocator's history (https://pytorch.org/memory_viz).
 """
 
@@ -19,7 +20,7 @@ from bench.cases import Case, K, UsageError
 from codevar.decode import OnScale
 
 SCALES = [f"scale {k}" for k in range(1, K + 1)]
-KINDS = {"trace": "trace.json", "snapshot": "snapshot.pickle"}
+KINDS = {"trace": "trace.json.gz", "snapshot": "snapshot.pickle"}
 
 
 def file_of(kind: str, folder: Path, case: Case) -> Path:

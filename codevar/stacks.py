@@ -23,8 +23,8 @@ from codevar.var import VAR
 from codevar.vqvae import VQVAE
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# On a GPU, flash and cuDNN take no mask, and a refiner's first pass has one: there the
-# memory-efficient kernel steps in.
+# On a GPU flash takes no mask, and a refiner's first pass has one: there the memory-efficient
+# kernel steps in, as it does for what cuDNN refuses.
 ATTENTION: dict[str, list[SDPBackend]] = {
     "auto": [],
     "math": [SDPBackend.MATH],

@@ -72,7 +72,7 @@ def test_memory_is_what_shapes_predict(meta, name, precision):
     assert used.kv_cache_by_scale_mib == [b / 2**20 for b in kv_cache_bytes(plan, 4, how)]
     parts = used.params_mib + used.kv_cache_mib + used.running_mib
     assert used.total_mib == pytest.approx(parts)
-    assert params_bytes(plan, how) > 0
+    assert params_bytes(plan, vqvae.config, how) > 0
     assert used.accounted, used.unaccounted_mib
     assert used.workspace_mib > 0
     assert used.reserved_mib >= used.total_mib
@@ -164,7 +164,8 @@ def test_this_process_is_not_one_of_the_others(models):
 
 def job(case):
     effort = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 9}
-    return {"case": case.model_dump(), "effort": effort, "download": False}
+    no = {"download": False, "keep": {}, "stream_seconds": 0, "paired_with": None}
+    return {"case": case.model_dump(), "effort": effort, **no}
 
 
 @pytest.mark.parametrize("attention", ["math", "efficient", "flash"])

@@ -28,7 +28,7 @@ def need() -> ModuleType:
         if missing not in ("diffusers", "timm"):
             raise
         raise UsageError(
-            f"dit, mar, llamagen and aim need {missing}: pip install 'codevar[baselines]', or "
+            f"dit, mar, llamagen and aim need {missing}: pip install -e '.[baselines]', or "
             f"leave them out: --set method=var,code,variant"
         ) from None
     return harness

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench import cases
 from bench.baselines import aim, dit, llamagen, mar
@@ -182,6 +183,20 @@ def shapes(case: Baseline) -> Shapes:
         kv_cache_bytes=(method.cache_bytes(case.batch_size, run),) * method.steps,
         flops=method.flops(case.batch_size),
     )
+
+
+def decoder_flops(case: Baseline) -> int:
+    """Of the image decoder, one image."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        decoder = parts(case)[1].build()
+        match case:
+            case cases.DiT():
+                decoder(torch.empty(1, 4, 32, 32))
+            case cases.MAR():
+                decoder(torch.empty(1, 16, 16, 16))
+            case _:
+                decoder(torch.zeros(1, case.all_steps, dtype=torch.int64))
+    return counter.get_total_flops()
 
 
 def footprint(case: Baseline) -> Footprint:

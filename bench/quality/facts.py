@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import pages, records, tables
+from bench import frames, pages, records
 from bench.cases import Case, UsageError
+from bench.frames import Run
 from bench.quality import evaluations
-from bench.tables import Run
 
 #: Keys that change neither how fast a case is on a machine nor what it draws on average.
 ELSEWHERE = {"seed", "device", "memory_limit_gib"}
@@ -30,13 +30,13 @@ class Facts:
 
 def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -> Facts:
     """Speed and memory from the newest run below `results` that measured most of the cases, or
-    from the run in `folder`; FIDs from evaluations below `results`.
+    from the run in `folder`; FIDs from evaluations below both.
 
     Raises UsageError if `folder` holds no run.
     """
     found = Facts({case.key: [] for case in cases})
     folders = [folder] if folder else [path for path, _ in records.runs(results)]
-    runs = [tables.load(path) for path in folders] if folder else readable(folders)
+    runs = [frames.load(path) for path in folders] if folder else readable(folders)
     if run := best(runs, cases):
         rows = {same_speed(row["case"]): row for row in pages.rows_of(run) if "latency_s" in row}
         shown = [rows[same_speed(case)] for case in cases if same_speed(case) in rows]
@@ -44,7 +44,8 @@ def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -
             found.lines[case.key] += speed_lines(rows.get(same_speed(case), {}))
         words = pages.footer(run, shown)
         found.sources.append(f"Speed and memory: {words[0].lower()}{words[1:]}")
-    evaluated = evaluations.link(cases, evaluations.every(results)[0])
+    homes = [results, folder] if folder else [results]
+    evaluated = evaluations.link(cases, evaluations.every(*homes)[0])
     fids = {
         key: quality.figures["fid"]
         for key, quality in evaluated.by_key.items()
@@ -69,7 +70,7 @@ def readable(folders: Sequence[Path]) -> list[Run]:
     runs = []
     for folder in folders:
         try:
-            runs.append(tables.load(folder))
+            runs.append(frames.load(folder))
         except UsageError:
             continue
     return runs

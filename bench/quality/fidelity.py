@@ -24,6 +24,7 @@ import torch
 
 from bench.cases import UsageError, make_case, sampled
 from bench.child import is_oom, reason
+from bench.printing import Printed
 from bench.quality.evaluate import check_counts, enough_for_halves, measured_by
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet, open_images
@@ -39,7 +40,6 @@ from bench.quality.sample_set import Images, Manifest, SampleSet, common
 from bench.quality.sampling import load, pixels, tokens_of
 from bench.quality.wanted import FREE
 from bench.records import append_line
-from bench.tables import Printed
 from codevar import Scales
 from codevar.checkpoints import weights_sha256
 

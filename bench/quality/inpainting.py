@@ -23,10 +23,10 @@ import codevar
 import codevar.mini
 from bench.cases import UsageError
 from bench.child import Loaded
+from bench.printing import Printed
 from bench.quality.chosen import one_line
 from bench.quality.crops import Crop, read
 from bench.quality.sample_set import image_seed
-from bench.tables import Printed
 from codevar import PRESETS, VQVAE
 from codevar.editing import mask_of_cells
 from codevar.mini.classifier import Classifier, load_classifier

@@ -7,7 +7,7 @@ these are what is computed here, as means over all pictures at their own size.
 pyiqa fetches weights on its own and unpickles them; here nothing is fetched unless asked, and
 files are read as tensors only.  NIQE's parameters stand beside this file (with LIVE's notice), so
 it needs no weights.  pyiqa gives what LIVE's MATLAB code gives within 1 % on ordinary pictures,
-and within 5 % on very noisy ones.
+and within 6 % on very noisy ones.
 
 Shapes: N pictures, B of a batch, H W pixels.
 """
@@ -39,10 +39,11 @@ import torch
 from scipy.stats import t as student
 
 from bench.cases import UsageError
+from bench.printing import Printed
 from bench.quality.evaluations import SCHEMA
 from bench.quality.features import file_sha256
 from bench.quality.images import ImageSet, digest_of
-from bench.tables import FIGURES, Printed
+from bench.tables import FIGURES
 
 NIQE_PARAMETERS = Path(__file__).parent / "niqe_modelparameters.mat"
 BLOCK = 96  # pixels; NIQE's covariance needs two whole blocks at least
@@ -92,7 +93,7 @@ def pyiqa() -> Any:
     except ImportError as e:
         missing = f" ({e.name} is missing)" if e.name != "pyiqa" else ""
         raise UsageError(
-            f"image-quality scores need pyiqa{missing}: pip install 'codevar[iqa]'"
+            f"image-quality scores need pyiqa{missing}: pip install -e '.[iqa]'"
         ) from None
     return library
 

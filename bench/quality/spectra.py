@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.pages import GREY, NARROW, STYLE, WIDE, finish, panels
-from bench.tables import Printed
+from bench.printing import Printed
 from codevar import VQVAE
 from codevar.scales import Scales
 

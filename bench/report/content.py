@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import experiment, pages, plots, summary, tables
+from bench import experiment, figure5, frames, pages, summary, tables
 from bench.cases import UsageError
+from bench.frames import Run
 from bench.records import Record
 from bench.report import grids, marks
 from bench.report.grids import Grid, value
-from bench.tables import Run
 
 Row = dict[str, Any]
 PARTS = 10  # a figure by scale shows no more; a method of more steps is drawn in tenths
@@ -193,8 +193,8 @@ def table8_fid(row: Row) -> float | None:
     if case.depth != 30 or value(row, "fid") is not None or value(row, "fid_paper") is not None:
         return None
     if case.method == "variant":
-        return plots.paper_fid().get((case.subnet_depth, case.bridge_scales))
-    return plots.paper_fid().get((30, 10)) if case.method == "var" else None
+        return figure5.paper_fid().get((case.subnet_depth, case.bridge_scales))
+    return figure5.paper_fid().get((30, 10)) if case.method == "var" else None
 
 
 def family(method: str) -> str:
@@ -315,8 +315,8 @@ def tradeoff(rows: Sequence[Row], paper: str | None) -> list[Row]:
         kept = ("key", "name", "family", "machine", "stack", "batch", "fid_by", *names)
         here.append({name: known[name] for name in kept if name in known} | {"by": HERE})
     theirs = []
-    for printed in tables.paper_rows(paper):
-        columns = tables.paper_columns(printed)
+    for printed in frames.paper_rows(paper):
+        columns = frames.paper_columns(printed)
         figures = {
             name: found
             for name in names

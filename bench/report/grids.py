@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import tables
+from bench import frames, tables
 from bench.report.marks import marks
 
 Row = Mapping[Any, Any]
@@ -62,7 +62,7 @@ class Grid:
 
 
 def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ()) -> Grid:
-    """A table of `tables.frame`'s rows.  Columns that say the same in each row are left out."""
+    """A table of `frames.frame`'s rows.  Columns that say the same in each row are left out."""
     rows = data.to_dict("records")
     columns, cells = [Column("method")], [[Cell(row["method"]) for row in rows]]
 
@@ -125,7 +125,7 @@ EMPTY = Cell("")
 
 def value(row: Row, name: str) -> Any:
     found = row.get(name)
-    return None if tables.missing(found) else found
+    return None if frames.missing(found) else found
 
 
 def figure(rows: Sequence[Row], name: str, form: str) -> list[Cell]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import tables
+from bench import frames, tables
 from bench.machine import BUSY_CORES
 from bench.records import Record
 
@@ -24,11 +24,11 @@ class Mark:
 
 
 def marks(row: Mapping[Any, Any]) -> list[Mark]:
-    """Of a row of `tables.frame`."""
+    """Of a row of `frames.frame`."""
 
     def value(name: str) -> Any:
         found = row.get(name)
-        return None if tables.missing(found) else found
+        return None if frames.missing(found) else found
 
     found = []
     if row.get("status") in ("oom", "error", "timeout"):
@@ -87,6 +87,6 @@ def label(
     """A case in words, of a record or a row.  names: what else tells it from others."""
     parts = [str(row["method"])]
     for name in names:
-        if not tables.missing(row.get(name)):
+        if not frames.missing(row.get(name)):
             parts.append(f"batch {row[name]}" if name == "batch_size" else str(row[name]))
     return ", ".join(parts)

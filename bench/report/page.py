@@ -21,7 +21,7 @@ from bench.cases import UsageError
 
 if TYPE_CHECKING:
     from bench.compare import Comparison
-    from bench.tables import Run
+    from bench.frames import Run
 
 HERE = Path(__file__).parent
 
@@ -99,7 +99,7 @@ def needs_extra() -> None:
         import PIL
         import vl_convert
     except ImportError as e:
-        raise UsageError(f"a report needs {e.name}: pip install 'codevar[report]'") from None
+        raise UsageError(f"a report needs {e.name}: pip install -e '.[report]'") from None
     del altair, jinja2, PIL, vl_convert
 
 

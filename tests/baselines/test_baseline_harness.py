@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import child, experiment, memory, records, runner, tables
+from bench import child, experiment, frames, memory, records, runner, tables
 from bench.baselines import aim, decoders, dit, harness, llamagen, mar, weights
 from bench.baselines.method import generate, spread, stand_for
 from bench.cases import UsageError, make_case
@@ -177,7 +177,7 @@ def test_without_the_extra_one_line_says_what_to_install():
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
-    assert "need timm: pip install 'codevar[baselines]'" in found.stderr
+    assert "need timm: pip install -e '.[baselines]'" in found.stderr
 
 
 def test_a_part_of_a_decode_cannot_be_paired_nor_streamed():
@@ -188,7 +188,7 @@ def test_a_part_of_a_decode_cannot_be_paired_nor_streamed():
 
 def test_every_row_of_the_papers_tables_is_a_case():
     for name in ("code_table1", "variant_table2"):
-        told = {row["method"] for row in tables.paper_rows(name)}
+        told = {row["method"] for row in frames.paper_rows(name)}
         assert set(experiment.load(name).paper_rows.values()) == told
 
 
@@ -370,7 +370,7 @@ def test_cases_become_records_and_rows(tiny, few_objects, tmp_path):
         seconds = [n * s for n, s in zip(times, taken["scale_latency_s"][0], strict=True)]
         assert sum(seconds) == pytest.approx(taken["latency_s"][0])
         assert taken["energy_j"] is None
-    run = tables.load(tmp_path / "run")
+    run = frames.load(tmp_path / "run")
     printed = tables.measured(run)
     statuses = list(printed.text["status"])
     assert [s.split(";")[0] for s in statuses] == ["ok", "ok", *["ok, extrapolated"] * 2]

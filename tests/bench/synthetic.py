@@ -11,9 +11,9 @@ import numpy as np
 
 from bench import experiment, runner
 from bench.cases import Case, VARCase, make_case, meta_plan
+from bench.frames import Run
 from bench.memory import Memory
 from bench.predict import CUBLAS_BYTES, MIB, predict
-from bench.tables import Run
 from bench.timing import Samples
 
 ENV: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -111,7 +112,10 @@ def test_a_run_keeps_a_trace_with_its_scales(bench, tmp_path):
     assert result.exit_code == 0, result.output
     (file,) = (tmp_path / "traces").iterdir()
     assert f"trace: {file}" in result.stdout.replace("\n", "")
-    names = {str(event.get("name")) for event in json.loads(file.read_text())["traceEvents"]}
+    names = {
+        str(event.get("name"))
+        for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    }
     assert {name for name in names if name.startswith("scale ")} == {
         f"scale {k}" for k in range(1, 11)
     }

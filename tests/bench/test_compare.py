@@ -13,7 +13,7 @@ import pytest
 from synthetic import fake_run
 from typer.testing import CliRunner
 
-from bench import cli, compare, gate, ranks, records, stats, tables
+from bench import cli, compare, frames, gate, printing, ranks, records, stats
 from bench.cases import UsageError
 from bench.compare import NotComparable
 
@@ -254,8 +254,8 @@ def renamed(run, name):
         (lambda r: changed(r, machine="h200"), "other machine: l20 in BASE, h200 in NEW"),
         (lambda r: changed(r, schema=999), "schema {999}, this reads"),
         (lambda r: renamed(r, "d16_cpu"), "other experiment: code_table1 in BASE, d16_cpu in NEW"),
-        (lambda r: tables.Run(r.sweep), "no records (it is empty)"),
-        (lambda r: tables.Run(r.sweep, complaints=["x:1: left out"]), "x:1: left out"),
+        (lambda r: frames.Run(r.sweep), "no records (it is empty)"),
+        (lambda r: frames.Run(r.sweep, complaints=["x:1: left out"]), "x:1: left out"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_line(run, break_it, words):
@@ -384,7 +384,7 @@ def regressed(run):
 
 @pytest.mark.parametrize("format", ["rich", "md", "csv", "latex", "json"])
 def test_every_format_prints_the_regression(regressed, format, capsys):
-    tables.show(gate.printed(regressed), format)
+    printing.show(gate.printed(regressed), format)
     out = capsys.readouterr().out
     assert "slower" in out
     assert "\x1b" not in out
@@ -392,7 +392,7 @@ def test_every_format_prints_the_regression(regressed, format, capsys):
 
 
 def test_json_has_a_row_for_each_figure_and_is_strict(regressed, capsys):
-    tables.show(gate.printed(regressed), "json")
+    printing.show(gate.printed(regressed), "json")
     text = capsys.readouterr().out
     rows = json.loads(text, parse_constant=pytest.fail)
     assert len(rows) == len(regressed.findings)

@@ -12,7 +12,7 @@ from synthetic import fake_evaluation, fake_run
 
 from bench import pages, plots, tables
 from bench.cases import CoDe, Swap
-from bench.tables import Run
+from bench.frames import Run
 from codevar.checkpoints import SHIPPED
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from types import SimpleNamespace
 
 import psutil
@@ -121,13 +122,16 @@ def test_variables_that_change_speed_without_anybodys_folders(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("LD_PRELOAD", "/home/somebody/lib/libtcmalloc.so.4:/opt/b.so")
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     monkeypatch.setenv("CUDA_HOME", "/usr/local/cuda")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert machine.variables() == {
         "CUDA_VISIBLE_DEVICES": "1,0",
+        "GOMP_SPINCOUNT": "20000",  # as cases have it, unless it is set
         "LD_PRELOAD": "libtcmalloc.so.4:b.so",
         "OMP_NUM_THREADS": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "THP_MEM_ALLOC_ENABLE": "0",
     }
 
 
@@ -158,3 +162,24 @@ def test_the_environments_table_reads_without_json(monkeypatch):
     assert text["numa_nodes"] == "1"
     assert re.match(r"torch \d", text["packages"])
     assert not any(set(value) & set('{}[]"') for value in text)
+
+
+def test_a_tree_is_changed_by_code_and_not_by_what_runs_leave(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    files = [tmp_path / name for name in ("code.py", "results/a.jsonl", "docs/a.md", "README.md")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("as committed")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all of it")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    for file in files[1:]:
+        file.write_text("changed")
+    files[1].unlink()
+    assert machine.git()["dirty"] is False
+    files[0].write_text("changed")
+    assert machine.git()["dirty"] is True

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 from synthetic import fake_run
 
-from bench import experiment, pages, plots, tables
+from bench import experiment, frames, pages, plots
 from bench.cases import UsageError
 
 BOTH = ("published", "modern")
@@ -98,7 +98,7 @@ def test_labels_meet_neither_each_other_nor_a_marker(panel):
     ax = figure.axes[panel]
     extent = matplotlib.text.Text.get_window_extent
     labels = {text.get_text(): extent(text) for text in ax.texts}
-    paper = [row["method"].replace("VAR-Co", "Co") for row in tables.paper_rows("code_table1")]
+    paper = [row["method"].replace("VAR-Co", "Co") for row in frames.paper_rows("code_table1")]
     assert sorted(labels) == sorted(paper)
     for (a, one), (b, other) in itertools.combinations(labels.items(), 2):
         assert not one.overlaps(other), f"{a} and {b}"

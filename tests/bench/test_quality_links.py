@@ -11,7 +11,7 @@ import pytest
 from synthetic import fake_evaluation, fake_run
 from typer.testing import CliRunner
 
-from bench import cli, pages, plots, tables
+from bench import cli, frames, pages, plots, tables
 from bench.cases import VARCase, make_case
 from bench.quality import evaluations
 from bench.quality.evaluations import link
@@ -38,7 +38,7 @@ def evaluated(name: str = "code_table1", like: dict | None = None, **axes):
 
 
 def rows(run):
-    return {row["method"]: row for row in tables.frame(run).to_dict("records")}
+    return {row["method"]: row for row in frames.frame(run).to_dict("records")}
 
 
 # Tables
@@ -264,6 +264,23 @@ def test_figure5a_draws_what_was_measured_with_its_front():
     xs, ys = front.get_xdata(), front.get_ydata()
     assert all(a < b for a, b in itertools.pairwise(xs))
     assert all(a > b for a, b in itertools.pairwise(ys))
+
+
+def test_figure5a_tells_fine_tuned_from_training_free_by_the_marker():
+    run = evaluated("mini_table1")
+    figure = page("code_figure5a", run)
+    ax = figure.axes[1]
+    hollow = {
+        tuple(line.get_xydata()[0]): line.get_markerfacecolor() == "white"
+        for line in ax.lines
+        if line.get_marker() != "None"
+    }
+    for row in pages.rows_of(run):
+        free = row["case"].method != "var" and row["case"].weights == "mini"
+        assert hollow[row["latency_s"], row["fid"]] == free, row["name"]
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[-2:] == ["fine-tuned", "training-free"]
+    assert not any("mini" in text.get_text() for text in ax.texts)
 
 
 def test_no_label_covers_another_or_a_marker_however_many_there_are():

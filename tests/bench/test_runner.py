@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import child, experiment, machine, records, runner, tables
+from bench import child, experiment, frames, machine, records, runner, tables
 from bench.cases import Original, UsageError, make_case
 from bench.predict import predict
 from bench.timing import Samples
@@ -269,7 +269,7 @@ def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
     file = tmp_path / "run" / "records.jsonl"
     first, _, third = file.read_text().splitlines(keepends=True)
     file.write_text(first + "{oops\n" + third.replace('"schema": 2', '"schema": 99'))
-    loaded = tables.load(tmp_path / "run")
+    loaded = frames.load(tmp_path / "run")
     assert len(loaded.records) == 1
     assert [c.partition(": ")[0] for c in loaded.complaints] == [f"{file}:2", f"{file}:3"]
 
@@ -278,7 +278,7 @@ def test_a_busy_machine_marks_the_row(tiny, children, tmp_path, monkeypatch):
     loads = iter([0.0, 0.9, 0.01])
     monkeypatch.setattr("bench.machine.Others.cores", lambda self: next(loads))
     run(tiny, tmp_path / "run")
-    notes = tables.measured(tables.load(tmp_path / "run")).notes
+    notes = tables.measured(frames.load(tmp_path / "run")).notes
     assert "The machine was busy with something else during: VARiant-d2 N=6 (d2)." in notes
 
 
@@ -321,7 +321,7 @@ def test_the_reason_of_a_failure_is_in_its_row(tiny, children, tmp_path):
     done = run(tiny, tmp_path / "run")
     assert [r["status"] for r in done] == ["oom", "timeout", "error"]
     assert "needs at least 0.4 GiB" in done[0]["reason"]
-    data = tables.frame(tables.load(tmp_path / "run"))
+    data = frames.frame(frames.load(tmp_path / "run"))
     assert list(data["status"]) == ["oom", "timeout", "error"]
 
 

@@ -9,7 +9,7 @@ import json
 import pytest
 from synthetic import fake_run
 
-from bench import cli, tables
+from bench import cli, frames, printing, tables
 from bench.cases import UsageError, make_case
 from bench.predict import predict
 
@@ -17,20 +17,20 @@ FORMATS = ("rich", "md", "csv", "latex", "json")
 
 
 def rows(run):
-    return {row["method"]: row for row in tables.frame(run).to_dict("records")}
+    return {row["method"]: row for row in frames.frame(run).to_dict("records")}
 
 
 def printed(run, format, capsys):
-    tables.show(tables.measured(run), format)
+    printing.show(tables.measured(run), format)
     return capsys.readouterr().out
 
 
 def test_every_row_of_the_paper_is_there_measured_or_not():
-    papers = {row["method"] for row in tables.paper_rows("code_table1")}
-    table = tables.frame(fake_run("code_table1"))
+    papers = {row["method"] for row in frames.paper_rows("code_table1")}
+    table = frames.frame(fake_run("code_table1"))
     assert set(table["status"]) == {"ok"}
     assert set(table["method_paper"]) == papers
-    table = tables.frame(fake_run("code_table1", method=["var", "code"]))
+    table = frames.frame(fake_run("code_table1", method=["var", "code"]))
     measured = table[table["status"] == "ok"]
     assert sorted(measured["method_paper"]) == sorted(
         ["VAR-d30", "VAR-d24", "VAR-d20", *(f"VAR-CoDe N={n}" for n in (6, 7, 8, 9))]
@@ -42,7 +42,7 @@ def test_every_row_of_the_paper_is_there_measured_or_not():
 
 
 def test_a_case_stands_beside_the_papers_row_of_its_batch_size():
-    table = tables.frame(fake_run("code_table3"))
+    table = frames.frame(fake_run("code_table3"))
     ours = table[(table["method"] == "VAR-d30") & (table["batch_size"] == 32)].iloc[0]
     assert ours["kv_cache_mib_paper"] == 14345
     assert ours["running_mib_paper"] == 1216
@@ -51,7 +51,7 @@ def test_a_case_stands_beside_the_papers_row_of_its_batch_size():
 
 def test_out_of_memory_is_a_row_as_in_the_paper(capsys):
     run = fake_run("code_table3")
-    table = tables.frame(run)
+    table = frames.frame(run)
     lost = table[table["status"] == "oom"]
     assert list(lost["method"]) == ["VAR-d30"]
     assert list(lost["status_paper"]) == ["oom"]
@@ -61,7 +61,7 @@ def test_out_of_memory_is_a_row_as_in_the_paper(capsys):
 def test_latency_is_the_median_and_speed_up_is_over_the_baseline_of_the_same_axes():
     run = fake_run("code_figure5", batch_size=[1, 64])
     run.records[0]["samples"]["latency_s"] = [1.0, 9.0, 2.0]
-    table = tables.frame(run)
+    table = frames.frame(run)
     assert table["latency_s"][0] == 2.0
     base = table[table["method"] == "VAR-d30"].set_index(["batch_size", "stack"])["latency_s"]
     for row in table.to_dict("records"):
@@ -114,7 +114,7 @@ def test_a_hostile_text_stays_text(capsys):
 
 def test_predictions_carry_the_same_names(capsys):
     sweep = fake_run("code_table3", measured=False).sweep
-    tables.show(tables.predictions(sweep), "json")
+    printing.show(tables.predictions(sweep), "json")
     first = json.loads(capsys.readouterr().out)[0]
     told = predict(make_case({"method": "var", "batch_size": 8}))
     assert first["kv_cache_mib"] == max(told.kv_cache_bytes) / 2**20
@@ -124,7 +124,7 @@ def test_predictions_carry_the_same_names(capsys):
 
 
 def test_no_speed_up_over_a_baseline_that_ran_out_of_memory():
-    table = tables.frame(fake_run("code_figure5", batch_size=[64, 128], stack="published"))
+    table = frames.frame(fake_run("code_figure5", batch_size=[64, 128], stack="published"))
     lost = table[(table["method"] == "VAR-d30") & (table["batch_size"] == 128)].iloc[0]
     assert lost["status"] == "oom"
     assert table[table["batch_size"] == 128]["speedup"].isna().all()
@@ -140,7 +140,7 @@ def test_a_damaged_run_is_one_line_and_does_not_hide_the_others(tmp_path, text, 
     what = {"name": "d16_cpu", "device": "cpu", "experiment": sweep.experiment.model_dump()}
     (tmp_path / "machine" / "good" / "run.json").write_text(json.dumps(what))
     with pytest.raises(UsageError) as e:
-        tables.load(tmp_path / "machine" / "bad")
+        frames.load(tmp_path / "machine" / "bad")
     assert str(e.value).count("\n") == 0
     monkeypatch.setattr(cli, "RESULTS", tmp_path)
     assert cli.find(["d16_cpu"])[0].folder == tmp_path / "machine" / "good"
@@ -168,7 +168,7 @@ def test_by_scale_shows_what_is_left_after_each(capsys):
 
 def test_several_runs_are_one_json(capsys):
     runs = [fake_run("variant_table3", batch_size=64), fake_run("code_table3", batch_size=8)]
-    tables.show(tables.together(runs), "json")
+    printing.show(tables.together(runs), "json")
     rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert {row["experiment"] for row in rows} == {"variant_table3", "code_table3"}
 
@@ -176,7 +176,7 @@ def test_several_runs_are_one_json(capsys):
 @pytest.mark.parametrize("width", [80, 120, 320])
 def test_a_narrow_terminal_gets_several_tables(width):
     text = tables.measured(fake_run("code_table1")).text
-    parts = tables.fitting(text, width)
+    parts = printing.fitting(text, width)
     assert {name for part in parts for name in part} == set(text.columns)
     assert all(part[0] == "method" for part in parts)
     assert (len(parts) > 1) == (width < 320)

@@ -1,4 +1,4 @@
-"""Nodes that are not there: `bench.cluster.Cluster` without Ray, and cases without processes."""
+"""Nodes that are not there: `bench.nodes.Cluster` without Ray, and cases without processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from bench import experiment, runner
-from bench.cluster import Died, Node
+from bench.nodes import Died, Node
 
 TINY = """
 title = "tiny"

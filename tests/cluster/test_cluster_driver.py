@@ -13,10 +13,11 @@ from nodes import RESULT, Pretended, node, tiny
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bench import cli, machine, records, runner, summary, tables
+from bench import cli, frames, machine, records, runner, summary, tables
 from bench.cases import UsageError
-from bench.cluster import Cluster, Died, Driver, device_of, knock, node_of
+from bench.cluster import Driver, device_of
 from bench.ledger import Ledger, families
+from bench.nodes import Cluster, Died, knock, node_of
 
 
 def sweep_over(cluster, sweep, tmp_path, on=("any",), resume=False):
@@ -58,7 +59,7 @@ def test_a_baseline_and_what_is_compared_with_it_run_in_turn_in_one_place(tmp_pa
         assert len({r["batch_size"] for r in lines}) == 1
         assert [r["method"][:4] for r in lines] == ["VAR-", "VARi", "VARi", "VAR-"]  # turned round
         assert {r["place"] for r in lines} == {name}
-    run = tables.load(tmp_path / "a" / "run")
+    run = frames.load(tmp_path / "a" / "run")
     assert run.env["machine"] == "a"
     log = tmp_path / "a" / "run" / "logs" / f"{found['a'][0]['key']}-1.log"
     assert log.read_text() == "what it said"
@@ -215,7 +216,7 @@ def test_what_ran_on_the_same_host_is_in_the_record(tmp_path):
     small = [r for r in found if r["batch_size"] == 1]
     assert any(r["shared_with"] for r in small)
     assert {name[-2:] for r in small for name in r["shared_with"]} == {"b2"}
-    printed = tables.measured(tables.load(tmp_path / "shared" / "a" / "run"))
+    printed = tables.measured(frames.load(tmp_path / "shared" / "a" / "run"))
     assert any("ran on the same host during: VAR-d2" in note for note in printed.notes)
     alone = sweep_over(Pretended(node("a", 1, 8)), sweep, tmp_path / "alone")["a"]
     assert all(r["shared_with"] == [] for r in alone)
@@ -288,7 +289,7 @@ def test_an_address_nobody_answers_is_one_line(address, line):
 
 
 def test_a_port_that_is_somebody_elses_is_one_line(monkeypatch):
-    monkeypatch.setattr("bench.cluster.HEALTH_S", 0.1)
+    monkeypatch.setattr("bench.nodes.HEALTH_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"{address}: no Ray cluster .* else has the port"):
@@ -297,7 +298,7 @@ def test_a_port_that_is_somebody_elses_is_one_line(monkeypatch):
 
 def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'codevar\[cluster\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[cluster\]'"):
         Cluster("local")
 
 
@@ -346,7 +347,7 @@ def test_a_terminal_shows_a_line_for_each_node(tmp_path):
 
 def test_a_table_of_several_machines_has_a_case_where_it_was_measured(tmp_path):
     sweep_over(Pretended(node("a"), node("b")), tiny(tmp_path), tmp_path)
-    printed = tables.measured(*(tables.load(tmp_path / name / "run") for name in "ab"))
+    printed = tables.measured(*(frames.load(tmp_path / name / "run") for name in "ab"))
     rows = printed.data.to_dict("records")
     assert [row["status"] for row in rows] == ["ok"] * 4
     assert {(row["machine"], row["batch_size"]) for row in rows} == {("a", 2), ("b", 1)}

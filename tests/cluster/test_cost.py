@@ -8,7 +8,7 @@ import pytest
 from nodes import tiny
 from typer.testing import CliRunner
 
-from bench import cli, cost
+from bench import cli, cost, experiment
 from bench.predict import predict
 
 RATE = 1e12
@@ -32,8 +32,18 @@ def test_measuring_takes_what_the_effort_says(tmp_path):
 
 
 def test_the_decoder_counts_its_images():
-    one = cost.decoder_flops((1, 2, 16))
-    assert cost.decoder_flops((1, 2, 32)) > 4 * one > 1e12  # 0.39 TFLOP at 256 pixels
+    one = cost.vqvae_flops((1, 2, 16))
+    assert cost.vqvae_flops((1, 2, 32)) > 4 * one > 1e12  # 0.39 TFLOP at 256 pixels
+
+
+def test_baselines_are_measured_with_their_own_decoders_and_not_sampled():
+    sweep = experiment.load("code_table1", ["method=var,dit,mar,llamagen"])
+    told = cost.estimate(sweep, cost.Terms(RATE)).data.set_index("method")["decoder_tflops"] / 64
+    # VQGANs of about one size, to 256 pixels; LlamaGen to 384; Stable Diffusion's is wider.
+    assert 0.3 < told["VAR-d30"] < told["MAR-B"] * 2 < 2
+    assert told["LlamaGen-XXL"] == pytest.approx(told["MAR-B"] * 1.5**2, rel=0.05)
+    assert told["DiT-XL/2"] > 2 * told["MAR-B"]
+    assert len(cost.estimate(sweep, cost.Terms(RATE, images=1000)).data) == 3  # VARs
 
 
 def test_more_cards_help_until_each_has_one_family(tmp_path):

@@ -23,7 +23,7 @@ from bench.cases import UsageError
 from bench.quality import iqa
 from bench.quality.images import open_images
 
-pyiqa = pytest.importorskip("pyiqa", reason="pip install 'codevar[iqa]'")
+pyiqa = pytest.importorskip("pyiqa", reason="pip install -e '.[iqa]'")
 CPU = torch.device("cpu")
 
 # NIQE after Mittal, Soundararajan and Bovik (2013), in float64, without pyiqa.
@@ -276,9 +276,7 @@ def test_without_pyiqa_it_says_what_to_install(bench, squares, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     result = bench("iqa", squares, "--metrics", "niqe")
     assert result.exit_code == 2
-    assert result.stderr == (
-        "bench.py: image-quality scores need pyiqa: pip install 'codevar[iqa]'\n"
-    )
+    assert result.stderr == ("bench.py: image-quality scores need pyiqa: pip install -e '.[iqa]'\n")
 
 
 def test_nothing_is_unpickled(bench, squares, tmp_path):

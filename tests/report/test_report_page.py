@@ -14,7 +14,7 @@ from pages import HOSTILE, changed, on_disk, quiet_run, sample_set
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import cli, compare, tables
+from bench import cli, compare, frames
 from bench.cases import UsageError
 from bench.report import content, grids, marks, page, pictures
 
@@ -31,7 +31,7 @@ def bench(tmp_path, monkeypatch):
 
 
 def copied(run):
-    return tables.Run(run.sweep, json.loads(json.dumps(run.records)), [], {**run.env}, run.folder)
+    return frames.Run(run.sweep, json.loads(json.dumps(run.records)), [], {**run.env}, run.folder)
 
 
 def columns(grid):
@@ -77,7 +77,7 @@ def test_hostile_text_never_leaves_its_place(quick, tmp_path):
     run.records[0] |= {"status": "error", "reason": HOSTILE + " \udc80"}
     run.records[1]["method"] = HOSTILE
     run.sweep.experiment.title = HOSTILE
-    html = page.of_runs([tables.load(on_disk(run, tmp_path / "run"))])
+    html = page.of_runs([frames.load(on_disk(run, tmp_path / "run"))])
     assert "<img src=x" not in html
     assert html.count("</script>") == 3  # its data, Vega, its own
 
@@ -87,7 +87,7 @@ def test_hostile_text_never_leaves_its_place(quick, tmp_path):
 
 def test_the_headline_is_the_most_that_is_sure(quick):
     head = content.groups([quick])[0].headline
-    data = tables.frame(quick)
+    data = frames.frame(quick)
     best = data.loc[data["speedup"].idxmax()]
     times = f"{best['method']} decodes {best['speedup']:.2f} times as fast as VAR-d4"
     assert head.text == times
@@ -235,7 +235,7 @@ def test_a_method_of_many_steps_is_shown_in_tenths(quick):
 
 def test_two_runs_of_one_machine_are_told_apart(quick, tmp_path):
     folders = [on_disk(quick, tmp_path / name) for name in ("monday", "tuesday")]
-    (group,) = content.groups([tables.load(folder) for folder in folders])
+    (group,) = content.groups([frames.load(folder) for folder in folders])
     assert {row["machine"] for row in group.rows} == {"l20 monday", "l20 tuesday"}
     assert len(group.raw) == 2 * len(quick.sweep.cases)
 
@@ -386,4 +386,4 @@ def test_other_mistakes_are_one_line(bench, quick, tmp_path):
 def test_without_its_packages_it_says_what_to_install(bench, quick, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
     result = bench(on_disk(quick, tmp_path / "run"), "-o", tmp_path / "report.html")
-    refused(result, "pip install 'codevar[report]'", tmp_path / "report.html")
+    refused(result, "pip install -e '.[report]'", tmp_path / "report.html")
