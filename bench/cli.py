@@ -241,6 +241,9 @@ def selfcheck(
 
 @app.command()
 def profile(
+    run: Annotated[
+        Path | None, typer.Argument(help="a run that there is: only its times over the floor")
+    ] = None,
     device: Device = None,
     depth: Annotated[int, typer.Option(min=4, max=30, help="VAR-d of this depth")] = 16,
     precision: Annotated[
@@ -249,13 +252,25 @@ def profile(
     changes: Changes = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with --out")] = False,
+    format: OutputFormat = Format.rich,
 ) -> None:
-    """This machine's ceilings, and each method's time over its floor, on one page."""
+    """This machine's ceilings, and each method's time over its floor, on one page.
+
+    Of a run that there is, with the ceilings that it has, or this machine's.
+    """
     from bench import ceilings, runner
     from bench import profile as pages
 
     if resume and out is None:
         raise UsageError("--resume goes on with a run: name its folder with --out")
+    if run is not None:
+        measured = frames.load(run)
+        there = measured.env.get("machine")
+        if not ceilings.load(run) and there != machine.environment()["machine"]:
+            raise UsageError(f"{run}: has no ceilings.json, and was measured on {there}")
+        top = ceilings.of_run(run, measured.sweep.device or "cpu", Console(stderr=True), True)
+        printing.show(pages.page(measured, top), format)
+        return
     chosen = runner.default_device() if device in (None, "auto") else str(device)
     runner.check_device(chosen)
     axes = [*pages.axes_of(chosen.partition(":")[0], depth, precision), *changes]
@@ -269,7 +284,7 @@ def profile(
     runner.run(sweep, folder, found, console, resume)
     measured = frames.load(folder)
     printed = pages.page(measured, top)
-    printing.show(printed, Format.rich)
+    printing.show(printed, format)
     words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
     words += [f"--precision {precision}"] if precision else []
     command = " ".join(["python bench.py profile", f"--device {chosen}", *words])

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench import pages, plots, printing, records
+from bench.cases import VARCase
 from bench.ceilings import Ceilings
 from bench.floor import Floor, compute_bound_from, floor_of, operators
 from bench.frames import Run
@@ -44,8 +45,9 @@ def axes_of(kind: str, depth: int, precision: str | None) -> list[str]:
 
 
 def rows_with_floor(run: Run, ceilings: Ceilings) -> list[Row]:
-    """The measured rows, each with `floor` and, of each scale, `over_floor`."""
+    """The measured rows but for baselines, each with `floor` and, of each scale, `over_floor`."""
     rows = [row for row in pages.rows_of(run) if "latency_s" in row]
+    rows = [row for row in rows if isinstance(row["case"], VARCase)]
     for row in rows:
         row["floor"] = floor_of(row["case"], ceilings)
         row["over_floor"] = [
@@ -134,8 +136,9 @@ def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
         "bandwidth; bytes are weights, KV cache and logits, each moved once a pass.",
         "Bound by: which of the two is larger over the decode.  Launches: operators called "
         "times the launch, not part of the floor; a GPU hides them where its kernels take longer.",
-        "Weights are random, from a seed: right for speed and memory.",
     ]
+    if any(row["weights"] == "seeded" for row in rows):
+        notes.append("Weights are random, from a seed: right for speed and memory.")
     if busy:
         notes.append(f"Machine busy during {', '.join(dict.fromkeys(busy))}.")
     return Printed("Methods", text, text, notes)

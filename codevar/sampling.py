@@ -110,15 +110,16 @@ class ScaleSampling:
     def filtered(self, logits_2BlV: torch.Tensor, as_published: bool = False) -> torch.Tensor:
         """(B, l, V) logits that are left to draw from: guided, then top-k, then top-p.
 
-        logits_2BlV: first half of the batch conditional, second half unconditional, float32.
+        logits_2BlV: first half of the batch conditional, second half unconditional, float32; they
+        are written over.
         as_published: by sorts that carry indices.  What is left is the same but for codes that
         are exactly as good as the worst that is kept: here all of them stay.
         """
         cond, uncond = logits_2BlV.chunk(2)
         t = self.guidance
-        logits_BlV = (1 + t) * cond - t * uncond
         if as_published:
-            return self._filtered_as_published(logits_BlV)
+            return self._filtered_as_published((1 + t) * cond - t * uncond)
+        logits_BlV = cond.mul_(1 + t).sub_(uncond.mul_(t))
         vocab = logits_BlV.shape[-1]
         k = min(self.top_k or vocab, vocab)
         if k < vocab or self.top_p > 0:

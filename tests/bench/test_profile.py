@@ -110,6 +110,22 @@ def test_a_profile_leaves_its_page_and_can_be_made_again(bench, tmp_path, monkey
     assert again.exit_code == 0, again.output
     assert (tmp_path / "run" / "profile.md").read_text() == page
 
+    only = bench(str(tmp_path / "run"), "--format", "md")
+    assert only.exit_code == 0, only.output
+    tables = page[page.index("### Ceilings") :]
+    assert only.stdout.split() == tables.split()
+
+
+def test_a_run_of_another_machine_needs_its_own_ceilings(bench, tmp_path):
+    tiny = "--depth 4 --device cpu --set method=var --set stack=modern --set batch_size=1"
+    assert bench(*tiny.split(), "--out", str(tmp_path)).exit_code == 0
+    (tmp_path / "ceilings.json").unlink()
+    env = json.loads((tmp_path / "env.json").read_text()) | {"machine": "elsewhere"}
+    (tmp_path / "env.json").write_text(json.dumps(env))
+    result = bench(str(tmp_path))
+    assert result.exit_code == 2
+    assert result.stderr.endswith("has no ceilings.json, and was measured on elsewhere\n")
+
 
 @pytest.mark.parametrize(
     ("words", "line"),
@@ -122,6 +138,7 @@ def test_a_profile_leaves_its_page_and_can_be_made_again(bench, tmp_path, monkey
         ("--out /proc/nowhere", "/proc/nowhere: cannot be written"),
         ("--out {run}", "holds a run already; --resume it or choose --out"),
         ("--out {run} --resume", "damaged"),
+        ("nowhere", "nowhere: no run.json here"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_measured(bench, tmp_path, words, line):
