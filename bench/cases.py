@@ -479,6 +479,24 @@ def weights_name(weights: str) -> str:
     return path.parent.name if path.stem == "model" else path.stem
 
 
+def is_finetuned(case: Case) -> bool:
+    """Whether its models were trained for the method."""
+    return case.weights.endswith("finetuned")
+
+
+def is_training_free(case: Case) -> bool:
+    """Whether it hands scales over between models, or layers, that were not trained for it."""
+    base = case.weights in (MINI, "published")
+    return isinstance(case, VARCase) and case.method != "var" and base
+
+
+def trained_as(case: Case) -> str:
+    """Which weights, in a reader's words, for rows that differ in them."""
+    if is_finetuned(case):
+        return "fine-tuned"
+    return "training-free" if is_training_free(case) else Path(weights_name(case.weights)).name
+
+
 def with_batch(case: AnyKind, batch_size: int) -> AnyKind:
     """The same case at another batch size, however large."""
     return case.model_copy(update={"batch_size": batch_size})

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench import frames
-from bench.cases import Case, VARCase
+from bench.cases import Case, VARCase, is_finetuned, is_training_free
 from bench.frames import Run
 from bench.pages import (
     BLACK,
@@ -79,7 +79,7 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
         dots.append([])
         for row in ours:
             name = name_of(row, ours, told) if measured else row["method_paper"]
-            hollow = training_free(row) if of_weights else row["stack"] == "modern"
+            hollow = is_training_free(row["case"]) if of_weights else row["stack"] == "modern"
             fid = row["fid" if measured else "fid_paper"]
             dots[1].append((row["latency_s"], fid, name + starred(row), hollow))
     # FIDs of another network or reference have an axis of their own.
@@ -119,20 +119,11 @@ def front(ax: Axes, points: list[tuple[float, float]]) -> None:
     ax.plot(*zip(*sorted(best), strict=True), **FRONT)
 
 
-def training_free(row: Row) -> bool:
-    """Whether it hands scales over between models that were not trained for it."""
-    case = row["case"]
-    return isinstance(case, VARCase) and case.method != "var" and not is_finetuned(case)
-
-
-def is_finetuned(case: Case) -> bool:
-    return getattr(case, "weights", "").endswith("finetuned")
-
-
 def weights_handles(rows: list[Row]) -> list[Any]:
     """Legend of the fill of markers, where it can tell fine-tuned rows from training-free ones:
     where both are there, on one stack."""
-    both = any(map(training_free, rows)) and any(is_finetuned(row["case"]) for row in rows)
+    cases = [row["case"] for row in rows]
+    both = any(map(is_training_free, cases)) and any(map(is_finetuned, cases))
     if not both or len(stacks_of(rows)) > 1:
         return []
     looks = {"fine-tuned": {}, "training-free": {"mfc": "white"}}

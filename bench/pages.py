@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bench import frames
-from bench.cases import Case, UsageError, weights_name
+from bench.cases import Case, UsageError, trained_as, weights_name
 from bench.frames import Run
 from bench.machine import BUSY_CORES
 from codevar.stacks import STACKS
@@ -104,8 +104,7 @@ def name_of(row: Row, rows: list[Row], details: Iterable[str]) -> str:
 
 
 def told(case: Case, detail: str) -> str:
-    value = str(getattr(case, detail, ""))
-    return weights_name(value) if detail == "weights" else value
+    return trained_as(case) if detail == "weights" else str(getattr(case, detail, ""))
 
 
 def lacks(run: Run, what: str, experiment: str) -> NoData:
@@ -215,7 +214,7 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
     kinds = {"seeded": "random", "finetuned": "fine-tuned"}
     kinds |= {"mini": "mini world's", "mini-finetuned": "mini world's fine-tuned"}
     names = [kinds.get(kind, Path(weights_name(kind)).name) for kind in distinct(rows, "weights")]
-    line = ", ".join([*settings, f"{'/'.join(names)} weights."])
+    line = ", ".join([*settings, f"{' and '.join(names)} weights."])
     busy = [row for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
     marked = [f"Machine busy during {', '.join(distinct(busy, 'name'))}."] if busy else []
     return " ".join([*notes, line[0].upper() + line[1:], *marked])

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 import codevar
 from bench import experiment, runner
-from bench.cases import Case, Methods, UsageError, VARCase, sampled, weights_name
+from bench.cases import Case, Methods, UsageError, VARCase, sampled, trained_as
 from bench.child import Loaded, is_oom, reason
 from bench.experiment import Experiment, Sweep
 from codevar import PRESETS
@@ -65,13 +64,9 @@ def names_of(cases: Sequence[VARCase]) -> list[str]:
     for case in cases:
         likes = [other for other in cases if other.label == case.label]
         apart = [key for key in APART if len({getattr(other, key) for other in likes}) > 1]
-        values = [told(key, str(getattr(case, key))) for key in apart]
+        values = [trained_as(case) if k == "weights" else str(getattr(case, k)) for k in apart]
         names.append(", ".join([case.label, *values]))
     return names
-
-
-def told(key: str, value: str) -> str:
-    return Path(weights_name(value)).name if key == "weights" else value
 
 
 def load(case: VARCase, download: bool) -> Loaded:
