@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench import baselines
 from bench.cases import Baseline, Case, VARCase, make_case, meta_plan
-from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
+from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig, noise
 from codevar.cache import StaticCache
 from codevar.decode import OnScale, generate
 from codevar.plan import Plan
@@ -156,7 +156,10 @@ def fill(model: nn.Module, device: str) -> nn.Module:
 @contextmanager
 def simulated(device: str, attention: str) -> Iterator[None]:
     """Fake tensors; and of a GPU, which need not be there, its autocast, generator, attention."""
-    patches: dict[str, Any] = {"codevar.packed.pieces": first_piece}
+    patches: dict[str, Any] = {
+        "codevar.packed.pieces": first_piece,
+        "codevar.noise.chunks": lambda x: [x.view(-1)[: noise.CHUNK]],
+    }
     if device == "cuda":
         patches = {
             "torch.cuda.amp.common.amp_definitely_not_available": mock.Mock(return_value=False),
@@ -183,7 +186,7 @@ def simulated(device: str, attention: str) -> Iterator[None]:
 
 
 def first_piece(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Of `codevar.packed.pieces`; the others hold the same, after it."""
+    """Of `codevar.packed.pieces`; the others hold the same, after it.  So do chunks of noise."""
     yield tuple(tensor[:rows] for tensor in tensors)
 
 

@@ -6,7 +6,7 @@ Shapes: B images, l tokens of one scale, V codes, n numbers of one image, two of
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -91,10 +91,14 @@ def exponentials(like_BlV: torch.Tensor, noise: Noise, as_published: bool = Fals
     drawn_BlV = torch.empty_like(like_BlV)
     if as_published or drawn_BlV.device.type != "cpu":
         return drawn_BlV.exponential_(generator=noise)
-    for drawn_n in drawn_BlV.view(-1).split(CHUNK):
+    for drawn_n in chunks(drawn_BlV):
         u_n = torch.empty_like(drawn_n, dtype=torch.float64).uniform_(generator=noise)
         drawn_n.copy_(u_n.neg_().log1p_().neg_())
     return drawn_BlV
+
+
+def chunks(x: torch.Tensor) -> Iterable[torch.Tensor]:
+    return x.view(-1).split(CHUNK)
 
 
 def mix(x: int) -> int:
