@@ -36,9 +36,8 @@ VARIABLES = re.compile(
 # Each case runs with these, unless the environment says otherwise.
 # OpenMP's threads spin for each other far longer than an operation takes; with one other process
 # on the machine, that makes a decode on a CPU four times slower.  This bound halves that and
-# costs nothing on a quiet machine.  And a fresh tensor of many MiB is mostly the kernel handing out
-# its pages, fewer if they are huge: a fifth of the mini world's decode at batch 64.
-CHILD_ENVIRON = {"GOMP_SPINCOUNT": "20000", "THP_MEM_ALLOC_ENABLE": "1"}
+# costs nothing on a quiet machine.
+CHILD_ENVIRON = {"GOMP_SPINCOUNT": "20000"}
 
 
 def environment() -> dict[str, Any]:

@@ -122,7 +122,6 @@ def test_variables_that_change_speed_without_anybodys_folders(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("LD_PRELOAD", "/home/somebody/lib/libtcmalloc.so.4:/opt/b.so")
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     monkeypatch.setenv("CUDA_HOME", "/usr/local/cuda")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert machine.variables() == {
@@ -131,7 +130,6 @@ def test_variables_that_change_speed_without_anybodys_folders(monkeypatch):
         "LD_PRELOAD": "libtcmalloc.so.4:b.so",
         "OMP_NUM_THREADS": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-        "THP_MEM_ALLOC_ENABLE": "0",
     }
 
 
