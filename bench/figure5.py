@@ -126,7 +126,7 @@ def weights_handles(rows: list[Row]) -> list[Any]:
     both = any(map(is_training_free, cases)) and any(map(is_finetuned, cases))
     if not both or len(stacks_of(rows)) > 1:
         return []
-    looks = {"fine-tuned": {}, "training-free": {"mfc": "white"}}
+    looks: dict[str, Any] = {"fine-tuned": {}, "training-free": {"mfc": "white"}}
     return [Line2D([], [], **DOT, color=GREY, marker="s", label=k, **v) for k, v in looks.items()]
 
 

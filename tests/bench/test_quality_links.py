@@ -21,12 +21,16 @@ def case(**values):
     return make_case({"method": "var", "weights": "published", "device": "cuda", **values})
 
 
-def evaluated(name: str = "code_table1", like: dict | None = None, **axes):
-    """A run of an experiment, and an evaluation of each of its cases: FID 2.00, 2.01, ..."""
+def evaluated(
+    name: str = "code_table1", like: dict | None = None, of: str | None = "published", **axes
+):
+    """A run of an experiment, and an evaluation of each of its cases: FID 2.00, 2.01, ...
+
+    of: the weights that were evaluated; None: the cases' own."""
     run = fake_run(name, **axes)
     found = [
         fake_evaluation(
-            c.model_copy(update={"weights": "published", **(like or {})}),
+            c.model_copy(update={"weights": of or c.weights, **(like or {})}),
             fid=2 + i / 100,
             inception_score=300.0 - i,
             precision=0.8,
@@ -267,7 +271,7 @@ def test_figure5a_draws_what_was_measured_with_its_front():
 
 
 def test_figure5a_tells_fine_tuned_from_training_free_by_the_marker():
-    run = evaluated("mini_table1")
+    run = evaluated("mini_table1", of=None)
     figure = page("code_figure5a", run)
     ax = figure.axes[1]
     hollow = {
