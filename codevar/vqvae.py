@@ -234,7 +234,7 @@ class Phi(nn.Conv2d):
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
     """Float32 on a GPU without TF32, which cuDNN uses by default."""
-    conv = torch.backends.cudnn.conv
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before, conv.fp32_precision = conv.fp32_precision, "ieee"
     try:
         yield
