@@ -14,6 +14,7 @@ downloaded unless asked.  Sizes are read off the tensors, not asked for.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import pickle
@@ -84,7 +85,7 @@ def load_var(
         return _fill_from_seed(lambda: VAR(config), seed, device, dtype)
 
     tensors, where = _tensors(source, download)
-    pyramid = patch_sizes or _pyramid(tensors)
+    pyramid = patch_sizes or _pyramid(tensors, where)
     read = VARConfig.from_shapes
     return _fill(lambda shapes: VAR(read(shapes, pyramid)), tensors, where, device, dtype)
 
@@ -111,7 +112,7 @@ def load_vqvae(
         config = VQVAEConfig(patch_sizes=patch_sizes or PATCH_SIZES_256)
         return _fill_from_seed(lambda: VQVAE(config), seed, device, dtype)
     tensors, where = _tensors(source, download)
-    pyramid = patch_sizes or _pyramid(tensors) or PATCH_SIZES_256
+    pyramid = patch_sizes or _pyramid(tensors, where) or PATCH_SIZES_256
     read = VQVAEConfig.from_shapes
     return _fill(lambda shapes: VQVAE(read(shapes, pyramid)), tensors, where, device, dtype)
 
@@ -121,13 +122,13 @@ def var_config(source: str) -> VARConfig:
 
     Raises CheckpointError as `load_var` does.
     """
-    shapes, pyramid = _shapes(_file(source, download=False))
+    shapes, pyramid = _shapes(source)
     return _sized(source, lambda: VARConfig.from_shapes(shapes, pyramid))
 
 
 def vqvae_config(source: str) -> VQVAEConfig:
     """Sizes of a VQVAE, as `var_config`."""
-    shapes, pyramid = _shapes(_file(source, download=False))
+    shapes, pyramid = _shapes(source)
     return _sized(source, lambda: VQVAEConfig.from_shapes(shapes, pyramid or PATCH_SIZES_256))
 
 
@@ -224,17 +225,18 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     return loaded
 
 
-def _shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...] | None]:
+def _shapes(source: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...] | None]:
     """Shapes of a file's tensors, and its pyramid where it tells."""
-    tensors = _read(path)
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, _pyramid(tensors)
+    tensors, where = _tensors(source, download=False)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, _pyramid(tensors, where)
 
 
-def _pyramid(tensors: dict[str, torch.Tensor]) -> tuple[int, ...] | None:
+def _pyramid(tensors: dict[str, torch.Tensor], where: str) -> tuple[int, ...] | None:
     """Patch sizes, where the file tells them."""
     if "lvl_1L" not in tensors:
         return None
-    return Scales.from_level_of_token(tensors["lvl_1L"].flatten().tolist()).patch_sizes
+    levels = tensors["lvl_1L"].flatten().tolist()
+    return _sized(f"{where}: lvl_1L", lambda: Scales.from_level_of_token(levels)).patch_sizes
 
 
 def weights_sha256(source: Source) -> str | None:
@@ -243,9 +245,16 @@ def weights_sha256(source: Source) -> str | None:
 
     Raises CheckpointError as `load_var` does; downloads nothing.
     """
-    from codevar.train.data import fingerprint  # training is not needed to decode
-
     return None if _seeded(source) else fingerprint(_tensors(source, download=False)[0])
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _first_line(e: Exception) -> str:
@@ -314,6 +323,9 @@ def _assign(
     """Fills a model built on the meta device, tensor by tensor, so that no second copy of the
     whole is ever in memory."""
     target = torch.device(device) if device is not None else default_device()
+    if target.type == "cuda" and target.index is None:
+        # Said here, as each of the threads below has a current GPU of its own: the first.
+        target = torch.device("cuda", torch.cuda.current_device())
 
     def placed(name: str) -> torch.Tensor:
         precision = torch.float32 if name.startswith("quantize.") else dtype

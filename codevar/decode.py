@@ -23,6 +23,7 @@ from codevar.plan import Plan, original
 from codevar.sampling import Sampling, draw, smooth_codes
 from codevar.stacks import PRECISIONS, Stack
 from codevar.stacks import stack as make_stack
+from codevar.transfer import send
 from codevar.var import VAR, Modulation
 from codevar.vqvae import VQVAE
 
@@ -232,6 +233,4 @@ def guidance_labels(
         if model.device != vqvae.device:
             raise ValueError(f"the VAR is on {model.device}, the VQVAE on {vqvae.device}")
     labels_2B = torch.cat((labels_B, torch.full_like(labels_B, classes)))
-    if model.device.type == "cuda" and labels_2B.device.type == "cpu":
-        labels_2B = labels_2B.pin_memory()  # or the copy would wait for all that is queued
-    return labels_2B.to(model.device, non_blocking=True)
+    return send(labels_2B, model.device)

@@ -33,11 +33,11 @@ def edit(
     """Images with new content under the mask, the rest kept.
 
     images: (B, 3, H, W) in [0, 1].  labels: B classes; the images' own for inpainting, others
-    for editing.  mask: (H, W) or (B, H, W) at any size, 1 where new content is wanted.
+    for editing.  mask: (H, W) or (B, H, W) at any size, not 0 where new content is wanted.
     The other arguments are those of `decode`.  Tokens under the kept part are drawn but have
     no effect.
 
-    Raises ValueError for shapes that do not fit each other.
+    Raises ValueError for shapes that do not fit each other, and for images of whole numbers.
     """
     plan = original(plan)
     stack = stack or default_stack(plan)
@@ -58,9 +58,9 @@ def edit(
 
 
 def mask_of_cells(mask: torch.Tensor, vqvae: VQVAE) -> torch.Tensor:
-    """(B or 1, 1, h, w) float mask of the feature map's cells, by nearest neighbour."""
+    """(B or 1, 1, h, w) float mask of the feature map's cells, 0 or 1, by nearest neighbour."""
     if mask.ndim not in (2, 3):
         raise ValueError(f"mask must be (H, W) or (B, H, W), not {tuple(mask.shape)}")
     side = vqvae.scales.patch_sizes[-1]
-    mask_B1HW = mask.reshape(-1, 1, *mask.shape[-2:]).to(vqvae.device, torch.float32)
+    mask_B1HW = (mask.to(vqvae.device) != 0).float().reshape(-1, 1, *mask.shape[-2:])
     return F.interpolate(mask_B1HW, size=(side, side), mode="nearest")

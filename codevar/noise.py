@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from codevar.transfer import send
+
 # SplitMix64 (Steele, Lea and Flood, 2014): number i of a sequence is mix(seed + i * GAMMA).
 GAMMA = 0x9E3779B97F4A7C15
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
@@ -31,10 +33,7 @@ class ImageNoise:
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         # Mixed once more, so that seeds in a row start far apart.
         starts = [signed(mix(operator.index(seed))) for seed in seeds]
-        start_B = torch.tensor(starts, dtype=torch.int64)
-        if device.type == "cuda":
-            start_B = start_B.pin_memory()  # or the copy would wait for all that is queued
-        self.start_B = start_B.to(device, non_blocking=True)
+        self.start_B = send(torch.tensor(starts, dtype=torch.int64), device)
         self.drawn = 0  # numbers of each image so far
 
     def bits(self, count: int) -> torch.Tensor:
@@ -68,16 +67,19 @@ Noise = torch.Generator | ImageNoise
 def noise_of(seed: Seed, images: int, device: torch.device) -> Noise:
     """What a batch of so many images is drawn from.
 
-    Raises ValueError unless there is one seed, or one for each image.
+    Raises ValueError unless there is one seed, or one for each image, all whole numbers.
     """
-    if not isinstance(seed, Sequence):
-        return torch.Generator(device).manual_seed(seed)
-    if len(seed) != images:
-        raise ValueError(f"seed must be one number or one for each image: {len(seed)} for {images}")
+    seeds = seed.tolist() if hasattr(seed, "tolist") else seed  # of tensors and arrays
     try:
-        return ImageNoise(seed, device)
+        if not isinstance(seeds, Sequence):
+            return torch.Generator(device).manual_seed(operator.index(seeds))
+        if len(seeds) != images:
+            raise ValueError(
+                f"seed must be one number or one for each image: {len(seeds)} for {images}"
+            )
+        return ImageNoise(seeds, device)
     except TypeError:
-        raise ValueError(f"seeds must be whole numbers, not {list(seed)}") from None
+        raise ValueError(f"seeds must be whole numbers, not {seeds!r}") from None
 
 
 def exponentials(like_BlV: torch.Tensor, noise: Noise, as_published: bool = False) -> torch.Tensor:

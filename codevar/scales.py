@@ -61,11 +61,9 @@ class Scales:
 
     def level_of_token(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """(L,) the 0-based scale of every position."""
-        return torch.repeat_interleave(
-            torch.arange(self.K, device=device),
-            torch.tensor(self.tokens, device=device),
-            output_size=self.L,  # else a GPU must stop and count
-        )
+        # Filled where it is needed: the counts as a tensor would be a copy that a GPU waits for.
+        parts = [torch.full((n,), k, device=device) for k, n in enumerate(self.tokens)]
+        return torch.cat(parts)
 
     def block_causal_mask(
         self, first: int, last: int, device: torch.device | str = "cpu"

@@ -8,6 +8,8 @@ Images are in [0, 1]; the networks see [-1, 1].
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -92,8 +94,9 @@ class VQVAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the two networks; the quantiser is always float32, so that the tokens
-        do not depend on it."""
+        """Precision of the two networks.  In float32 their convolutions use TF32 on a GPU where
+        torch is set to, as it is by default.  The quantiser is float32 throughout, so that what
+        tokens stand for depends on neither."""
         return self.post_quant_conv.weight.dtype
 
     @property
@@ -109,8 +112,10 @@ class VQVAE(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(B, Z, h, w) float32 continuous feature map of images (B, 3, H, W) in [0, 1].
 
-        Raises ValueError if their size does not give h = w = p_K.
+        Raises ValueError if their size does not give h = w = p_K, or if they are whole numbers.
         """
+        if not images.is_floating_point():
+            raise ValueError(f"images must be float in [0, 1], not {images.dtype}")
         side = self.scales.patch_sizes[-1] * self.config.stride
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise ValueError(
@@ -121,7 +126,7 @@ class VQVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, L) tokens of images (B, 3, H, W) in [0, 1]."""
+        """(B, L) tokens of images (B, 3, H, W) in [0, 1].  Raises ValueError as `features`."""
         return self.quantize.encode(self.features(images), self.scales)
 
     @torch.no_grad()
@@ -215,13 +220,26 @@ class Quantizer(nn.Module):
 
 
 class Phi(nn.Conv2d):
-    """0.5 h + 0.5 conv(h): softens the block edges that enlarging a token map leaves."""
+    """0.5 h + 0.5 conv(h): softens the block edges that enlarging a token map leaves.  Never in
+    TF32: its ten bits would reach every later scale through f_hat."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return h * 0.5 + super().forward(h) * 0.5
+        with exact_convolutions():
+            return h * 0.5 + super().forward(h) * 0.5
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Float32 on a GPU without TF32, which cuDNN uses by default."""
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
 
 
 # The networks: the convolutional autoencoder of latent diffusion.
@@ -258,6 +276,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        if qkv.is_cuda:
+            qkv = qkv.contiguous()  # the fused kernels want the channels side by side
         q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)
         out = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
         return x + self.proj_out(out.reshape(x.shape))

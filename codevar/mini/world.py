@@ -80,7 +80,8 @@ class World:
         own stretch of the stream, so any of them can be made without the others."""
         key = np.array([self.seed, SPLITS[split]], dtype=np.uint64)
         stream = np.random.Philox(key=key).advance(first * (_DRAWS // 4))
-        return np.random.Generator(stream).random((count, _DRAWS)).astype(np.float32)
+        draws = np.random.Generator(stream).random((count, _DRAWS)).astype(np.float32)
+        return np.minimum(draws, np.float32(1 - 2**-24))  # a double just below 1 is rounded to it
 
     def _painted(self, hue: torch.Tensor, texture: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) the two tones of a hue, mixed as the texture says."""

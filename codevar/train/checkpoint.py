@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.optim import Optimizer
 
-from codevar.train.data import fingerprint, write_whole
+from codevar.checkpoints import fingerprint
+from codevar.train.data import whole_file, write_whole
 from codevar.train.errors import TrainError
 from codevar.train.parallel import like, whole
 
@@ -100,14 +101,15 @@ def restore(folder: Path, objective: nn.Module, optimizers: list[Optimizer]) -> 
                     if scalar:
                         state[key] = loaded.to(parameter.device) if on_gpu else loaded
                     else:
-                        state[key] = like(loaded, parameter)
+                        # Strides as well: fused kernels on a GPU want the same ones.
+                        state[key] = torch.empty_like(parameter).copy_(like(loaded, parameter))
 
 
 def export(
     folder: Path, name: str, model: nn.Module, half: bool, card: dict[str, Any], write: bool
 ) -> None:
     """A model with its card in it, and beside it if it is the finished one; patch sizes go along
-    as the published `lvl_1L`."""
+    as the published `lvl_1L`.  The card goes first: where the model is, its card is too."""
     dtype = torch.float16 if half else torch.float32
     tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
     if not write:
@@ -126,13 +128,24 @@ def export(
     }
     file = folder / f"{name}.safetensors"
     try:
-        write_whole(file, tensors, {"card": json.dumps(card)})
         if file.name == MODEL:
-            (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+            with whole_file(folder / CARD) as part:
+                part.write_text(json.dumps(card, indent=1) + "\n")
+        write_whole(file, tensors, {"card": json.dumps(card)})
     except (OSError, SafetensorError) as e:
         raise TrainError(
             f"{file}: the model cannot be written ({_reason(e)}); {kept(folder)}"
         ) from None
+
+
+def steps_of_model(folder: Path) -> int | None:
+    """After how many steps the finished model was written, by its own card; None if there is
+    none, or none that can be read: it is then written again."""
+    try:
+        with safe_open(folder / MODEL, "pt") as file:
+            return json.loads((file.metadata() or {})["card"])["steps"]
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 def kept(folder: Path) -> str:

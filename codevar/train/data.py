@@ -20,14 +20,17 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from codevar.checkpoints import fingerprint
 from codevar.mini import world
 from codevar.train.errors import TrainError
 from codevar.train.step import Step
+from codevar.transfer import send
 from codevar.vqvae import VQVAE
 
 Batch = dict[str, torch.Tensor]
@@ -168,7 +171,7 @@ class FolderImages:
             raise TrainError(
                 f"data: {len(bad)} unreadable images: {', '.join(bad[:3])}{more}; remove them"
             )
-        return {k: batch[k].to(self.device, non_blocking=True) for k in ("images", "labels")}
+        return {k: send(batch[k], self.device) for k in ("images", "labels")}
 
 
 class _Numbers(Sampler):
@@ -254,12 +257,11 @@ class Tokens:
     def stream(self, steps):
         for step in steps:
             which = [_shuffled(step.seed, len(self), n)[1] for n in step.examples]
-            rows = torch.tensor(which, device=self.tokens.device)
-            flips = self.tokens.shape[1]
-            form = torch.from_numpy((step.uniform("flip") * flips).astype(np.int64))
-            tokens_BL = self.tokens[rows, form.to(rows.device)]
+            rows = send(torch.tensor(which), self.tokens.device)
+            form = torch.from_numpy((step.uniform("flip") * self.tokens.shape[1]).astype(np.int64))
+            tokens_BL = self.tokens[rows, send(form, self.tokens.device)]
             batch = {"tokens": tokens_BL.long(), "labels": self.labels[rows]}
-            yield step, {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+            yield step, {k: send(v, self.device) for k, v in batch.items()}
 
 
 class Encoded:
@@ -298,19 +300,10 @@ def open_tokens(
         raise TrainError(f"data: token maps are kept in 16 bits; {vqvae.config.vocab} codes")
     path = Path(config.tokens) / f"tokens-{_made_of(config, images, vqvae)}.safetensors"
     if write and not path.exists():
-        _write_tokens(path, images, vqvae, tell)
+        _write_missing(path, images, vqvae, tell)
     wait()
     tokens_NFL, labels_N = _read_tokens(path)
     return Tokens(tokens_NFL, labels_N, images.classes, device)
-
-
-def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of names, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _made_of(config: DataConfig, images: MiniImages | FolderImages, vqvae: VQVAE) -> str:
@@ -321,9 +314,22 @@ def _made_of(config: DataConfig, images: MiniImages | FolderImages, vqvae: VQVAE
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _write_tokens(
+def _write_missing(
     path: Path, images: MiniImages | FolderImages, vqvae: VQVAE, tell: Callable[[str], None]
 ) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # another run may be making the same ones
+            if not path.exists():
+                kept = _token_maps(images, vqvae, tell)
+                write_whole(path, kept, {"sha256": fingerprint(kept)})
+    except (OSError, SafetensorError) as e:
+        raise TrainError(f"{path}: token maps cannot be kept: {e}") from None
+
+
+def _token_maps(
+    images: MiniImages | FolderImages, vqvae: VQVAE, tell: Callable[[str], None]
+) -> Batch:
     tokens, labels, done = [], [], 0
     for batch in images.all(256):
         B, flips, *rest = batch["images"].shape
@@ -333,12 +339,7 @@ def _write_tokens(
         done += B
         if done * 10 // len(images) > (done - B) * 10 // len(images):
             tell(f"token maps: {done:,} of {len(images):,} images")
-    kept = {"tokens": torch.cat(tokens), "labels": torch.cat(labels)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, kept, {"sha256": fingerprint(kept)})
-    except (OSError, SafetensorError) as e:
-        raise TrainError(f"{path}: token maps cannot be kept: {e}") from None
+    return {"tokens": torch.cat(tokens), "labels": torch.cat(labels)}
 
 
 def _read_tokens(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -355,13 +356,20 @@ def _read_tokens(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file that is there whole or not at all, whatever happens meanwhile.
+    """A safetensors file, by `whole_file`.  Raises OSError or SafetensorError."""
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata)
 
-    Raises OSError or SafetensorError, with what was there before intact.
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that is to be there whole or not at all, whatever happens meanwhile.
+
+    What is raised, or the OSError of a full disk, leaves what was there before intact.
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        save_file(tensors, part, metadata)
+        yield part
         part.chmod(0o644)  # safetensors writes for its owner only
         _to_disk(part)
         os.replace(part, path)

@@ -108,7 +108,9 @@ class Run:
 
     def go(self) -> Path:
         metrics, model = self.out / METRICS, self.out / checkpoint.MODEL
-        if self.done == self.steps and model.exists():
+        finished = self.done == self.steps == checkpoint.steps_of_model(self.out)
+        self.group.wait()  # all have looked before one writes
+        if finished:
             return model
         if self.group.first:
             _forget_after(metrics, self.done)
@@ -131,10 +133,10 @@ class Run:
                         with metrics.open("a") as file:
                             file.write(json.dumps({"step": self.done} | found) + "\n")
                     self.progress.show(self.done, found)
+                for share in kept:  # before the checkpoint, past which no run comes back
+                    self._export(f"model_{100 * share:.0f}")
                 if save:
                     self._save()
-                for share in kept:
-                    self._export(f"model_{100 * share:.0f}")
         self._export("model")
         return model
 
@@ -142,12 +144,10 @@ class Run:
         """The forwards of this process, in order."""
         recipe, group = self.recipe, self.group
         for number in range(self.done, self.steps):
-            examples = number * recipe.batch_size
-            epoch = examples / len(self.source)
             for start in range(0, recipe.batch_size, self.micro * group.size):
                 first = start + group.rank * self.micro
                 rows = range(first, first + self.micro)
-                yield Step(number, self.steps, epoch, recipe.seed, recipe.batch_size, rows)
+                yield Step(number, self.steps, recipe.seed, recipe.batch_size, rows)
 
     def _step(self, batches) -> None:
         recipe = self.recipe

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from codevar.scales import Scales
+from codevar.transfer import send
 from codevar.vqvae import Quantizer
 
 
@@ -40,7 +41,7 @@ def weighted(
     weights of 1 the mean over tokens, as VAR weighs them.  The divisor does not depend on the
     weights, so that a weight that fades takes its scales out and does not turn the others up."""
     shares = torch.tensor([w * n / sum(tokens) for w, n in zip(weights, tokens, strict=True)])
-    return (means_k * shares.to(means_k.device)).sum()
+    return (means_k * send(shares, means_k.device)).sum()
 
 
 def quantised(

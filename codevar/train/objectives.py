@@ -19,6 +19,7 @@ from codevar.mini.classifier import Classifier
 from codevar.train import losses, teacher_forcing
 from codevar.train.data import Batch
 from codevar.train.step import Step
+from codevar.transfer import send
 from codevar.var import VAR
 from codevar.vqvae import VQVAE, Quantizer
 
@@ -82,7 +83,8 @@ class Prediction(Objective):
             inputs_BnZ = teacher_forcing.inputs(self._quantizer[0], batch["tokens"], scales, last)
         targets_Bl = batch["tokens"][:, scales.span(first, last)]
         dropped = torch.from_numpy(step.uniform("label dropout") < self.label_dropout)
-        labels = batch["labels"].masked_fill(dropped.to(inputs_BnZ.device), var.config.classes)
+        dropped = send(dropped, inputs_BnZ.device)
+        labels = batch["labels"].masked_fill(dropped, var.config.classes)
         share = step.draw("mixup").beta(self.mixup, self.mixup) if self.mixup else 1.0
         if self.mixup:
             inputs_BnZ = inputs_BnZ.flip(0).lerp(inputs_BnZ, share)
@@ -153,7 +155,10 @@ class Reconstruction(Objective):
                 f_BZhw, of_scale, tokens = losses.quantised(
                     vqvae.quantize, f_BZhw, scales, self.beta
                 )
-            self.uses += tokens.flatten().bincount(minlength=len(self.uses))
+            used = tokens.flatten().bincount(minlength=len(self.uses))
+            if torch.distributed.is_initialized():  # now: a checkpoint keeps those of one process
+                torch.distributed.all_reduce(used)
+            self.uses += used
             found = {f"scale_{k + 1}": loss.detach() for k, loss in enumerate(of_scale)}
             total = of_scale.mean()
         made = vqvae.decoder(vqvae.post_quant_conv(f_BZhw)).float()
@@ -175,10 +180,7 @@ class Reconstruction(Objective):
         if first:
             codes.copy_(_k_means(left, chosen))
         else:
-            uses = self.uses.clone()
-            if torch.distributed.is_initialized():
-                torch.distributed.all_reduce(uses)
-            codes.copy_(torch.where((uses > 0)[:, None], codes, chosen))
+            codes.copy_(torch.where((self.uses > 0)[:, None], codes, chosen))
         if torch.distributed.is_initialized():
             torch.distributed.broadcast(codes, src=0)
         self.uses.zero_()

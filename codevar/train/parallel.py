@@ -7,6 +7,7 @@ larger.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,14 +51,20 @@ def join(device: str) -> Group:
 
     device: auto, cpu, cuda or cuda:N.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise TrainError(f"--device must be auto, cpu, cuda or cuda:N, not {device}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device.startswith("cuda") and not torch.cuda.is_available():
         raise TrainError(f"no CUDA device here; --device {device} needs one")
-    if "RANK" not in os.environ:
-        return Group(0, 1, torch.device(device))
-    if device == "cuda":
+    alone = "RANK" not in os.environ
+    if device == "cuda" and not alone:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise TrainError(f"no {device} here; CUDA devices: {torch.cuda.device_count()}")
+    if alone:
+        return Group(0, 1, torch.device(device))
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         # While rank 0 computes token maps the others wait, for hours on ImageNet.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import codevar
 from codevar import VAR, VQVAE, VARConfig, VQVAEConfig
@@ -35,6 +35,9 @@ from codevar.train.objectives import Objective, Prediction
 from codevar.train.step import Step
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Length = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Table(BaseModel):
@@ -47,13 +50,14 @@ class OptimizerConfig(Table):
     name: adamw, or muon for the matrices of a VAR's blocks with AdamW for the rest.
     lr, muon_lr: after the warm-up.  clip: norm of the gradient, 0 for none.
     warmup: share of the steps.  final: share of the rate at the end, if it decays.
-    weight_decay: of matrices and kernels, not of embeddings, biases and gains.
+    weight_decay: of matrices and kernels, not of position and scale embeddings,
+        codes, biases and gains.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(gt=0)
     muon_lr: float = Field(3e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(0.0, ge=0)
     warmup: Share = 0.0
@@ -63,7 +67,7 @@ class OptimizerConfig(Table):
 
 class VQVAESizes(Table):
     width: int = Field(160, ge=32)
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    multipliers: tuple[Count, ...] = Field((1, 1, 2, 2, 4), min_length=1)
     res_blocks: int = Field(2, ge=1)
     vocab: int = Field(4096, ge=2)
     channels: int = Field(32, ge=1)
@@ -141,6 +145,7 @@ class Recipe(Table):
 
 class TrainVQVAE(Recipe):
     recipe: Literal["vqvae"] = "vqvae"
+    parallel: Literal["ddp"] = "ddp"  # `fully_shard` takes no parameters with channels last
     model: VQVAESizes = VQVAESizes()  # type: ignore[call-arg]
     beta: float = Field(0.25, ge=0)
     unquantised: int = Field(250, ge=0)
@@ -195,6 +200,11 @@ class OfVAR(Recipe):
     label_dropout: Share = 0.1
     mixup: float = Field(0.0, ge=0)
 
+    @property
+    def reverse(self) -> bool:
+        """Whether a teacher is learnt from by KL(model || teacher), not KL(teacher || model)."""
+        return False
+
     def ever(self, K: int) -> range:
         """Scales (0-based) that are trained on."""
         return range(K)
@@ -236,7 +246,7 @@ class OfVAR(Recipe):
             label_dropout=self.label_dropout,
             mixup=self.mixup,
             teacher=teacher,
-            reverse=getattr(self, "kl", "") == "student_teacher",
+            reverse=self.reverse,
             recompute=self.recompute,
         )
         return objective, source
@@ -312,6 +322,10 @@ class TrainRefiner(OfVAR):
     teacher_: str = Field(alias="teacher")
     kl: Literal["teacher_student", "student_teacher"] = "teacher_student"
 
+    @property
+    def reverse(self) -> bool:
+        return self.kl == "student_teacher"
+
     def weights(self, step: Step, K: int) -> list[float]:
         return [1 - step.progress if k < self.draft_steps else 1.0 for k in range(K)]
 
@@ -330,19 +344,26 @@ class TrainVariant(OfVAR):
 
     subnet_depth: layers of the subnet.  bridge_scales: N, scales 1..N run by all layers; 0 is
     the "skip r1-r10" of Table 5.
-    phases: lengths of the three phases, relative to each other.  In the first a batch is the
-        subnet's with probability 0.2, in the second the probability rises linearly to 1 (Eq. 5,
-        taken between epochs too), in the third it stays 1.  One draw for each batch.
+    phases: lengths of the three phases, relative to each other; 0 leaves one out.  In the first
+        a batch is the subnet's with probability 0.2, in the second the probability rises linearly
+        to 1 (Eq. 5, taken between epochs too), in the third it stays 1.  One draw for each batch.
     ratio: a fixed probability in their place (Figure 2).
     """
 
     recipe: Literal["variant"] = "variant"
     subnet_depth: int = Field(ge=2)
     bridge_scales: int = Field(6, ge=0)
-    phases: tuple[float, float, float] = (5, 15, 5)
+    phases: tuple[Length, Length, Length] = (5, 15, 5)
     ratio: Share | None = None
 
     first_ratio: ClassVar[float] = 0.2
+
+    @field_validator("phases")
+    @classmethod
+    def _phases_have_a_length(cls, phases: tuple[float, ...]) -> tuple[float, ...]:
+        if not any(phases):
+            raise ValueError("phases must not all be 0")
+        return phases
 
     @property
     def leaves_out(self) -> bool:
@@ -352,9 +373,11 @@ class TrainVariant(OfVAR):
         """That a batch is the subnet's; progress 0..1."""
         if self.ratio is not None:
             return self.ratio
-        joint, transition, _ = self.phases
-        into = (progress * sum(self.phases) - joint) / transition if transition else progress
-        return self.first_ratio + (1 - self.first_ratio) * min(max(into, 0.0), 1.0)
+        joint, transition, alone = self.phases
+        into = progress * sum(self.phases) - joint
+        # Without a transition it is a step, which joint training to the end never takes.
+        share = into / transition if transition else float(into >= 0 and alone > 0)
+        return self.first_ratio + (1 - self.first_ratio) * min(max(share, 0.0), 1.0)
 
     def subnet(self, step: Step, depth: int) -> tuple[tuple[int, ...], int] | None:
         if step.draw("subnet").random() >= self.probability(step.progress):
@@ -418,6 +441,8 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
     if name not in RECIPES:
         raise TrainError(f"{path}: recipe must be one of {', '.join(RECIPES)}, not {name}")
     axes = {key: values[key] for key in AXES if isinstance(values.get(key), list)}
+    if empty := [key for key, of in axes.items() if not of]:
+        raise TrainError(f"{path}: {empty[0]}: must not be empty")
     runs = []
     for chosen in product(*axes.values()):
         of_axis = dict(zip(axes, chosen, strict=True))
@@ -455,6 +480,8 @@ def _explained(error: ValidationError) -> str:
             return f"{key}: no such key"
         case "missing":
             return f"{key}: missing"
+        case "too_short":
+            return f"{key}: must not be empty"
         case "value_error":
             return str(first["ctx"]["error"])
     return f"{key}: {first['msg'].replace('Input should', 'must')}, not {first['input']!r}"

@@ -6,7 +6,7 @@ drawn, and so do two processes that share a batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,13 +15,12 @@ import numpy as np
 class Step:
     """One optimiser step, as the part of its batch that one forward sees.
 
-    number: from 0.  steps: of the whole run.  epoch: epochs done, with the fraction.
+    number: from 0.  steps: of the whole run.
     batch_size: of the step, over all processes and micro-batches.  rows: of this forward.
     """
 
     number: int
     steps: int
-    epoch: float
     seed: int
     batch_size: int
     rows: range
@@ -36,10 +35,6 @@ class Step:
         """The rows, counted from the start of the run."""
         start = self.number * self.batch_size
         return range(start + self.rows.start, start + self.rows.stop)
-
-    def narrow(self, rows: range) -> Step:
-        """The same step for other rows."""
-        return replace(self, rows=rows)
 
     def draw(self, what: str) -> np.random.Generator:
         """A generator for one purpose, the same in every part of the step."""

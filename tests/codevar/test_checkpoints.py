@@ -17,8 +17,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 import codevar
-from codevar import PUBLISHED, VAR, VQVAE, CheckpointError, VARConfig, VQVAEConfig
-from codevar.checkpoints import seeded_tensor
+from codevar import PUBLISHED, VAR, VQVAE, CheckpointError, VARConfig, VQVAEConfig, checkpoints
+from codevar.checkpoints import seeded_tensor, var_config
 
 LAYOUTS = {
     name: {tensor: tuple(shape) for tensor, shape in layout.items()}
@@ -145,6 +145,32 @@ def test_patch_sizes_are_read_off_the_levels(weights):
 def test_unpublished_sizes_are_read_too(sizes):
     sizes = {"depth": 3, "width": 64, "heads": 1} | sizes
     assert tiny.var(**sizes).config == tiny.var_config(**sizes)
+
+
+@pytest.mark.parametrize("loader", [codevar.load_var, codevar.load_vqvae, var_config])
+def test_levels_that_are_no_pyramid_are_refused(weights, vqvae_weights, tmp_path, loader):
+    kept = vqvae_weights if loader is codevar.load_vqvae else weights
+    levels = torch.arange(4).repeat_interleave(torch.tensor([1, 4, 4, 16]))[None]
+    file = tmp_path / "x.safetensors"
+    save_file(kept | {"lvl_1L": levels}, file)
+    with tiny.refused(str(file), "lvl_1L", "(1, 2, 2, 4)", error=CheckpointError):
+        loader(str(file))
+
+
+def test_a_gpu_without_a_number_is_the_current_one_in_every_thread(monkeypatch):
+    """Tensors are placed by threads, and each has a current GPU of its own."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    placed = []
+
+    class Tensor:
+        def to(self, device, dtype, copy):
+            placed.append(device)
+            return torch.zeros(2, 2)
+
+    with torch.device("meta"):
+        model = torch.nn.Linear(2, 2, bias=False)
+    checkpoints._assign(model, lambda name: Tensor(), "cuda", torch.float32)
+    assert placed == [torch.device("cuda:3")]
 
 
 # Precision

@@ -9,9 +9,10 @@ import pytest
 import tiny
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import codevar
-from codevar import Sampling
+from codevar import Sampling, Scales
 from codevar.decode import generate
 from codevar.plan import Plan, Step, code, original, subnet, swap_scale, variant
 
@@ -398,3 +399,23 @@ def test_any_depth_and_width_decodes_alike_on_both_stacks(small_vqvae, sizes):
     )
     assert torch.equal(published.tokens, modern.tokens)
     assert_images(modern.images, side=8)
+
+
+class Operators(TorchDispatchMode):
+    """Notes what is called, down to what Python numbers become tensors by."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.called.add(operator.overloadpacket)
+        return operator(*args, **(kwargs or {}))
+
+
+def test_levels_are_filled_on_the_device_and_not_copied_to_it():
+    """A copy of a list of Python's would wait for all that a GPU has queued."""
+    with Operators() as operators:
+        made = Scales().level_of_token("meta")
+    assert made.shape == (680,)
+    assert operators.called == {torch.ops.aten.full, torch.ops.aten.cat}

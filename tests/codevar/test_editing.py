@@ -63,8 +63,10 @@ def test_a_mask_of_ones_is_a_plain_decode(plan, small_vqvae, more_smooth):
         LEFT.repeat_interleave(3, 0).repeat_interleave(3, 1),
         LEFT.bool(),
         LEFT.to(torch.uint8),
+        LEFT.to(torch.uint8) * 255,
+        LEFT * 255,
     ],
-    ids=["H W", "1 H W", "B H W", "cells", "larger", "bool", "uint8"],
+    ids=["H W", "1 H W", "B H W", "cells", "larger", "bool", "uint8", "0 and 255", "0.0 and 255.0"],
 )
 def test_mask_shapes_that_mean_the_same(small_vqvae, mask):
     model = tiny.var()
@@ -115,9 +117,10 @@ def test_another_class_changes_the_edit(plan, small_vqvae):
         ({"images": torch.rand(2, 3, 16, 16)}, "(B, 3, 8, 8)"),
         ({"images": torch.rand(3, 8, 8), "labels": [1, 2, 3]}, "(B, 3, 8, 8)"),
         ({"labels": torch.tensor(3)}, "labels"),
+        ({"images": torch.ones(2, 3, 8, 8, dtype=torch.uint8)}, "[0, 1], not torch.uint8"),
     ],
 )
-def test_wrong_shapes_are_refused(small_vqvae, wrong, said):
+def test_what_does_not_fit_is_refused(small_vqvae, wrong, said):
     right = {"images": tiny.images(), "labels": LABELS, "mask": LEFT}
     with tiny.refused(said):
         codevar.edit(tiny.var(), small_vqvae, **(right | wrong))

@@ -92,6 +92,11 @@ def test_images_of_another_size_are_refused(small_vqvae, shape):
         small_vqvae.encode(torch.rand(shape))
 
 
+def test_images_of_whole_numbers_are_refused(small_vqvae):
+    with tiny.refused("[0, 1]", "not torch.uint8"):
+        small_vqvae.encode(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("shape", [(2, 29), (2, 31), (30,), (2, 1, 30)])
 def test_tokens_that_do_not_fill_the_scales_are_refused(small_vqvae, shape):
     with tiny.refused("(B, 30)", str(shape)):
@@ -109,6 +114,21 @@ def test_tokens_do_not_depend_on_the_precision_of_the_networks():
     images = vqvae.decode(tokens)
     assert images.dtype == torch.float32
     torch.testing.assert_close(images, tiny.vqvae().decode(tokens), atol=0.1, rtol=0)
+
+
+def test_the_quantiser_runs_without_tf32_and_leaves_the_rest_as_it_was(small_vqvae, monkeypatch):
+    conv, ran_in = torch.backends.cudnn.conv, []
+    forward = torch.nn.Conv2d.forward
+
+    def spying(self, x):
+        ran_in.append((type(self).__name__, conv.fp32_precision))
+        return forward(self, x)
+
+    before = conv.fp32_precision
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", spying)
+    small_vqvae.decode(small_vqvae.encode(tiny.images()))
+    assert set(ran_in) == {("Phi", "ieee"), ("Conv2d", before)}
+    assert conv.fp32_precision == before != "ieee"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torchvision.io import read_image
 
@@ -36,6 +37,22 @@ def test_images_are_in_range_and_of_all_classes():
         share = labels.bincount(minlength=len(CLASSES)) / 300
         assert len(share) == len(CLASSES)
         assert share.min() > 0.04
+
+
+def test_a_draw_just_below_one_is_still_the_last_of_its_kind(monkeypatch):
+    """As a float32 it would be 1: a hue and a class past the last."""
+
+    class Highest:
+        def __init__(self, stream):
+            pass
+
+        def random(self, shape):
+            return np.full(shape, 1 - 2.0**-53)
+
+    monkeypatch.setattr(np.random, "Generator", Highest)
+    images, labels = World(16).images("train", 0, 2)
+    assert labels.tolist() == [len(CLASSES) - 1] * 2
+    assert images.isfinite().all()
 
 
 def test_every_class_has_its_own_silhouette():

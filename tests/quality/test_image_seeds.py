@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -70,9 +71,27 @@ def test_one_seed_is_one_generator_as_before(models):
     assert not torch.equal(one[0], one[1])
 
 
+@pytest.mark.parametrize("of", [torch.tensor, np.array], ids=["tensor", "array"])
+@pytest.mark.parametrize("seed", [7, [7, 9]], ids=["one", "each"])
+def test_seeds_may_be_tensors_and_arrays(models, of, seed):
+    tokens = codevar.decode(*models, [3, 7], seed=of(seed)).tokens
+    assert torch.equal(tokens, codevar.decode(*models, [3, 7], seed=seed).tokens)
+
+
 @pytest.mark.parametrize(
     ("seed", "said"),
-    [([1], "1 for 2"), ([1, 2, 3], "3 for 2"), ([], "0 for 2"), ([1, 2.5], "2.5"), ("ab", "a")],
+    [
+        ([1], "1 for 2"),
+        ([1, 2, 3], "3 for 2"),
+        ([], "0 for 2"),
+        ([1, 2.5], "2.5"),
+        ("ab", "a"),
+        (1.5, "1.5"),
+        (None, "None"),
+        (torch.tensor([1, 2, 3]), "3 for 2"),
+        (torch.tensor([1.0, 2.5]), "2.5"),
+        (np.array(1.5), "1.5"),
+    ],
 )
 def test_other_than_one_seed_per_image_is_refused(models, seed, said):
     with tiny.refused("seed", said):

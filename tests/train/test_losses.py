@@ -109,7 +109,7 @@ def test_weights_that_fade_do_not_turn_the_others_up():
 
 @torch.no_grad()
 def test_mixup_mixes_inputs_classes_and_targets(prepared, vqvae, drafter, labels):
-    step = Step(0, 1, 0.0, 0, 2, range(2))
+    step = Step(0, 1, 0, 2, range(2))
     every = {"weights": lambda step: [1.0] * 10, "ever": range(10), "label_dropout": 0.0}
     objective = Prediction(drafter, vqvae.quantize, **every, mixup=0.2)
     share = step.draw("mixup").beta(0.2, 0.2)

@@ -71,9 +71,24 @@ def test_the_ratio_rises_as_eq_5_says():
     assert fixed.probability(0.0) == fixed.probability(1.0) == 0.3
 
 
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ((25, 0, 0), {0: 0.2, 12: 0.2, 24: 0.2, 25: 0.2}),
+        ((0, 0, 25), {0: 1.0, 12: 1.0, 25: 1.0}),
+        ((5, 0, 20), {0: 0.2, 4.9: 0.2, 5.1: 1.0, 25: 1.0}),
+        ((0, 25, 0), {0: 0.2, 12.5: 0.6, 25: 1.0}),
+    ],
+)
+def test_any_of_the_three_phases_may_be_left_out(phases, expected):
+    (run,) = recipes.load(PAPERS / "variant_d16.toml", {"phases": str(list(phases))})
+    found = {at: run.probability(at / 25) for at in expected}
+    assert found == pytest.approx(expected)
+
+
 def test_the_refiners_weight_falls_from_one_to_zero():
     run = recipes.load(PAPERS / "refiners.toml")[0]
-    step = Step(0, 101, 0.0, 0, 8, range(8))
+    step = Step(0, 101, 0, 8, range(8))
     at = [run.weights(replace(step, number=n), 10) for n in (0, 50, 100)]
     assert [w[:6] for w in at] == [[1.0] * 6, [0.5] * 6, [0.0] * 6]
     assert all(w[6:] == [1.0] * 4 for w in at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from small import config, files, refused, same, train
 
 import codevar
-from codevar.train.data import DataConfig, open_tokens
+from codevar.train.data import DataConfig, Tokens, open_tokens
 from codevar.train.step import Step
 
 CPU = torch.device("cpu")
@@ -78,7 +80,7 @@ def test_token_maps_are_those_of_the_images(folder, tmp_path):
     vqvae = codevar.load_vqvae(folder / "vqvae.safetensors", device="cpu")
     data = DataConfig(source="mini", side=8, images=5, tokens=str(tmp_path))
     source, _ = tokens_of(data, vqvae)
-    step = Step(3, 9, 0.0, 7, 5, range(5))
+    step = Step(3, 9, 7, 5, range(5))
     ((_, batch),) = source.stream(iter([step]))
     images, labels = data.open(CPU).world.images("train", 0, 5)
     wanted = {tuple(row) for row in torch.cat((labels[:, None], vqvae.encode(images)), 1).tolist()}
@@ -86,11 +88,33 @@ def test_token_maps_are_those_of_the_images(folder, tmp_path):
     assert {tuple(row) for row in rows} == wanted  # an epoch is every image once
 
 
+def test_two_runs_that_need_the_same_token_maps_make_them_once(folder, tmp_path):
+    """The second comes while the first is at it."""
+    vqvae = codevar.load_vqvae(folder / "vqvae.safetensors", device="cpu")
+    data = DataConfig(source="mini", side=8, images=5, tokens=str(tmp_path))
+    second: list[Tokens] = []
+    second_told = threading.Event()
+
+    def come(tell) -> None:
+        second.append(open_tokens(data, vqvae, CPU, True, lambda: None, tell))
+
+    thread = threading.Thread(target=come, args=[lambda line: second_told.set()])
+
+    def tell(line: str) -> None:
+        thread.start()
+        second_told.wait(timeout=1)  # in vain: the second has to wait for the first
+
+    first = open_tokens(data, vqvae, CPU, True, lambda: None, tell)
+    thread.join()
+    assert not second_told.is_set()
+    assert torch.equal(second[0].tokens, first.tokens)
+
+
 def test_damaged_token_maps(folder, tmp_path):
     values = config(folder, "var", out=str(tmp_path / "o"))
     values["data"]["tokens"] = str(tmp_path / "tokens")
     train(values)
-    (path,) = (tmp_path / "tokens").iterdir()
+    (path,) = (tmp_path / "tokens").glob("*.safetensors")
     kept = load_file(path)
     kept["tokens"][0, 0, 0] += 1
     save_file(kept, path, {"sha256": "0" * 64})
@@ -120,8 +144,8 @@ def test_a_folder_without_classes(folder, tmp_path):
 
 
 def test_each_row_draws_the_same_however_the_batch_is_split():
-    whole = Step(3, 9, 0.0, 7, 8, range(8))
-    parts = [whole.narrow(range(n, n + 2)) for n in range(0, 8, 2)]
+    whole = Step(3, 9, 7, 8, range(8))
+    parts = [replace(whole, rows=range(n, n + 2)) for n in range(0, 8, 2)]
     joined = np.concatenate([part.uniform("label dropout") for part in parts])
     assert np.array_equal(joined, whole.uniform("label dropout"))
     assert whole.draw("subnet").random() == parts[2].draw("subnet").random()

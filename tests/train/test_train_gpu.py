@@ -42,9 +42,12 @@ def test_every_recipe_trains_as_on_a_cpu(folder, tmp_path, recipe, compiled):
     assert all(math.isfinite(loss) for loss in losses(there))
 
 
-def test_fp16_with_muon_goes_on_after_a_stop(folder, tmp_path, monkeypatch):
-    changes = {"optimizer.name": "muon", "precision": "fp16"}
-    values = config(folder, "variant", out=str(tmp_path / "whole"), **changes)
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [("variant", {"optimizer.name": "muon", "precision": "fp16"}), ("vqvae", {"unquantised": 9})],
+)
+def test_a_run_goes_on_after_a_stop(folder, tmp_path, monkeypatch, recipe, changes):
+    values = config(folder, recipe, out=str(tmp_path / "whole"), **changes)
     whole = train(values, device="cuda")
     step = loop.Run._step
 

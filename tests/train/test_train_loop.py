@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 import codevar
 from bench.cli import app
 from codevar.mini.classifier import load_classifier
-from codevar.train import checkpoint, loop
+from codevar.train import checkpoint, loop, parallel
+from codevar.train.progress import Progress
+from codevar.train.recipes import TrainVQVAE
 
 RECIPES = ("vqvae", "var", "code-drafter", "code-refiner", "variant", "perturb", "classifier")
 
@@ -97,6 +99,7 @@ def test_accumulation_changes_nothing(folder, tmp_path):
     parts = train(config(folder, "var", out=str(tmp_path / "parts"), micro_batch=2))
     for one, other in zip(metrics(whole.parent), metrics(parts.parent), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert one["gradient"] == pytest.approx(other["gradient"], rel=1e-4)
 
 
 def test_recomputing_changes_nothing(folder, tmp_path):
@@ -133,6 +136,18 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(folder, tmp_path, rec
     assert same(got, wanted)
     assert same(got.with_name(checkpoint.FILE), wanted.with_name(checkpoint.FILE))
     assert [row["step"] for row in metrics(got.parent)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_optimiser_goes_on_in_the_layout_of_its_weights(folder, tmp_path):
+    """A VQVAE's kernels have their channels last; fused kernels on a GPU refuse a mixture."""
+    values = config(folder, "vqvae", out=str(tmp_path / "o"))
+    train(values)
+    recipe, alone = TrainVQVAE.model_validate(values), parallel.join("cpu")
+    run = loop.Run(recipe, tmp_path / "o", alone, True, Progress(quiet=True))
+    (optimizer,) = run.optimizers
+    assert any(not parameter.is_contiguous() for parameter in optimizer.state)
+    for parameter, state in optimizer.state.items():
+        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(folder, tmp_path):
@@ -239,6 +254,61 @@ def test_a_run_may_be_made_longer_or_shorter(folder, tmp_path):
         train(values | {"steps": 7}, resume=True)
 
 
+def stopped_after(monkeypatch, owner, name, where):
+    """Makes the run stop right after a call of the function for which `where` is true."""
+    call = getattr(owner, name)
+
+    def stopping(*args):
+        call(*args)
+        if where(*args):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+def steps_of(model: Path) -> int:
+    with safe_open(model, "pt") as file:
+        return json.loads(file.metadata()["card"])["steps"]
+
+
+def test_a_longer_run_that_is_stopped_before_its_model_writes_it_after_all(
+    folder, tmp_path, monkeypatch
+):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    train(values)
+    stopped_after(monkeypatch, loop.Run, "_save", lambda run: run.done == 8)
+    with pytest.raises(KeyboardInterrupt):
+        train(values | {"steps": 8}, resume=True)
+    monkeypatch.undo()
+    path = train(values | {"steps": 8}, resume=True)
+    assert steps_of(path) == 8
+    assert json.loads((path.parent / checkpoint.CARD).read_text())["steps"] == 8
+
+
+def test_a_run_that_is_stopped_after_a_checkpoint_has_kept_its_model(folder, tmp_path, monkeypatch):
+    values = config(folder, "var", out=str(tmp_path / "o"), keep=(0.5,))
+    stopped_after(monkeypatch, loop.Run, "_save", lambda run: run.done == 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(values)
+    monkeypatch.undo()
+    path = train(values, resume=True)
+    assert steps_of(path.with_name("model_50.safetensors")) == 3
+
+
+def test_a_run_that_is_stopped_after_its_model_has_its_card(folder, tmp_path, monkeypatch):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    stopped_after(
+        monkeypatch, checkpoint, "write_whole", lambda path, *_: path.name == checkpoint.MODEL
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(values)
+    monkeypatch.undo()
+    path = train(values, resume=True)
+    with safe_open(path, "pt") as file:
+        inside = json.loads(file.metadata()["card"])
+    assert json.loads((path.parent / checkpoint.CARD).read_text()) == inside
+
+
 def test_a_checkpoint_of_another_shape(folder, tmp_path):
     values = config(folder, "var", out=str(tmp_path / "o"))
     path = train(values).with_name(checkpoint.FILE)
@@ -267,6 +337,13 @@ def test_a_checkpoint_of_another_shape(folder, tmp_path):
         ("code-drafter", {"out": "{depth}"}, ["out may name no key only"]),
         ("code-drafter", {"draft_steps": 4}, ["draft_steps must be 1..3, not 4"]),
         ("variant", {"subnet_depth": 5}, ["subnet_depth must be 2..4, not 5"]),
+        ("variant", {"phases": [5, -1, 5]}, ["phases.1", "greater than or equal to 0, not -1"]),
+        ("variant", {"phases": [0, 0, 0]}, ["phases must not all be 0"]),
+        ("vqvae", {"parallel": "fsdp"}, ["parallel: must be 'ddp', not 'fsdp'"]),
+        ("vqvae", {"model.multipliers": []}, ["model.multipliers: must not be empty"]),
+        ("vqvae", {"model.multipliers": [1, 0]}, ["model.multipliers.1", "not 0"]),
+        ("var", {"optimizer.betas": [0.9, 1.5]}, ["optimizer.betas.1", "less than 1, not 1.5"]),
+        ("code-drafter", {"draft_steps": []}, ["draft_steps: must not be empty"]),
         ("var", {"data.source": "folder", "data.folder": "nowhere"}, ["no such folder: nowhere"]),
         ("fast", {}, ["recipe must be one of vqvae, var, code-drafter", "not fast"]),
     ],
@@ -280,6 +357,22 @@ def test_mistakes_are_one_line(folder, tmp_path, recipe, changes, parts):
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize(
+    ("device", "parts"),
+    [
+        ("gpu", ["--device must be auto, cpu, cuda or cuda:N, not gpu"]),
+        ("cuda:", ["not cuda:"]),
+        ("cuda:9", ["no cuda:9 here", "2"]),
+    ],
+)
+def test_devices_that_are_none_are_one_line(folder, tmp_path, monkeypatch, device, parts):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with refused(*parts):
+        train(config(folder, "var", out=str(tmp_path / "o")), device=device)
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_command_wants_the_recipe_of_the_config(folder, tmp_path):

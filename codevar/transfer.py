@@ -1,0 +1,13 @@
+"""From the CPU to a GPU without waiting for it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device.  Out of memory that is not pinned a copy would wait for all that
+    is queued there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
