@@ -114,6 +114,8 @@ class Run:
             return model
         if self.group.first:
             _forget_after(metrics, self.done)
+        if self.group.device.type == "cuda":  # or the card would have the most of all runs so far
+            torch.cuda.reset_peak_memory_stats(self.group.device)
         with self.progress.of(self.recipe.recipe, self.done, self.steps, self.recipe.batch_size):
             batches = self.source.stream(self._parts())
             started, from_step = time.perf_counter(), self.done
