@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from bench.cases import VARCase, with_batch
+from bench.cases import VARCase, weights_name, with_batch
 
 # Keys of a case that change no image.
 FREE = ("batch_size", "device", "memory_limit_gib")
@@ -69,5 +70,6 @@ def slug(case: VARCase) -> str:
     for key, word in others.items():
         value = getattr(case, key)
         if value != type(case).model_fields[key].default:
-            parts.append(f"{word}{str(value).rstrip('/').rpartition('/')[2]}")
+            told = Path(weights_name(value)).name if key == "weights" else value
+            parts.append(f"{word}{told}")
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")

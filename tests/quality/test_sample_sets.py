@@ -483,6 +483,10 @@ def test_names_of_folders():
     assert slug(make_case(code)) == "code-n-6-d30-d16-published-fp16-preset-code"
     weights = case_of(weights="/some/where/mine/")
     assert slug(weights) == "var-d2-published-float32-mine"
+    run = make_case(
+        {"method": "var", "depth": 12, "weights": "mini:runs/p0.1/model_17.safetensors"}
+    )
+    assert slug(run) == "var-d12-published-fp16-p0-1-after-17"  # not "model"
     both = sets_of([weights, case_of(weights="/else/mine")], 1, "png", 1)
     assert len(both) == 2
 
