@@ -37,7 +37,7 @@ def decoded(**options):
 
     def watched(x, final):
         logits.append(original(x, final))
-        return logits[-1]
+        return logits[-1].clone()  # which the sampling writes over
 
     decode.model.logits = watched
     try:
