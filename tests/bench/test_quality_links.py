@@ -271,7 +271,7 @@ def test_figure5a_draws_what_was_measured_with_its_front():
 
 
 def test_figure5a_tells_fine_tuned_from_training_free_by_the_marker():
-    run = evaluated("mini_table1", of=None)
+    run = evaluated("mini_table1", of=None, method=["var", "code"], draft_steps=6)
     figure = page("code_figure5a", run)
     ax = figure.axes[1]
     hollow = {
