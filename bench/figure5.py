@@ -75,11 +75,13 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
     if ours:
         ours = at_common_batch(run, ours)
         of_weights = weights_handles(ours)
+        several = len(stacks_of(ours)) > 1
         told = [detail for detail in DETAILS if not (of_weights and detail == "weights")]
         dots.append([])
         for row in ours:
             name = name_of(row, ours, told) if measured else row["method_paper"]
-            hollow = is_training_free(row["case"]) if of_weights else row["stack"] == "modern"
+            modern = several and row["stack"] == "modern"
+            hollow = is_training_free(row["case"]) if of_weights else modern
             fid = row["fid" if measured else "fid_paper"]
             dots[1].append((row["latency_s"], fid, name + starred(row), hollow))
     # FIDs of another network or reference have an axis of their own.
