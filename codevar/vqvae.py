@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -95,8 +95,8 @@ class VQVAE(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the two networks.  In float32 their convolutions use TF32 on a GPU where
-        torch is set to, as it is by default.  The quantiser is float32 throughout, so that what
-        tokens stand for depends on neither."""
+        torch is set to, as it is by default.  The quantiser is float32 throughout (but in a
+        compiled training), so that what tokens stand for depends on neither."""
         return self.post_quant_conv.weight.dtype
 
     @property
@@ -227,7 +227,8 @@ class Phi(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        with exact_convolutions():
+        # In a compiled training the setting would break the graph at every scale.
+        with nullcontext() if torch.compiler.is_compiling() else exact_convolutions():
             return h * 0.5 + super().forward(h) * 0.5
 
 
