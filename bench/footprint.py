@@ -131,8 +131,9 @@ class Keeps(Block):
         return (condition.new_empty(len(condition), width, dtype=self.run.precision),)
 
     def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
+        out_BLC = torch.empty_like(x_BLC)
         if self.run.cache is StaticCache:  # there as soon as any layer writes to it
-            return x_BLC
+            return out_BLC
         B, L, C = x_BLC.shape
         # Values are a view of queries, keys and values, which stay until the next pass joins.
         shape = 3, B, self.config.heads, L, C // self.config.heads
@@ -140,7 +141,7 @@ class Keeps(Block):
         if self.config.l2_norm:
             key = torch.empty_like(key, dtype=torch.float32)
         cache.append(layer, key, value)
-        return x_BLC
+        return out_BLC
 
 
 def fill(model: nn.Module, device: str) -> nn.Module:
@@ -158,6 +159,7 @@ def simulated(device: str, attention: str) -> Iterator[None]:
     """Fake tensors; and of a GPU, which need not be there, its autocast, generator, attention."""
     patches: dict[str, Any] = {
         "codevar.packed.pieces": first_piece,
+        "codevar.decode.slices": lambda length, step: [slice(0, step)],
         "codevar.noise.chunks": lambda x: [x.view(-1)[: noise.CHUNK]],
     }
     if device == "cuda":

@@ -131,18 +131,18 @@ def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     """By scale: 2B * width * (key + value bytes) * tokens, over the layers that read them.
 
     A growing cache holds what was read so far; a static one, from a model's first pass on,
-    what the model will have read in the end.  Both are gone after the model's last scale.
+    what its later passes will read again.  Both are gone after the model's last scale.
     """
     totals = [0] * plan.scales.K
     for model in plan.models:
         element = run.key_bytes(model.config.l2_norm) + run.value_bytes
         per_token = 2 * batch_size * model.config.width * element
         passes, held = plan.passes_of(model), 0
-        final = sum(plan.cached_tokens(model))
+        kept = sum(plan.tokens_read_again(model))
         at_scale = {}
         for first, last, layers in passes:
             held += sum(plan.scales.tokens[first : last + 1]) * len(layers)
-            at_scale[last] = final if run.cache is StaticCache else held
+            at_scale[last] = kept if run.cache is StaticCache else held
         tokens = 0
         for k in range(passes[0][1], passes[-1][1] + 1):
             tokens = at_scale.get(k, tokens)

@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from bench import machine
+from codevar.noise import Noise
 from codevar.packed import PackedLinear, attend, can_pack
-from codevar.sampling import Sampling
+from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published
 from codevar.scales import PATCH_SIZES_256, Scales
 from codevar.vqvae import VQVAE, VQVAEConfig
 
@@ -46,9 +47,13 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
         yield "attention, bf16", size, *bound(F.scaled_dot_product_attention, attend, q, k, v)
     for B, tokens, V in ((1, 256, 4096), (64, 144, 512)):
         logits = torch.randn(2 * B, tokens, V)
-        ours = Sampling().at(9, Scales(PATCH_SIZES_256)).filtered
-        published = functools.partial(ours, as_published=True)
-        yield "top-k, top-p", f"B {B}, {tokens} tokens, V {V}", *bound(published, ours, logits)
+        at, noise = Sampling().at(9, Scales(PATCH_SIZES_256)), torch.Generator()
+        yield (
+            "guidance, top-k, top-p, draw",
+            f"B {B}, {tokens} tokens, V {V}",
+            functools.partial(draw_as_published, logits, at, noise),
+            functools.partial(filter_and_draw, logits, at, noise),
+        )
     for dtype, name in NAMES.items():
         torch.manual_seed(0)
         vqvae = VQVAE(VQVAEConfig())
@@ -63,6 +68,10 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
             "B 1, 256 px",
             *bound(plain.decode_features, last.decode_features, f_hat),
         )
+
+
+def filter_and_draw(logits_2BlV: torch.Tensor, at: ScaleSampling, noise: Noise) -> torch.Tensor:
+    return draw(at.filtered(logits_2BlV.clone()), at.temperature, noise)
 
 
 def bound(plain: Callable, ours: Callable, *given: torch.Tensor) -> tuple[Run, Run]:

@@ -48,7 +48,8 @@ class GrowingCache:
 
 
 class StaticCache:
-    """Allocated once, at the size the plan needs, and written in place."""
+    """Allocated once and written in place, with room for what a later pass reads again:
+    `Plan.tokens_read_again`.  A layer's last pass only joins it for as long as it attends."""
 
     def __init__(self, tokens_per_layer: tuple[int, ...], dtype: torch.dtype) -> None:
         self.nbytes = 0
@@ -61,6 +62,7 @@ class StaticCache:
         return self._length[layer]
 
     def append(self, layer, k_BHlc, v_BHlc):
+        k_BHlc, v_BHlc = k_BHlc.to(self.dtype), v_BHlc.to(self.dtype)
         if not self._kv:
             B, H, _, c = k_BHlc.shape
             self._kv = [
@@ -70,6 +72,9 @@ class StaticCache:
             self.nbytes = sum(kv.nbytes for kv in self._kv)
         start = self._length[layer]
         end = self._length[layer] = start + k_BHlc.shape[2]
+        if end > self._capacity[layer]:
+            k_BHLc, v_BHLc = self._kv[layer][:, :, :, :start]
+            return torch.cat((k_BHLc, k_BHlc), dim=2), torch.cat((v_BHLc, v_BHlc), dim=2)
         k_BHLc, v_BHLc = self._kv[layer][:, :, :, :end]
         k_BHLc[:, :, start:] = k_BHlc
         v_BHLc[:, :, start:] = v_BHlc

@@ -12,20 +12,23 @@ of the feature map, C width of a model.  Batches of 2B are guidance: classes, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from codevar.noise import Seed, noise_of
+from codevar.cache import Cache
+from codevar.noise import Noise, Seed, by_images, noise_of
 from codevar.plan import Plan, original
-from codevar.sampling import Sampling, draw, smooth_codes
+from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published, smooth_codes
 from codevar.stacks import PRECISIONS, Stack
 from codevar.stacks import stack as make_stack
 from codevar.transfer import send
 from codevar.var import VAR, Modulation
 from codevar.vqvae import VQVAE
+
+LOGITS = 1 << 19  # at a time where they are drawn in parts: 2 MiB
 
 #: Called with 0 before the first scale and with k after scale k = 1..K.
 OnScale = Callable[[int], None]
@@ -127,20 +130,22 @@ def generate(
     for k, step in enumerate(plan.steps):
         if step.model not in readers:
             readers[step.model] = Reader(step.model, plan, labels_2B, stack)
-        logits_2BlV = readers[step.model].logits(k, step.layers, input_maps)
-        kv_cache_bytes.append(sum(reader.cache.nbytes for reader in readers.values()))
-        if k == plan.last_scale_of(step.model):
-            del readers[step.model]  # and its cache: the memory that CoDe saves
-
-        logits_BlV = settings[k].filtered(logits_2BlV, stack.samples_as_published)
-        if choose:
-            tokens_Bl = choose(logits_BlV, k)
+        reader, at = readers[step.model], settings[k]
+        pass_ = k, step.layers, input_maps
+        if choose or sampling.more_smooth:
+            logits_BlV = at.filtered(reader.logits(*pass_))
+            tokens_Bl = choose(logits_BlV, k) if choose else draw(logits_BlV, at.temperature, noise)
+        elif stack.as_published:
+            tokens_Bl = draw_as_published(reader.logits(*pass_), at, noise)
         else:
-            tokens_Bl = draw(logits_BlV, settings[k].temperature, noise, stack.samples_as_published)
+            tokens_Bl = draw_in_parts(reader.features(*pass_), step.model, at, noise)
         codes_BlZ = quantizer.codes(tokens_Bl)
         if sampling.more_smooth:
-            codebook = quantizer.embedding.weight
-            codes_BlZ = smooth_codes(logits_BlV, settings[k].ratio, codebook, noise)
+            codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
+        kv_cache_bytes.append(sum(r.cache_bytes for r in readers.values()))
+        if k == plan.last_scale_of(step.model):
+            del readers[step.model], reader
+
         h_BZhw = quantizer.feature_map(codes_BlZ, k, scales)
         if k == 0:
             f_hat = torch.zeros_like(h_BZhw)
@@ -148,47 +153,96 @@ def generate(
         if k + 1 < scales.K:
             input_maps.append(quantizer.input_map(f_hat, k + 1, scales))
         tokens.append(tokens_Bl)
-        del logits_2BlV, logits_BlV
         on_scale(k + 1)
     return Generated(torch.cat(tokens, dim=1), f_hat, tuple(kv_cache_bytes))
 
 
+def draw_in_parts(
+    h_2BlC: torch.Tensor, model: VAR, at: ScaleSampling, noise: Noise
+) -> torch.Tensor:
+    """(B, l) tokens.  On a CPU their logits are made, filtered and drawn from a few rows at a
+    time: the same tokens, and no map of all logits in memory."""
+    if h_2BlC.is_cuda:
+        return draw(at.filtered(model.project(h_2BlC)), at.temperature, noise)
+    h_2BlC = h_2BlC.unflatten(0, (2, -1))
+    _, B, length, _ = h_2BlC.shape
+    tokens_Bl = torch.empty(B, length, dtype=torch.long)
+    most = max(1, LOGITS // (2 * model.config.vocab))
+    for images, own in by_images(noise, slices(B, max(1, most // length))):
+        for part in slices(length, most):
+            logits_BlV = at.filtered(model.project(h_2BlC[:, images, part].flatten(0, 1)))
+            tokens_Bl[images, part] = draw(logits_BlV, at.temperature, own)
+    return tokens_Bl
+
+
+def slices(length: int, step: int) -> Iterator[slice]:
+    return (slice(start, start + step) for start in range(0, length, step))
+
+
 class Reader:
-    """One model during one decode: its condition, what it has read, its cache."""
+    """One model during one decode: its condition, what it has read, its cache.
+
+    cache_bytes: held by the cache during the last pass.
+    """
 
     def __init__(self, model: VAR, plan: Plan, labels_2B: torch.Tensor, stack: Stack) -> None:
         self.model = model
         self.stack = stack
         self.scales_read = 0
-        self.cache = stack.cache(plan.cached_tokens(model), stack.precision)
+        self.last_scale = plan.last_scale_of(model)
+        self.cache: Cache = stack.cache(plan.tokens_read_again(model), stack.precision)
+        self.cache_bytes = 0
         self.cond_BC = model.class_emb(labels_2B)
         self.positions_1LC = model.positions().float()
         with stack.running(self.cond_BC.device):
             self.block_condition = model.block_condition(self.cond_BC)
         self._modulations: dict[int, Modulation] = {}
+        self._held: tuple[torch.Tensor, ...] = ()
 
     def logits(
         self, k: int, layers: tuple[int, ...], input_maps: list[torch.Tensor]
     ) -> torch.Tensor:
-        """(2B, l, V) float32 logits of scale k (0-based).
+        """(2B, l, V) float32 of scale k (0-based).
 
         input_maps: (B, l, Z) each, of the scales from the second on.
         """
-        model, scales, first = self.model, self.model.scales, self.scales_read
-        self.scales_read = k + 1
-        with self.stack.running(self.cond_BC.device):
-            maps = [input_maps[j - 1] for j in range(max(first, 1), k + 1)]
-            inputs = [model.word_embed(m.to(model.dtype)).repeat(2, 1, 1) for m in maps]
-            if first == 0:
-                inputs.insert(0, model.first_input(self.cond_BC))
-            x_BnC = torch.cat(inputs, dim=1) + self.positions_1LC[:, scales.span(first, k)]
+        return self.model.project(self.features(k, layers, input_maps))
 
+    def features(
+        self, k: int, layers: tuple[int, ...], input_maps: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """(2B, l, C), what `VAR.project` makes these logits of."""
+        first, self.scales_read = self.scales_read, k + 1
+        with self.stack.running(self.cond_BC.device):
+            x_BnC = self._input(first, k, input_maps)
+            self._hold(x_BnC)
             past = max(self.cache.length(layer) for layer in layers)
             mask = self._mask(first, k, past)
             for layer in layers:
                 seen = None if mask is None else mask[:, past - self.cache.length(layer) :]
-                x_BnC = model.blocks[layer](x_BnC, self._modulation(layer), seen, self.cache, layer)
-            return model.logits(x_BnC[:, -scales.tokens[k] :], self.cond_BC)
+                x_BnC = self.model.blocks[layer](
+                    x_BnC, self._modulation(layer), seen, self.cache, layer
+                )
+            self.cache_bytes = self.cache.nbytes
+            if k == self.last_scale and not self.stack.as_published:
+                del self.cache
+            self._hold(*self._held, x_BnC)
+            return self.model.features(x_BnC[:, -self.model.scales.tokens[k] :], self.cond_BC)
+
+    def _input(self, first: int, k: int, input_maps: list[torch.Tensor]) -> torch.Tensor:
+        """(2B, n, C) of the scales from `first` to k."""
+        model = self.model
+        maps = [input_maps[j - 1] for j in range(max(first, 1), k + 1)]
+        inputs = [model.word_embed(m.to(model.dtype)).repeat(2, 1, 1) for m in maps]
+        if first == 0:
+            inputs.insert(0, model.first_input(self.cond_BC))
+        return torch.cat(inputs, dim=1) + self.positions_1LC[:, model.scales.span(first, k)]
+
+    def _hold(self, *tensors: torch.Tensor) -> None:
+        """The published loop has its input and its output in hand until the next scale, which
+        counts while it samples."""
+        if self.stack.as_published:
+            self._held = tensors
 
     def _mask(self, first: int, last: int, past: int) -> torch.Tensor | None:
         """(n, past + n) where a pass over several scales may look; one scale sees all."""

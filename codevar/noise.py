@@ -5,8 +5,9 @@ Shapes: B images, l tokens of one scale, V codes, n numbers of one image, two of
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -60,6 +61,12 @@ class ImageNoise:
         u_BlV = halves_BlV[..., :V].float().add_(0.5).mul_(2**-31)
         return u_BlV.clamp_(max=1 - 2**-24).neg_().log1p_().neg_()
 
+    def of(self, images: slice) -> ImageNoise:
+        """Their part of it."""
+        part = copy.copy(self)
+        part.start_B = self.start_B[images]
+        return part
+
 
 Noise = torch.Generator | ImageNoise
 
@@ -80,6 +87,17 @@ def noise_of(seed: Seed, images: int, device: torch.device) -> Noise:
         return ImageNoise(seeds, device)
     except TypeError:
         raise ValueError(f"seeds must be whole numbers, not {seeds!r}") from None
+
+
+def by_images(noise: Noise, groups: Iterable[slice]) -> Iterator[tuple[slice, Noise]]:
+    """Groups of images, first to last, with what each is to draw from.  Together they take what
+    the whole batch would: a generator's numbers come image after image."""
+    own = noise
+    for images in groups:
+        own = noise.of(images) if isinstance(noise, ImageNoise) else noise
+        yield images, own
+    if isinstance(noise, ImageNoise) and isinstance(own, ImageNoise):
+        noise.drawn = own.drawn
 
 
 def exponentials(like_BlV: torch.Tensor, noise: Noise, as_published: bool = False) -> torch.Tensor:

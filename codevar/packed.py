@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from codevar.var import VAR, Block
 
 ROWS = 512  # of the last scale, with guidance
-PIECE = 1 << 20  # elements of float32 at once, 4 MiB, to stay in a cache
+PIECE = 1 << 19  # elements of float32 at once, 2 MiB, to stay in a cache
 
 
 class PackedLinear(nn.Module):
@@ -77,7 +77,9 @@ def attend(
     that, once told that the products of float32 scores may be of bf16 numbers, as these are.
     """
     B, H, L, c = q_BHLc.shape
-    q_NLc, k_NKc, v_NKc = (x.reshape(B * H, -1, c) for x in (q_BHLc * scale, k_BHKc, v_BHKc))
+    if scale != 1:
+        q_BHLc = q_BHLc * scale
+    q_NLc, k_NKc, v_NKc = (x.reshape(B * H, -1, c) for x in (q_BHLc, k_BHKc, v_BHKc))
     out_NLc = torch.empty_like(q_NLc)
     some = max(1, PIECE // (max(L, c) * k_NKc.shape[1]))  # of scores, and of keys
     for q, k, v, out in pieces(some, q_NLc, k_NKc, v_NKc, out_NLc):

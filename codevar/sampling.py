@@ -107,19 +107,14 @@ class ScaleSampling:
     temperature: float
     ratio: float
 
-    def filtered(self, logits_2BlV: torch.Tensor, as_published: bool = False) -> torch.Tensor:
+    def filtered(self, logits_2BlV: torch.Tensor) -> torch.Tensor:
         """(B, l, V) logits that are left to draw from: guided, then top-k, then top-p.
 
         logits_2BlV: first half of the batch conditional, second half unconditional, float32; they
         are written over.
-        as_published: by sorts that carry indices.  What is left is the same but for codes that
-        are exactly as good as the worst that is kept: here all of them stay.
         """
         cond, uncond = logits_2BlV.chunk(2)
-        t = self.guidance
-        if as_published:
-            return self._filtered_as_published((1 + t) * cond - t * uncond)
-        logits_BlV = cond.mul_(1 + t).sub_(uncond.mul_(t))
+        logits_BlV = cond.mul_(1 + self.guidance).sub_(uncond.mul_(self.guidance))
         vocab = logits_BlV.shape[-1]
         k = min(self.top_k or vocab, vocab)
         if k < vocab or self.top_p > 0:
@@ -136,17 +131,6 @@ class ScaleSampling:
         first_Bl1 = torch.searchsorted(summed_Blk, dropped_Bl1, right=True)
         return rising_Blk.gather(-1, first_Bl1.clamp_max_(rising_Blk.shape[-1] - 1))
 
-    def _filtered_as_published(self, logits_BlV: torch.Tensor) -> torch.Tensor:
-        if self.top_k > 0:
-            kth = logits_BlV.topk(min(self.top_k, logits_BlV.shape[-1])).values[..., -1:]
-            logits_BlV.masked_fill_(logits_BlV < kth, -torch.inf)
-        if self.top_p > 0:
-            rising, order = logits_BlV.sort(dim=-1, descending=False)
-            drop = rising.softmax(dim=-1).cumsum_(dim=-1) <= 1 - self.top_p
-            drop[..., -1] = False
-            logits_BlV.masked_fill_(drop.scatter(-1, order, drop), -torch.inf)
-        return logits_BlV
-
 
 def highest(logits_BlV: torch.Tensor, k: int) -> torch.Tensor:
     """(B, l, k) the k highest of each row, rising."""
@@ -158,17 +142,42 @@ def highest(logits_BlV: torch.Tensor, k: int) -> torch.Tensor:
     return rising_BlV[..., -k:]
 
 
-def draw(
-    logits_BlV: torch.Tensor, temperature: float, noise: Noise, as_published: bool = False
-) -> torch.Tensor:
+def draw(logits_BlV: torch.Tensor, temperature: float, noise: Noise) -> torch.Tensor:
     """(B, l) tokens drawn from softmax(logits / temperature).
 
     The race of exponentials inside `torch.multinomial`, written out: the same tokens from the
     same generator, but without its check of the weights, for which a GPU must stop and report.
     """
     p_BlV = logits_BlV.div(temperature).softmax(dim=-1)
-    race = exponentials(p_BlV, noise, as_published)
-    return torch.div(p_BlV, race, out=race).argmax(dim=-1)
+    race_BlV = exponentials(p_BlV, noise)
+    return torch.div(p_BlV, race_BlV, out=race_BlV).argmax(dim=-1)
+
+
+def draw_as_published(logits_2BlV: torch.Tensor, at: ScaleSampling, noise: Noise) -> torch.Tensor:
+    """(B, l) tokens: `filtered` and `draw` as the published code does them, by sorts that carry
+    indices.  It lets go of nothing before it has drawn, and its memory peaks here: seven and a
+    half maps of logits and what the loop holds (CoDe, Table 3, "running").
+
+    The tokens are the same, but that `filtered` keeps all codes that are exactly as good as the
+    worst that is kept.
+    """
+    cond, uncond = logits_2BlV.chunk(2)
+    logits_BlV = (1 + at.guidance) * cond - at.guidance * uncond
+    del logits_2BlV, cond, uncond
+    if at.top_k > 0:
+        best_Blk = logits_BlV.topk(min(at.top_k, logits_BlV.shape[-1]), sorted=False).values
+        worse_BlV = logits_BlV < best_Blk.amin(dim=-1, keepdim=True)
+        del best_Blk
+        logits_BlV.masked_fill_(worse_BlV, -torch.inf)
+    if at.top_p > 0:
+        rising_BlV, order_BlV = logits_BlV.sort(dim=-1, descending=False)
+        drop_BlV = rising_BlV.softmax(dim=-1).cumsum_(dim=-1) <= 1 - at.top_p
+        drop_BlV[..., -1] = False
+        logits_BlV.masked_fill_(drop_BlV.scatter(-1, order_BlV, drop_BlV), -torch.inf)
+    scaled_BlV = logits_BlV.div(at.temperature)
+    p_BlV = scaled_BlV.softmax(dim=-1)
+    race_BlV = exponentials(p_BlV, noise, as_published=True)
+    return torch.div(p_BlV, race_BlV, out=race_BlV).argmax(dim=-1)
 
 
 def smooth_codes(

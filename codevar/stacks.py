@@ -45,7 +45,8 @@ class Stack:
     autocast: precision of autocast, or None.
     cache: `GrowingCache` or `StaticCache`.
     condition_once: AdaLN of all layers once an image rather than once a pass.
-    samples_as_published: top-k and top-p by sorts with indices, noise one number at a time.
+    as_published: top-k and top-p by sorts with indices, noise one number at a time; and what the
+        published loop has in hand while it samples stays in memory here too.
     packs: weights in the layouts that kernels like: see `prepare`.
     attention: a key of ATTENTION; `auto` leaves the choice to torch.
     """
@@ -55,7 +56,7 @@ class Stack:
     autocast: torch.dtype | None
     cache: type[GrowingCache] | type[StaticCache]
     condition_once: bool
-    samples_as_published: bool
+    as_published: bool
     packs: bool
     attention: str = "auto"
 
@@ -120,7 +121,7 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
             autocast,
             GrowingCache,
             condition_once=False,
-            samples_as_published=True,
+            as_published=True,
             packs=False,
         )
     else:
@@ -130,7 +131,7 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
             None,
             StaticCache,
             condition_once=True,
-            samples_as_published=False,
+            as_published=False,
             packs=True,
         )
     return replace(made, attention=attention)

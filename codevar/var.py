@@ -160,10 +160,19 @@ class VAR(nn.Module):
         return block.modulation(condition)
 
     def logits(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
-        """(B, L, V) float32.  The head runs in the weights' precision, also under autocast, and
-        is not rounded to it: guidance would enlarge what that takes away."""
+        """(B, L, V) float32."""
+        return self.project(self.features(x_BLC, cond_BC))
+
+    def features(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
+        """(B, L, C) what `project` takes.  The head runs in the weights' precision, also under
+        autocast."""
         with torch.autocast(x_BLC.device.type, enabled=False):
-            h_BLC = self.head_nm(x_BLC, cond_BC.to(self.dtype)).to(self.head.weight.dtype)
+            return self.head_nm(x_BLC, cond_BC.to(self.dtype)).to(self.head.weight.dtype)
+
+    def project(self, h_BLC: torch.Tensor) -> torch.Tensor:
+        """(B, L, V) float32 logits, not rounded to the weights' precision: guidance would enlarge
+        what that takes away."""
+        with torch.autocast(h_BLC.device.type, enabled=False):
             if h_BLC.is_cuda and h_BLC.dtype != torch.float32 and not h_BLC.requires_grad:
                 h_nC, weight_CV = h_BLC.flatten(0, 1), self.head.weight.t()
                 logits_nV = torch.mm(h_nC, weight_CV, out_dtype=torch.float32)

@@ -200,7 +200,7 @@ def test_a_larger_workspace_of_cublas_is_no_difference():
 
 
 def cases_of(table):
-    """(case, whether the paper's 48 GB card ran out of memory) for each row of its table."""
+    """(case, its row) of the paper's table, measured on a 48 GB card."""
     with open(PAPERS / f"{table}.csv") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -210,15 +210,15 @@ def cases_of(table):
         if row["method"].startswith("VARiant"):
             depth = int(row["method"].removeprefix("VARiant-d"))
             keys |= {"method": "variant", "subnet_depth": depth}
-        yield make_case(keys), row["oom"] == "yes"
+        yield make_case(keys | {"precision": "fp16"}), row
 
 
 @pytest.mark.parametrize("table", ["code_table3", "variant_table3"])
 def test_largest_batch_reproduces_every_out_of_memory_of_the_papers(table):
     usable = usable_bytes(48 * GIB, ecc=True)
-    for case, oom in cases_of(table):
+    for case, row in cases_of(table):
         fits = largest_batch(case, usable)
-        assert (case.batch_size > fits) == oom, (case.label, case.batch_size, fits)
+        assert (case.batch_size > fits) == (row["oom"] == "yes"), (case.label, fits)
 
 
 def test_largest_batch_is_the_last_that_fits():
@@ -229,11 +229,13 @@ def test_largest_batch_is_the_last_that_fits():
     assert largest_batch(case, GIB // 4) == 0
 
 
-def test_running_memory_is_near_the_papers():
-    """CoDe, Table 3, VAR-d30.  Ours is 15 % less; of CoDe's own it is half, as the loop here frees
-    the cache before the last draw (docs/gpu-checks.md)."""
-    case = make_case({"method": "var", "batch_size": 64, "device": "cuda"})
-    assert predict(case).running_bytes / MIB == pytest.approx(2420, rel=0.16)
+def test_running_memory_is_the_papers():
+    """All nine rows of CoDe's Table 3 that fit the card: the papers' MB are MiB."""
+    rows = [(case, row) for case, row in cases_of("code_table3") if row["oom"] == "no"]
+    assert len(rows) == 9
+    for case, row in rows:
+        running = predict(case).running_bytes / MIB
+        assert running == pytest.approx(float(row["running_mb"]), rel=0.005), case.label
 
 
 def test_math_attention_needs_far_more_than_tiles():

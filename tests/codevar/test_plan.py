@@ -339,6 +339,15 @@ def test_a_layer_left_out_caches_nothing(d30):
     assert cached == (680, *(91,) * 28, 680)
 
 
+def test_a_layers_last_pass_is_not_read_again(d30, d16):
+    assert set(original(d30).tokens_read_again(d30)) == {680 - 256}
+    assert variant(d30, depth=2, bridge_scales=6).tokens_read_again(d30) == (424, *(55,) * 28, 424)
+    plan = code(d30, d16, draft_steps=6)
+    assert set(plan.tokens_read_again(d30)) == {91 - 36}
+    assert set(plan.tokens_read_again(d16)) == {680 - 256}
+    assert set(code(d30, d16, draft_steps=9).tokens_read_again(d16)) == {0}
+
+
 def test_a_swapped_scale_is_cached_by_both_models(d30, d16):
     plan = swap_scale(d30, d16, scale=4)
     assert (set(plan.cached_tokens(d30)), set(plan.cached_tokens(d16))) == ({680}, {30})

@@ -8,7 +8,7 @@ import torch
 
 from codevar import PRESETS, Sampling, Scales
 from codevar.noise import CHUNK, exponentials
-from codevar.sampling import draw, smooth_codes
+from codevar.sampling import draw, draw_as_published, smooth_codes
 
 TEN = Scales()
 PLAIN = {"cfg": 0, "top_k": 0, "top_p": 0}
@@ -85,10 +85,19 @@ def test_a_sequence_gives_each_strength_itself():
 def test_guided_logits(k):
     cond, uncond = random_logits(2, 4, 32), random_logits(2, 4, 32, seed=1)
     t = 3.0 * k / 9
-    for as_published in (True, False):
-        plain = Sampling(cfg=3.0, top_k=0, top_p=0).at(k, TEN)
-        guided = plain.filtered(torch.cat((cond, uncond)), as_published)
-        assert torch.equal(guided, (1 + t) * cond - t * uncond)
+    guided = Sampling(cfg=3.0, top_k=0, top_p=0).at(k, TEN).filtered(torch.cat((cond, uncond)))
+    assert torch.equal(guided, (1 + t) * cond - t * uncond)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 7, 900])
+@pytest.mark.parametrize("top_p", [0, 0.5, 0.96])
+@pytest.mark.parametrize("temperature", [0.7, 1.1])
+def test_draw_as_published_draws_the_same(top_k, top_p, temperature):
+    at = Sampling(top_k=top_k, top_p=top_p, temperature=temperature).at(5, TEN)
+    logits_2BlV = random_logits(4, 50, 32)
+    published = draw_as_published(logits_2BlV, at, torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    assert torch.equal(published, draw(at.filtered(logits_2BlV), temperature, noise))
 
 
 # Filters
