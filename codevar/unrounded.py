@@ -1,6 +1,6 @@
 """Products of half-precision weights that are not rounded to their precision.
 
-Shapes: B rows of a batch, n inputs, m outputs.
+Shapes: n inputs, m outputs, any rows before them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from torch import nn
 
 
 class UnroundedLinear(nn.Linear):
-    """What AdaLN makes of a condition, in float32: it multiplies every token of an image at every
-    scale, so that its rounding was the largest single part of what bf16 changed.
+    """A linear layer whose results are float32 where its weights are in half precision.
 
-    With float32 weights, as under autocast, a linear layer like any other.
+    For what a rounding would harm most: AdaLN, which multiplies every token of an image at every
+    scale, and the head, whose logits guidance enlarges.  With float32 weights, as under autocast,
+    a linear layer like any other.
     """
 
-    def forward(self, x_Bn: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.weight.dtype == torch.float32:
-            return super().forward(x_Bn)
-        if x_Bn.is_cuda and not x_Bn.requires_grad:
-            y_Bm = torch.mm(x_Bn, self.weight.t(), out_dtype=torch.float32)
-            return y_Bm.add_(self.bias)
-        return F.linear(x_Bn.float(), self.weight.float(), self.bias.float())
+            return super().forward(x)
+        if x.is_cuda and not x.requires_grad:
+            y_rm = torch.mm(x.flatten(0, -2), self.weight.t(), out_dtype=torch.float32)
+            return y_rm.add_(self.bias).unflatten(0, x.shape[:-1])
+        return F.linear(x.float(), self.weight.float(), self.bias.float())

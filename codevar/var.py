@@ -116,7 +116,7 @@ class VAR(nn.Module):
             self.shared_ada_lin: nn.Module = ada_lin(C, 6)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_nm = HeadNorm(C)
-        self.head = nn.Linear(C, config.vocab)
+        self.head = UnroundedLinear(C, config.vocab)
 
     @property
     def dtype(self) -> torch.dtype:
