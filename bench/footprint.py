@@ -128,7 +128,7 @@ class Keeps(Block):
         if not self.run.condition_once:
             return ()
         width = 6 * self.config.width
-        return (condition.new_empty(len(condition), width, dtype=self.run.precision),)
+        return (condition.new_empty(len(condition), width, dtype=torch.float32),)
 
     def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
         out_BLC = torch.empty_like(x_BLC)

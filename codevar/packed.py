@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from codevar.unrounded import UnroundedLinear
+
 if TYPE_CHECKING:
     from codevar.var import VAR, Block
 
@@ -29,19 +31,31 @@ class PackedLinear(nn.Module):
     """y = x W^T + b, through GELU (its tanh form) if asked.
 
     weight: as `nn.Linear` has it; only its packed form is kept.
+    unrounded: y in float32, whatever the weights are in, at the price of a second product.
     """
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, *, gelu: bool = False
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        gelu: bool = False,
+        unrounded: bool = False,
     ) -> None:
         super().__init__()
         self.gelu = gelu
+        self.unrounded = unrounded and weight.dtype != torch.float32
         self.weight = nn.Parameter(pack(weight), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         after = "gelu" if self.gelu else "none"
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, after, [], "tanh")
+        product = torch.ops.mkldnn._linear_pointwise
+        y = product(x, self.weight, self.bias, after, [], "tanh")
+        if not self.unrounded:
+            return y
+        # oneDNN sums in float32 but has no such output: what y lost is the product less y.
+        return product.binary(x, y, self.weight, self.bias, "sub") + y.float()
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -57,7 +71,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     try:
-        layer = PackedLinear(torch.zeros(16, 16, dtype=dtype), None)
+        layer = PackedLinear(torch.zeros(16, 16, dtype=dtype), None, unrounded=True)
         layer(torch.zeros(1, 16, dtype=dtype))
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
@@ -130,4 +144,6 @@ def pack_var(var: VAR) -> None:
     for parent in list(var.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
-                setattr(parent, name, PackedLinear(child.weight, child.bias))
+                unrounded = isinstance(child, UnroundedLinear)
+                packed = PackedLinear(child.weight, child.bias, unrounded=unrounded)
+                setattr(parent, name, packed)

@@ -19,6 +19,7 @@ from codevar.cache import Cache
 from codevar.packed import PackedLinear
 from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from codevar.shapes import Shapes, count, size
+from codevar.unrounded import UnroundedLinear
 
 #: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C).
 Modulation = Sequence[torch.Tensor]
@@ -115,7 +116,7 @@ class VAR(nn.Module):
             self.shared_ada_lin: nn.Module = ada_lin(C, 6)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_nm = HeadNorm(C)
-        self.head = nn.Linear(C, config.vocab)
+        self.head = UnroundedLinear(C, config.vocab)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,7 +182,7 @@ class VAR(nn.Module):
 
 
 def ada_lin(width: int, chunks: int) -> nn.Sequential:
-    return nn.Sequential(nn.SiLU(), nn.Linear(width, chunks * width))
+    return nn.Sequential(nn.SiLU(), UnroundedLinear(width, chunks * width))
 
 
 class Block(nn.Module):

@@ -27,6 +27,34 @@ def test_a_packed_layer_is_the_layer(rows, gelu):
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bf16 kernels for this CPU")
+@pytest.mark.parametrize("rows", [1, 2, 50])
+def test_a_packed_layer_can_keep_what_bf16_would_round_away(rows):
+    layer = torch.nn.Linear(48, 80, dtype=torch.bfloat16)
+    x = torch.randn(rows, 48).bfloat16()
+    wanted = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    got = PackedLinear(layer.weight, layer.bias, unrounded=True)(x)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("shared_adaln", [False, True])
+@torch.no_grad()
+def test_half_precision_rounds_neither_condition_nor_logits(shared_adaln, precision):
+    stack = codevar.stack("modern", precision)
+    var = tiny.var(2, shared_adaln=shared_adaln, dtype=stack.weights)
+    x, cond = torch.randn(2, 5, var.config.width), var.class_emb(torch.tensor([0, 1]))
+    exact = copy.deepcopy(var).float()
+    for model in (var, stack.prepare(copy.deepcopy(var))):
+        scale = model.modulation(1, model.block_condition(cond))[2]
+        wanted = exact.modulation(1, exact.block_condition(cond.float()))[2]
+        assert not torch.equal(scale, scale.to(stack.weights).float())
+        torch.testing.assert_close(scale, wanted, atol=1e-2, rtol=1e-2)
+        logits = model.logits(x, cond)
+        assert not torch.equal(logits, logits.to(stack.weights).float())
+
+
 @pytest.mark.parametrize("shared_adaln", [False, True])
 def test_a_model_made_ready_decodes_the_same(shared_adaln):
     var, vqvae = tiny.var(3, shared_adaln=shared_adaln), tiny.vqvae()

@@ -1,0 +1,27 @@
+"""Products of half-precision weights that are not rounded to their precision.
+
+Shapes: n inputs, m outputs, any rows before them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class UnroundedLinear(nn.Linear):
+    """A linear layer whose results are float32 where its weights are in half precision.
+
+    For what a rounding would harm most: AdaLN, which multiplies every token of an image at every
+    scale, and the head, whose logits guidance enlarges.  With float32 weights, as under autocast,
+    a linear layer like any other.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.dtype == torch.float32:
+            return super().forward(x)
+        if x.is_cuda and not x.requires_grad:
+            y_rm = torch.mm(x.flatten(0, -2), self.weight.t(), out_dtype=torch.float32)
+            return y_rm.add_(self.bias).unflatten(0, x.shape[:-1])
+        return F.linear(x.float(), self.weight.float(), self.bias.float())
