@@ -171,14 +171,9 @@ class VAR(nn.Module):
             return self.head_nm(x_BLC, cond_BC.to(self.dtype)).to(self.head.weight.dtype)
 
     def project(self, h_BLC: torch.Tensor) -> torch.Tensor:
-        """(B, L, V) float32 logits, not rounded to the weights' precision: guidance would enlarge
-        what that takes away."""
+        """(B, L, V) float32 logits."""
         with torch.autocast(h_BLC.device.type, enabled=False):
-            if h_BLC.is_cuda and h_BLC.dtype != torch.float32 and not h_BLC.requires_grad:
-                h_nC, weight_CV = h_BLC.flatten(0, 1), self.head.weight.t()
-                logits_nV = torch.mm(h_nC, weight_CV, out_dtype=torch.float32)
-                return logits_nV.add_(self.head.bias).unflatten(0, h_BLC.shape[:2])
-            return self.head(h_BLC).float()
+            return self.head(h_BLC)
 
 
 def ada_lin(width: int, chunks: int) -> nn.Sequential:
