@@ -50,12 +50,15 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         after = "gelu" if self.gelu else "none"
-        product = torch.ops.mkldnn._linear_pointwise
-        y = product(x, self.weight, self.bias, after, [], "tanh")
-        if not self.unrounded:
-            return y
-        # oneDNN sums in float32 but has no such output: what y lost is the product less y.
-        return product.binary(x, y, self.weight, self.bias, "sub") + y.float()
+        y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, after, [], "tanh")
+        return y.float() + rounded_off(x, y, self.weight, self.bias) if self.unrounded else y
+
+
+def rounded_off(
+    x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """What y = x W^T + b has lost: oneDNN sums in float32, of which only a difference gets out."""
+    return torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, bias, "sub")
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
