@@ -9,7 +9,7 @@ tokens and rows are dynamic, so two graphs of each (one token, several) serve ev
 from __future__ import annotations
 
 import functools
-import warnings
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -21,21 +21,25 @@ from codevar.var import VAR, Block
 
 # Graphs of one function: two for each width, heads and precision that a process decodes with.
 GRAPHS = 64
+LOG = logging.getLogger(__name__)
 
 
 def compile_var(var: VAR) -> None:
-    """Compiles what stands between the products, in place; or warns of what is lost."""
-    why = cannot_compile(var.device)
-    if why:
-        warnings.warn(
-            f"the compiled stack runs as modern does, at its speed: {why}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    """Compiles what stands between the products, in place; or warns of what is lost.  Without data
+    nothing is compiled, but what a decode keeps is as if it were."""
+    meta = var.device.type == "meta"
+    if not meta and not can_compile(var.device):
         return
-    norm, add_and_norm, heads_of = chains(var.dtype)
+    norm, add_and_norm, heads_of = chains(var.dtype) if meta else compiled_chains(var.dtype)
     for block in cast("Iterable[Block]", var.blocks):
         block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile works for the device; warns of what is lost if not."""
+    if why := cannot_compile(device):
+        LOG.warning("the compiled stack runs as modern does, at its speed: %s", why)
+    return not why
 
 
 @functools.cache
@@ -50,10 +54,9 @@ def cannot_compile(device: torch.device) -> str:
     return ""
 
 
-@functools.cache
 def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
-    """A block's `norm`, `add_and_norm` and its attention's `heads_of`, compiled; what goes into a
-    product or the cache comes out in its precision."""
+    """A block's `norm`, `add_and_norm` and its attention's `heads_of`; what goes into a product or
+    the cache comes out in its precision."""
 
     def norm(x_BLC, scale_B1C, shift_B1C):
         return eager.modulated_norm(x_BLC, scale_B1C, shift_B1C).to(dtype)
@@ -66,7 +69,13 @@ def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
         q_BHLc, k_BHLc, v_BHLc = eager.heads_of(qkv_BL3C, log_scale_1H11)
         return q_BHLc.to(dtype).contiguous(), k_BHLc.to(dtype), v_BHLc
 
-    return compiled(norm), compiled(add_and_norm), compiled(heads_of)
+    return norm, add_and_norm, heads_of
+
+
+@functools.cache
+def compiled_chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
+    """The same for all models, so that their layers share graphs."""
+    return tuple(map(compiled, chains(dtype)))
 
 
 def compiled(chain: Callable[..., Any]) -> Callable[..., Any]:

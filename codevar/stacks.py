@@ -93,7 +93,7 @@ class Stack:
             pack_var(model)
         elif self.compiles:
             merge_biases(model)
-        if self.compiles and model.device.type != "meta":
+        if self.compiles:
             compile_var(model)
         return model
 
