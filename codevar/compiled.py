@@ -25,12 +25,10 @@ LOG = logging.getLogger(__name__)
 
 
 def compile_var(var: VAR) -> None:
-    """Compiles what stands between the products, in place; or warns of what is lost.  Without data
-    nothing is compiled, but what a decode keeps is as if it were."""
-    meta = var.device.type == "meta"
-    if not meta and not can_compile(var.device):
-        return
-    norm, add_and_norm, heads_of = chains(var.dtype) if meta else compiled_chains(var.dtype)
+    """Compiles what stands between the products, in place; or warns of what is lost.  Where
+    nothing is compiled, as without data, a decode keeps in memory what it would keep."""
+    works = var.device.type != "meta" and can_compile(var.device)
+    norm, add_and_norm, heads_of = (compiled_chains if works else chains)(var.dtype)
     for block in cast("Iterable[Block]", var.blocks):
         block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of
 

@@ -179,9 +179,9 @@ class Whole:
     seen_1L: torch.Tensor
 
     def append(self, k_BH1c: torch.Tensor, v_BH1c: torch.Tensor) -> torch.Tensor:
-        self.kv[0].index_copy_(2, self.position_1, k_BH1c.to(self.kv.dtype))
-        self.kv[1].index_copy_(2, self.position_1, v_BH1c.to(self.kv.dtype))
-        return self.kv
+        # At once: of two writes to views the compiler makes copies of the cache.
+        both = torch.stack((k_BH1c.to(self.kv.dtype), v_BH1c.to(self.kv.dtype)))
+        return self.kv.index_copy_(3, self.position_1, both)
 
 
 Cache = Written | Whole
