@@ -65,7 +65,7 @@ def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
 
     def heads_of(qkv_BL3C, log_scale_1H11):
         q_BHLc, k_BHLc, v_BHLc = eager.heads_of(qkv_BL3C, log_scale_1H11)
-        return q_BHLc.to(dtype).contiguous(), k_BHLc.to(dtype), v_BHLc
+        return q_BHLc.to(dtype), k_BHLc.to(dtype), v_BHLc
 
     return norm, add_and_norm, heads_of
 
