@@ -63,7 +63,7 @@ class Case(BaseModel):
 
     method: str
     batch_size: int = Field(1, ge=1, le=1024)
-    stack: Literal["published", "modern"] = "published"
+    stack: Literal["published", "modern", "compiled"] = "published"
     precision: Literal["float32", "bf16", "fp16"] = "fp16"
     attention: Literal["auto", "math", "efficient", "flash", "cudnn"] = "auto"
     device: str = "auto"
@@ -585,4 +585,4 @@ def _meta_models(
     run = stack(name, precision)
     with torch.device("meta"):
         models = [VAR(config).to(run.weights) for config in sizes]
-    return tuple(run.prepare(model) if device == "cpu" else model for model in models)
+    return tuple(run.prepare(model, device.partition(":")[0]) for model in models)

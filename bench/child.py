@@ -32,6 +32,7 @@ from bench.cases import Baseline, Case, VARCase, make_case
 from bench.generator import Generator, Made, labels_of
 from codevar import PRESETS, VQVAE
 from codevar.checkpoints import CheckpointError, Source
+from codevar.compiled import cannot_compile
 from codevar.decode import Generated, OnScale, generate, images_of
 from codevar.plan import Plan
 from codevar.stacks import M, Stack, stack
@@ -167,6 +168,8 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
         "sources": loaded.sources,
         "torch_threads": torch.get_num_threads(),
     }
+    if case.stack == "compiled" and (why := cannot_compile(device)):
+        result["not_compiled"] = why
     if isinstance(loaded, Loaded):
         scales, vocab = loaded.plan.scales, loaded.vqvae.config.vocab
         result["sampling"] = PRESETS[loaded.case.sampling].numbers(scales, vocab)

@@ -358,7 +358,7 @@ def recommend(
     batch: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 1,
     max_fid: Annotated[float | None, typer.Option(help="the worst FID to accept")] = None,
     max_latency: Annotated[float | None, typer.Option(help="seconds a batch may take")] = None,
-    stack: Annotated[str, typer.Option(help="published or modern")] = "modern",
+    stack: Annotated[str, typer.Option(help="published, modern or compiled")] = "modern",
     precision: Annotated[
         str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
     ] = None,

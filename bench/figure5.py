@@ -61,7 +61,7 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
     """FID against latency (s): CoDe, Table 1 (L20, batch 64); this run beside it.
 
     This run's FID is measured where evaluations have it; without any the rows that repeat a row
-    of a paper have that row's.  White markers are the modern stack beside the published one, or
+    of a paper have that row's.  White markers are of another stack than the first one, or
     on one stack training-free methods beside fine-tuned ones.
     """
     table = frames.paper_rows("code_table1")
@@ -75,13 +75,13 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
     if ours:
         ours = at_common_batch(run, ours)
         of_weights = weights_handles(ours)
-        several = len(stacks_of(ours)) > 1
+        others = stacks_of(ours)[1:]
         told = [detail for detail in DETAILS if not (of_weights and detail == "weights")]
         dots.append([])
         for row in ours:
             name = name_of(row, ours, told) if measured else row["method_paper"]
-            modern = several and row["stack"] == "modern"
-            hollow = is_training_free(row["case"]) if of_weights else modern
+            other = row["stack"] in others
+            hollow = is_training_free(row["case"]) if of_weights else other
             fid = row["fid" if measured else "fid_paper"]
             dots[1].append((row["latency_s"], fid, name + starred(row), hollow))
     # FIDs of another network or reference have an axis of their own.

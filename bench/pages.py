@@ -39,8 +39,12 @@ COLORS = [BLACK, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY]
 SERIES: list[dict[str, Any]] = [
     {"color": color, "marker": marker} for color, marker in zip(COLORS, "osD^vPX", strict=True)
 ]
-STACK_COLORS = {"published": BLUE, "modern": ORANGE}
-STACK_LINES: dict[str, Any] = {"published": {"ls": "-"}, "modern": {"ls": "--", "mfc": "white"}}
+STACK_COLORS = {"published": BLUE, "modern": ORANGE, "compiled": GREEN}
+STACK_LINES: dict[str, Any] = {
+    "published": {"ls": "-"},
+    "modern": {"ls": "--", "mfc": "white"},
+    "compiled": {"ls": ":", "fillstyle": "left"},
+}
 SCALE_COLORS = [matplotlib.colormaps["YlGnBu"](x) for x in np.linspace(0.15, 1, 10)]
 PARTS = {"params": BLUE, "kv_cache": ORANGE, "running": "#333333"}
 PART_NAMES = {"params": "parameters", "kv_cache": "KV cache", "running": "running"}
@@ -339,7 +343,7 @@ def lost_handle(rows: list[Row]) -> list[Any]:
 
 
 def stack_handles(rows: list[Row]) -> list[Any]:
-    """Legend of two stacks."""
+    """Legend of several stacks."""
     looks = {f"{s} stack": STACK_LINES[s] for s in stacks_of(rows) if len(stacks_of(rows)) > 1}
     return [Line2D([], [], color=GREY, marker="o", label=s, **look) for s, look in looks.items()]
 

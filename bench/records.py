@@ -108,6 +108,7 @@ class Line(TypedDict):
     sources: NotRequired[list[str]]
     sampling: NotRequired[dict[str, Any]]  # `Sampling.numbers`: what the preset came to
     torch_threads: NotRequired[int]
+    not_compiled: NotRequired[str]  # of stack `compiled`: why it ran as `modern` does
 
     # of a sweep over a cluster
     place: NotRequired[str]  # the node, and which of its GPUs

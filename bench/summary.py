@@ -43,6 +43,7 @@ def measured(records: Sequence[Record]) -> dict[str, Any]:
         "throughput_img_s": records[0]["batch_size"] / latency,
         "scale_latency_s": by_scale(scales),
         "stands_for": records[0].get("stands_for"),
+        "not_compiled": next((r["not_compiled"] for r in records if "not_compiled" in r), None),
         "vqvae_latency_s": statistics.median(vqvae) if vqvae else None,
         "warm_image_s": latency + statistics.median(vqvae) if vqvae else None,
         **sustained(records),

@@ -212,6 +212,11 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
             "Extrapolated: only so many of the steps ran, evenly spread; in the time each stands "
             "for those near it.  No images came out."
         )
+    found += [
+        f"{row['method']}: not compiled, so as fast as modern: {row['not_compiled']}"
+        for row in data.to_dict("records")
+        if not missing(row.get("not_compiled"))
+    ]
     if data.get("memory_differs", pd.Series(dtype=str)).fillna("").any():
         found.append(
             "Status says where memory is not as predicted: params and KV cache at all, running by "
@@ -513,4 +518,6 @@ def status_text(row: Mapping[Any, Any]) -> str:
     noted = f"; {differs}" if differs and not missing(differs) else ""
     if ours == "ok" and row.get("extrapolated") is True:
         ours += ", extrapolated"
+    if ours.startswith("ok") and not missing(row.get("not_compiled")):
+        ours += ", not compiled"
     return ours + (" (OOM)" if theirs == "oom" else "") + noted

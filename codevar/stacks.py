@@ -1,10 +1,11 @@
-"""Stacks: two ways to run the same model, to see what good engineering leaves of a speed-up.
+"""Stacks: ways to run the same model, to see what good engineering leaves of a speed-up.
 
 `published` is what the papers measured: float32 weights under autocast, float32 keys and
 half-precision values in a cache that grows by concatenation, AdaLN recomputed at each scale, sorts
 of all codes with their indices.
 `modern` holds weights and cache in one precision, writes the cache in place, computes the
 conditioning once an image and, on a CPU, has its weights laid out for the kernels.
+`compiled` is `modern` with what stands between the matrix products compiled.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from codevar.cache import GrowingCache, StaticCache
+from codevar.compiled import compile_var, merge_biases
 from codevar.packed import can_pack, pack_var
 from codevar.var import VAR
 from codevar.vqvae import VQVAE
@@ -32,14 +34,14 @@ ATTENTION: dict[str, list[SDPBackend]] = {
     "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION],
     "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION],
 }
-STACKS = ("published", "modern")
+STACKS = ("published", "modern", "compiled")
 
 M = TypeVar("M", VAR, VQVAE)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """How a plan is run.  `stack(name, precision)` makes the two that are compared.
+    """How a plan is run.  `stack(name, precision)` makes those that are compared.
 
     weights: precision the models must be loaded in.
     autocast: precision of autocast, or None.
@@ -48,6 +50,7 @@ class Stack:
     as_published: top-k and top-p by sorts with indices, noise one number at a time; and what the
         published loop has in hand while it samples stays in memory here too.
     packs: weights in the layouts that kernels like: see `prepare`.
+    compiles: the small operations between matrix products, too.
     attention: a key of ATTENTION; `auto` leaves the choice to torch.
     """
 
@@ -58,6 +61,7 @@ class Stack:
     condition_once: bool
     as_published: bool
     packs: bool
+    compiles: bool
     attention: str = "auto"
 
     @property
@@ -74,16 +78,24 @@ class Stack:
         """Bytes of a cached value element."""
         return self.precision.itemsize
 
-    def prepare(self, model: M) -> M:
-        """The model made ready for this stack, in place.  For `modern` a VAR on a CPU packs its
-        weights, and can then do nothing but decode; a VQVAE's decoder has its channels last.  A
-        decode without this gives the same, later."""
+    def prepare(self, model: M, device: str = "") -> M:
+        """The model made ready for this stack, in place; it can then do nothing but decode.
+
+        For `modern` a VAR on a CPU packs its weights, and a VQVAE's decoder has its channels last;
+        `compiled` also compiles a VAR's blocks, or warns why it cannot.  A decode without this
+        gives the same, later.  device: what a model without data stands for.
+        """
         if not self.packs:
             return model
         if isinstance(model, VQVAE):
             model.decoder.to(memory_format=torch.channels_last)
-        elif model.device.type in ("cpu", "meta") and can_pack(self.weights):
+            return model
+        if (device or model.device.type) in ("cpu", "meta") and can_pack(self.weights):
             pack_var(model)
+        elif self.compiles:
+            merge_biases(model)
+        if self.compiles:
+            compile_var(model)
         return model
 
     @contextmanager
@@ -123,6 +135,7 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
             condition_once=False,
             as_published=True,
             packs=False,
+            compiles=False,
         )
     else:
         made = Stack(
@@ -133,5 +146,6 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
             condition_once=True,
             as_published=False,
             packs=True,
+            compiles=name == "compiled",
         )
     return replace(made, attention=attention)

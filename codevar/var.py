@@ -21,6 +21,8 @@ from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from codevar.shapes import Shapes, count, size
 from codevar.unrounded import UnroundedLinear
 
+MAX_LOG_SCALE = math.log(100)  # of attention's temperature
+
 #: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C).
 Modulation = Sequence[torch.Tensor]
 
@@ -180,9 +182,32 @@ def ada_lin(width: int, chunks: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), UnroundedLinear(width, chunks * width))
 
 
+def modulated_norm(
+    x_BLC: torch.Tensor, scale_B1C: torch.Tensor, shift_B1C: torch.Tensor
+) -> torch.Tensor:
+    """LayerNorm whose gain and bias are the condition's."""
+    return F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6).mul(scale_B1C + 1).add_(shift_B1C)
+
+
+def add_and_norm(
+    x_BLC: torch.Tensor,
+    out_BLC: torch.Tensor,
+    gamma_B1C: torch.Tensor,
+    scale_B1C: torch.Tensor,
+    shift_B1C: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum x with what a branch adds to it, and its norm for the next."""
+    x_BLC = torch.addcmul(x_BLC, out_BLC, gamma_B1C)
+    return x_BLC, modulated_norm(x_BLC, scale_B1C, shift_B1C)
+
+
 class Block(nn.Module):
     """Attention and feed-forward, both modulated by the condition.  Whatever the precision of the
     products, the sum x that the blocks add to is as precise as it comes in."""
+
+    #: What stands between the products; the `compiled` stack puts its own here, to the same result.
+    norm: Callable[..., torch.Tensor] = staticmethod(modulated_norm)
+    add_and_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = staticmethod(add_and_norm)
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -211,24 +236,36 @@ class Block(nn.Module):
         layer: int = 0,
     ) -> torch.Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
-        h_BLC = modulated_norm(x_BLC, scale1, shift1)
-        x_BLC = torch.addcmul(x_BLC, self.attn(h_BLC, mask, cache, layer), gamma1)
-        h_BLC = modulated_norm(x_BLC, scale2, shift2)
+        h_BLC = self.norm(x_BLC, scale1, shift1)
+        x_BLC, h_BLC = self.add_and_norm(
+            x_BLC, self.attn(h_BLC, mask, cache, layer), gamma1, scale2, shift2
+        )
         return torch.addcmul(x_BLC, self.ffn(h_BLC), gamma2)
 
 
-def modulated_norm(
-    x_BLC: torch.Tensor, scale_B1C: torch.Tensor, shift_B1C: torch.Tensor
-) -> torch.Tensor:
-    """LayerNorm whose gain and bias are the condition's."""
-    return F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6).mul(scale_B1C + 1).add_(shift_B1C)
+def heads_of(
+    qkv_BL3C: torch.Tensor, log_scale_1H11: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values (B, H, L, c); queries and keys L2-normalised, with a learnt
+    temperature for each head.  In float32, also under autocast: hence the float32 keys in the
+    published cache."""
+    q_BHLc, k_BHLc, v_BHLc = split(qkv_BL3C, log_scale_1H11.shape[1])
+    scale_1H11 = log_scale_1H11.float().clamp_max(MAX_LOG_SCALE).exp()
+    q_BHLc = F.normalize(q_BHLc.float(), dim=-1) * scale_1H11
+    return q_BHLc, F.normalize(k_BHLc.float(), dim=-1), v_BHLc
+
+
+def split(qkv_BL3C: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values (B, H, L, c), as they are."""
+    return qkv_BL3C.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class Attention(nn.Module):
     """Multi-head attention over the cache and this pass; queries and keys L2-normalised, with
     a learnt temperature for each head in the place of 1 / sqrt(c)."""
 
-    max_log_scale = math.log(100)
+    #: As in `Block`.
+    heads_of: Callable[..., tuple[torch.Tensor, ...]] = staticmethod(heads_of)
     #: How queries attend; training puts one that knows the whole pyramid's mask, and a CPU its own.
     attend: Callable[..., torch.Tensor] = staticmethod(F.scaled_dot_product_attention)
 
@@ -257,19 +294,15 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         B, L, C = x_BLC.shape
         x_BLC = x_BLC.to(self.mat_qkv.weight.dtype)
-        if isinstance(self.mat_qkv, PackedLinear):
-            qkv_BLC3 = self.mat_qkv(x_BLC)
+        if self.mat_qkv.bias is None:
+            qkv_BL3C = F.linear(x_BLC, self.mat_qkv.weight, self.qkv_bias())
         else:
-            qkv_BLC3 = F.linear(x_BLC, self.mat_qkv.weight, self.qkv_bias())
-        qkv = qkv_BLC3.view(B, L, 3, self.heads, C // self.heads)
-        q_BHLc, k_BHLc, v_BHLc = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            qkv_BL3C = self.mat_qkv(x_BLC)
         if self.l2_norm:
-            # In float32, also under autocast: hence the float32 keys in the published cache.
-            scale_1H11 = self.scale_mul_1H11.float().clamp_max(self.max_log_scale).exp()
-            q_BHLc = F.normalize(q_BHLc.float(), dim=-1) * scale_1H11
-            k_BHLc = F.normalize(k_BHLc.float(), dim=-1)
+            q_BHLc, k_BHLc, v_BHLc = self.heads_of(qkv_BL3C, self.scale_mul_1H11)
             scale = 1.0
         else:
+            q_BHLc, k_BHLc, v_BHLc = split(qkv_BL3C, self.heads)
             scale = 0.25 / math.sqrt(C // self.heads)
         if cache is not None:
             k_BHLc, v_BHLc = cache.append(layer, k_BHLc, v_BHLc)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.baselines.dit import ClassEmbedder
-from bench.baselines.method import Method
+from bench.baselines.method import Method, one_graph, static
 from codevar.sampling import ScaleSampling, draw
 from codevar.stacks import Stack
 
@@ -91,6 +91,18 @@ class AiM(nn.Module):
         for k, layer in enumerate(self.backbone.layers):
             x_BlC = layer(x_BlC, groups[k % len(groups)])
         return self.logits(x_BlC, final)
+
+    def one_token(
+        self,
+        x_B1C: torch.Tensor,
+        groups: list[torch.Tensor],
+        final: torch.Tensor,
+        memories: list[Memory],
+    ) -> torch.Tensor:
+        """(B, 1, V) float32 logits of one more token; the memories are updated."""
+        for k, layer in enumerate(self.backbone.layers):
+            x_B1C = layer(x_B1C, groups[k % len(groups)], memories[k])
+        return self.logits(x_B1C, final)
 
     def logits(self, x_BlC: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
         """(B, l, V) float32; the head is the token embedding."""
@@ -185,7 +197,8 @@ class Mamba2(nn.Module):
         else:
             conv, conv_bias = self.conv1d.weight, self.conv1d.bias
             assert conv_bias is not None
-            token = compiled() if x_BlC.is_cuda else one_token
+            on_gpu = x_BlC.is_cuda and not torch.compiler.is_compiling()
+            token = compiled() if on_gpu else one_token
             # Outside autocast, like the published kernels: a product would cast all the state.
             with torch.autocast(x_BlC.device.type, enabled=False):
                 weights = conv, conv_bias, self.dt_bias, self.A_log, self.D
@@ -284,23 +297,28 @@ class NextToken(Method):
     def __init__(self, model: AiM, cfg: float = 1.75, top_k: int = 0) -> None:
         self.model, self.classes, self.steps = model, model.config.classes, model.config.tokens
         self.sampling = ScaleSampling(cfg - 1, top_k, top_p=0, temperature=1.0, ratio=0.0)
+        self.compiled: Callable[..., torch.Tensor] | None = None
 
     def start(
         self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> Writing:
         # The state in the weights' precision, as published: it sums over all tokens.
-        return Writing(self.model, labels_2B, generator, self.model.backbone.norm_f.weight.dtype)
+        dtype = self.model.backbone.norm_f.weight.dtype
+        state = Writing(self.model, labels_2B, generator, dtype)
+        if self.compiled:
+            static(part for memory in state.memories for part in (memory.taps, memory.state))
+        return state
+
+    def compile(self) -> None:
+        self.compiled = one_graph(self.model.one_token)
 
     def step(self, state: Writing, i: int) -> None:
-        model = self.model
         x_2B1C = state.class_2BC[:, None]
         if i > 0:
-            x_2B1C = model.embed(state.tokens_BL[:, i - 1 : i], i).repeat(2, 1, 1)
-        x_2B1C = x_2B1C.float()
-        groups = state.groups
-        for k, layer in enumerate(model.backbone.layers):
-            x_2B1C = layer(x_2B1C, groups[k % len(groups)], state.memories[k])
-        logits_B1V = self.sampling.filtered(model.logits(x_2B1C, state.final))
+            x_2B1C = self.model.embed(state.tokens_BL[:, i - 1 : i], i).repeat(2, 1, 1)
+        logits_of = self.compiled or self.model.one_token
+        logits_2B1V = logits_of(x_2B1C.float(), state.groups, state.final, state.memories)
+        logits_B1V = self.sampling.filtered(logits_2B1V)
         state.tokens_BL[:, i : i + 1] = draw(logits_B1V, 1.0, state.generator)
 
     def flops(self, batch_size: int) -> tuple[int, ...]:

@@ -216,6 +216,10 @@ class DDIM(Method):
         noise = self.model.guided(state.x_BZhw, at, state.y_2BC, self.cfg)[:, :Z].float()
         state.x_BZhw = self.scheduler.step(noise, t, state.x_BZhw).prev_sample
 
+    def compile(self) -> None:
+        for block in self.model.blocks:
+            block.compile(dynamic=False, fullgraph=True)
+
     def flops(self, batch_size: int) -> tuple[int, ...]:
         config = self.model.config
         C, L = config.width, config.tokens

@@ -21,6 +21,7 @@ from bench.cases import Baseline
 from bench.footprint import PRIME, Footprint, watched
 from bench.generator import labels_of
 from codevar.checkpoints import Source
+from codevar.compiled import can_compile
 from codevar.decode import OnScale
 from codevar.stacks import Stack, stack
 
@@ -60,7 +61,10 @@ class Loaded:
         if isinstance(model, dit.DiT) and case.weights == "seeded":
             model.fix()
         assert isinstance(decoder, ImageDecoder)
-        return cls(case, method_of(case, model), decoder, how, list(sources))
+        method = method_of(case, model)
+        if how.compiles and can_compile(next(model.parameters()).device):
+            method.compile()
+        return cls(case, method, decoder, how, list(sources))
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -3,14 +3,15 @@
 Written by hand: transformers' Llama has neither the fused projection of the published state dict
 nor its rotation by row and column.  Names are the published ones.
 
-As in the published code the cache is allocated once and written in place; unlike there a step
-attends to what is written of it and not, under a mask, to all of it.
+As in the published code the cache is allocated once and written in place.  A step attends to what
+is written of it; compiled, as there, under a mask to all of it, so that one graph serves all steps.
 
 Shapes: B rows (2B for guidance), L tokens, l of a pass, C width, H heads, c = C / H, V codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.baselines.dit import ClassEmbedder
-from bench.baselines.method import Method
+from bench.baselines.method import Method, one_graph, static
 from codevar.sampling import ScaleSampling, draw
 from codevar.stacks import Stack
 
@@ -69,8 +70,29 @@ class LlamaGen(nn.Module):
         x_BlC = torch.cat(inputs, dim=1)
         turns = self.rotations()[: x_BlC.shape[1]]
         for layer in self.layers:
-            x_BlC = layer(x_BlC, turns, None, 0)
+            x_BlC = layer(x_BlC, turns, None)
         return self.logits(x_BlC)
+
+    def one_token(
+        self, x_B1C: torch.Tensor, turns: torch.Tensor, caches: Sequence[Cache]
+    ) -> torch.Tensor:
+        """(B, 1, V) float32 logits of one more token; turns: of its position, (1, c / 2)."""
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x_B1C = layer(x_B1C, turns, cache)
+        return self.logits(x_B1C)
+
+    def one_token_anywhere(
+        self,
+        x_B1C: torch.Tensor,
+        turns_Lc2: torch.Tensor,
+        kv: Sequence[torch.Tensor],
+        position_1: torch.Tensor,
+    ) -> torch.Tensor:
+        """The same as a function of tensors, to be compiled; turns: (L, c / 2, 2) cosine and sine
+        of all positions."""
+        seen_1L = torch.arange(len(turns_Lc2), device=position_1.device)[None] <= position_1
+        caches = [Whole(one, position_1, seen_1L) for one in kv]
+        return self.one_token(x_B1C, turns_Lc2[position_1], caches)
 
     def logits(self, x_BlC: torch.Tensor) -> torch.Tensor:
         return self.output(self.norm(x_BlC)).float()
@@ -99,9 +121,9 @@ class Layer(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.width, eps=1e-5)
 
     def forward(
-        self, x_BlC: torch.Tensor, turns: torch.Tensor, kv: torch.Tensor | None, start: int
+        self, x_BlC: torch.Tensor, turns: torch.Tensor, cache: Cache | None
     ) -> torch.Tensor:
-        x_BlC = x_BlC + self.attention(self.attention_norm(x_BlC), turns, kv, start)
+        x_BlC = x_BlC + self.attention(self.attention_norm(x_BlC), turns, cache)
         return x_BlC + self.feed_forward(self.ffn_norm(x_BlC))
 
 
@@ -113,30 +135,66 @@ class SelfAttention(nn.Module):
         self.wo = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
-        self, x_BlC: torch.Tensor, turns: torch.Tensor, kv: torch.Tensor | None, start: int
+        self, x_BlC: torch.Tensor, turns: torch.Tensor, cache: Cache | None
     ) -> torch.Tensor:
-        """turns: (l, c / 2).  kv: (2, B, H, L, c) the layer's cache, of which `start`
-        positions are written; without one, the pass is all there is."""
+        """turns: (l, c / 2).  Without a cache, the pass is all there is."""
         B, length, C = x_BlC.shape
         qkv = (
             self.wqkv(x_BlC).view(B, length, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         )
         (q_BHlc, k_BHlc), v_BHlc = rotated(qkv[:2], turns), qkv[2]
-        if kv is not None:
-            end = start + length
-            kv[0, :, :, start:end] = k_BHlc
-            kv[1, :, :, start:end] = v_BHlc
-            k_BHlc, v_BHlc = kv[:, :, :, :end]
+        seen_1L = None
+        if cache is not None:
+            k_BHlc, v_BHlc = cache.append(k_BHlc, v_BHlc)
+            seen_1L = cache.seen_1L
         out_BHlc = F.scaled_dot_product_attention(
-            q_BHlc.to(v_BHlc.dtype), k_BHlc, v_BHlc, is_causal=length > 1
+            q_BHlc.to(v_BHlc.dtype), k_BHlc, v_BHlc, attn_mask=seen_1L, is_causal=length > 1
         )
         return self.wo(out_BHlc.transpose(1, 2).reshape(B, length, C))
 
 
+@dataclass
+class Written:
+    """A layer's cache (2, B, H, L, c), of which `start` positions are written."""
+
+    kv: torch.Tensor
+    start: int
+    seen_1L: torch.Tensor | None = None  # all that comes back
+
+    def append(self, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor) -> torch.Tensor:
+        """The pass added; keys and values so far."""
+        end = self.start + k_BHlc.shape[2]
+        self.kv[0, :, :, self.start : end] = k_BHlc
+        self.kv[1, :, :, self.start : end] = v_BHlc
+        return self.kv[:, :, :, :end]
+
+
+@dataclass
+class Whole:
+    """The same with the position in a tensor, and all positions, of which a mask shows those that
+    are written."""
+
+    kv: torch.Tensor
+    position_1: torch.Tensor
+    seen_1L: torch.Tensor
+
+    def append(self, k_BH1c: torch.Tensor, v_BH1c: torch.Tensor) -> torch.Tensor:
+        # At once: of two writes to views the compiler makes copies of the cache.
+        both = torch.stack((k_BH1c.to(self.kv.dtype), v_BH1c.to(self.kv.dtype)))
+        return self.kv.index_copy_(3, self.position_1, both)
+
+
+Cache = Written | Whole
+
+
 def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Neighbouring channels (..., l, c) turned as pairs, in float32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    """Neighbouring channels (..., l, c) turned as pairs, in float32; turns: complex, or, for the
+    compiler, which has no kernels for complex numbers, (..., 2) real ones."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if turns.is_complex():
+        return torch.view_as_real(torch.view_as_complex(pairs) * turns).flatten(-2).to(x.dtype)
+    (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -168,6 +226,7 @@ class Writing:
         self.nbytes = sum(kv.nbytes for kv in self.kv)
         self.class_2B1C = model.cls_embedding(labels_2B)[:, None]
         self.turns = model.rotations()
+        self.positions = torch.arange(config.tokens, device=device)
         rows = len(labels_2B) // 2
         self.tokens_BL = torch.zeros(rows, config.tokens, dtype=torch.long, device=device)
 
@@ -187,20 +246,32 @@ class NextToken(Method):
     def __init__(self, model: LlamaGen, cfg: float = 1.75, top_k: int = 0) -> None:
         self.model, self.classes, self.steps = model, model.config.classes, model.config.tokens
         self.sampling = ScaleSampling(cfg - 1, top_k, top_p=0, temperature=1.0, ratio=0.0)
+        self.compiled: Callable[..., torch.Tensor] | None = None
 
     def start(
         self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> Writing:
-        return Writing(self.model, labels_2B, generator, dtype)
+        state = Writing(self.model, labels_2B, generator, dtype)
+        if self.compiled:
+            static(state.kv)
+        return state
+
+    def compile(self) -> None:
+        self.compiled = one_graph(self.model.one_token_anywhere)
 
     def step(self, state: Writing, i: int) -> None:
         model = self.model
         x_2B1C = state.class_2B1C
         if i > 0:
             x_2B1C = model.tok_embeddings(state.tokens_BL[:, i - 1 : i]).repeat(2, 1, 1)
-        for layer, kv in zip(model.layers, state.kv, strict=True):
-            x_2B1C = layer(x_2B1C, state.turns[i : i + 1], kv, i)
-        logits_B1V = self.sampling.filtered(model.logits(x_2B1C))
+        at = slice(i, i + 1)
+        if self.compiled:
+            turns_Lc2 = torch.view_as_real(state.turns)
+            logits_2B1V = self.compiled(x_2B1C, turns_Lc2, state.kv, state.positions[at])
+        else:
+            caches = [Written(kv, i) for kv in state.kv]
+            logits_2B1V = model.one_token(x_2B1C, state.turns[at], caches)
+        logits_B1V = self.sampling.filtered(logits_2B1V)
         state.tokens_BL[:, i : i + 1] = draw(logits_B1V, 1.0, state.generator)
 
     def flops(self, batch_size: int) -> tuple[int, ...]:

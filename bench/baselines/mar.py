@@ -303,6 +303,13 @@ class Rounds(Method):
             x_nZ = denoise(x_nZ, noise_nZ, cond[:, Z:], state.generator)
         return x_nZ
 
+    def compile(self) -> None:
+        """The perceptron, which runs most, with one graph for however many tokens a round draws;
+        the blocks of the decoder, which always see all."""
+        self.model.denoiser.compile(dynamic=True, fullgraph=True)
+        for block in self.model.decoder_blocks:
+            block.compile(dynamic=False, fullgraph=True)
+
     def flops(self, batch_size: int) -> tuple[int, ...]:
         config, T = self.model.config, len(self.denoising)
         C, W, Z = config.width, config.mlp_width, config.channels

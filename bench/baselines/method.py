@@ -7,7 +7,7 @@ came out.  Shapes: B images, 2B rows (classes, then "no class").
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -62,12 +62,34 @@ class Method(ABC):
         that a few steps can stand for all (`spread`)."""
 
     @abstractmethod
+    def compile(self) -> None:
+        """Has what a step repeats compiled from now on, for the stack of that name."""
+
+    @abstractmethod
     def flops(self, batch_size: int) -> tuple[int, ...]:
         """By step, of matrix products and convolutions; a multiply-add is two."""
 
     @abstractmethod
     def cache_bytes(self, batch_size: int, run: Stack) -> int:
         """Of the cache or recurrent state, which is there from the first step to the last."""
+
+
+def one_graph(step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The step compiled whole; on a GPU launched as one CUDA graph, whose output is good until the
+    next step.  What it writes in place must be `static`."""
+    fast = torch.compile(step, mode="reduce-overhead", fullgraph=True, dynamic=False)
+
+    def run(*args: Any) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return fast(*args)
+
+    return run
+
+
+def static(written: Iterable[torch.Tensor]) -> None:
+    """Says that the tensors stay where they are for all steps of a decode."""
+    for tensor in written:
+        torch._dynamo.mark_static_address(tensor, guard=False)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ SCALES = [f"var(--scale-{i})" for i in range(1, 11)]
 CROSS = "M-1,-1L1,1M1,-1L-1,1"
 SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right"]
 FAMILIES = {"VAR": SERIES[0], "CoDe": SERIES[1], "VARiant": SERIES[2], "others": SERIES[3]}
-STACKS = {"published": SERIES[1], "modern": SERIES[4]}
+STACKS = {"published": SERIES[1], "modern": SERIES[4], "compiled": SERIES[3]}
 PARTS = {"parameters": "var(--part-1)", "KV cache": "var(--part-2)", "running": "var(--part-3)"}
 INK, MUTED, PAPER, BACK = "var(--ink)", "var(--muted)", "var(--paper)", "var(--surface)"
 # What of a row sets figures apart: a choice above each, where there is one.

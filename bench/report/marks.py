@@ -59,6 +59,9 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     if value("extrapolated"):
         text = "only some of its steps ran; each stands for those near it"
         found.append(Mark("not comparable", "extrapolated", text))
+    if why := value("not_compiled"):
+        text = f"it ran as modern does: {why}"
+        found.append(Mark("not comparable", "not compiled", text))
     if lost := value("paired_reason"):
         found.append(Mark("not comparable", "not paired", f"not paired with its baseline: {lost}"))
     if differs := value("memory_differs"):

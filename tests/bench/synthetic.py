@@ -24,8 +24,12 @@ ENV: dict[str, Any] = {
     "dirty": False,
     "machine": "l20",
 }
-FLOP_PER_S = {"published": 100e12, "modern": 170e12}
-LAYER_S = {"published": 1.1e-3, "modern": 0.25e-3}  # a layer takes no less, however small
+FLOP_PER_S = {"published": 100e12, "modern": 170e12, "compiled": 190e12}
+LAYER_S = {
+    "published": 1.1e-3,
+    "modern": 0.25e-3,
+    "compiled": 0.1e-3,
+}  # a layer takes no less, however small
 
 
 def fake_run(

@@ -1,0 +1,102 @@
+"""What the `compiled` stack compiles: the small operations between a block's matrix products.
+
+A norm, its modulation and its cast are five passes over a scale's tokens, and on a GPU five
+launches; torch.compile makes one of them.  Products and attention stay the vendors': the compiler
+would call them too.  What is compiled are plain functions of tensors, so all layers share them, and
+tokens and rows are dynamic, so two graphs of each (one token, several) serve every scale and batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from codevar import var as eager
+from codevar.var import VAR, Block
+
+# Graphs of one function: two for each width, heads and precision that a process decodes with.
+GRAPHS = 64
+LOG = logging.getLogger(__name__)
+
+
+def compile_var(var: VAR) -> None:
+    """Compiles what stands between the products, in place; or warns of what is lost.  Where
+    nothing is compiled, as without data, a decode keeps in memory what it would keep."""
+    works = var.device.type != "meta" and can_compile(var.device)
+    norm, add_and_norm, heads_of = (compiled_chains if works else chains)(var.dtype)
+    for block in cast("Iterable[Block]", var.blocks):
+        block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile works for the device; warns of what is lost if not."""
+    if why := cannot_compile(device):
+        LOG.warning("the compiled stack runs as modern does, at its speed: %s", why)
+    return not why
+
+
+@functools.cache
+def cannot_compile(device: torch.device) -> str:
+    """Why torch.compile does not work for the device, in a line; empty where it does."""
+    if torch._dynamo.config.disable:
+        return "TORCHDYNAMO_DISABLE or TORCH_COMPILE_DISABLE is set"
+    try:
+        torch.compile(torch.square, fullgraph=True)(torch.ones(8, device=device))
+    except Exception as e:  # no compiler, no Triton, no headers, a Python too new, ...
+        return next(iter(str(e).strip().splitlines()), type(e).__name__)
+    return ""
+
+
+def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
+    """A block's `norm`, `add_and_norm` and its attention's `heads_of`; what goes into a product or
+    the cache comes out in its precision."""
+
+    def norm(x_BLC, scale_B1C, shift_B1C):
+        return eager.modulated_norm(x_BLC, scale_B1C, shift_B1C).to(dtype)
+
+    def add_and_norm(x_BLC, out_BLC, gamma_B1C, scale_B1C, shift_B1C):
+        x_BLC, h_BLC = eager.add_and_norm(x_BLC, out_BLC, gamma_B1C, scale_B1C, shift_B1C)
+        return x_BLC, h_BLC.to(dtype)
+
+    def heads_of(qkv_BL3C, log_scale_1H11):
+        q_BHLc, k_BHLc, v_BHLc = eager.heads_of(qkv_BL3C, log_scale_1H11)
+        return q_BHLc.to(dtype), k_BHLc.to(dtype), v_BHLc
+
+    return norm, add_and_norm, heads_of
+
+
+@functools.cache
+def compiled_chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
+    """The same for all models, so that their layers share graphs."""
+    return tuple(map(compiled, chains(dtype)))
+
+
+def compiled(chain: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for all rows and tokens: the first two of three dimensions."""
+    # One graph too many would raise (`fullgraph`), instead of running eagerly from then on.
+    torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+    fast = torch.compile(chain, dynamic=False, fullgraph=True)
+
+    @functools.wraps(chain)
+    def run(*tensors: torch.Tensor) -> Any:
+        for tensor in tensors:
+            if tensor.dim() == 3:
+                torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
+        return fast(*tensors)
+
+    return run
+
+
+def merge_biases(var: VAR) -> None:
+    """One bias for queries, keys and values, in place, as packed weights have: or each pass would
+    put it together in two launches."""
+    for block in cast("Iterable[Block]", var.blocks):
+        attn = block.attn
+        if attn.mat_qkv.bias is None:
+            attn.mat_qkv.bias = nn.Parameter(attn.qkv_bias().detach(), requires_grad=False)
+            del attn.q_bias, attn.v_bias

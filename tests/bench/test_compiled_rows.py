@@ -1,0 +1,87 @@
+"""A row of the `compiled` stack: its memory is as predicted, and one that ran eagerly says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from synthetic import fake_run
+
+from bench import child, compare, tables
+from bench.cases import make_case
+from bench.pages import STACK_COLORS, STACK_LINES
+from bench.predict import memory_differs, predict
+from bench.report import figures
+from bench.report.marks import marks
+from codevar import compiled
+from codevar.stacks import STACKS
+
+JOB = {
+    "effort": {"warmup": 0, "samples": 1, "target": 1.0, "max_seconds": 0.1},
+    "stream_seconds": 0,
+    "paired_with": None,
+    "download": False,
+    "keep": {},
+}
+CASE = {"method": "var", "depth": 4, "weights": "mini", "sampling": "mini"} | {
+    "stack": "compiled",
+    "precision": "bf16",
+    "batch_size": 16,
+    "device": "cpu",
+}
+WHY = "InvalidCxxCompiler: No working C++ compiler found"
+
+
+@pytest.fixture(autouse=True)
+def unlimited(monkeypatch):
+    monkeypatch.setattr(child, "limit_memory", lambda *_: None)
+
+
+@pytest.mark.skipif(
+    bool(compiled.cannot_compile(torch.device("cpu"))), reason="torch.compile does not work here"
+)
+def test_its_memory_is_as_predicted():
+    case = make_case(CASE)
+    result = child.run(case, JOB)
+    assert "not_compiled" not in result
+    assert memory_differs(result["memory"], predict(case), "cpu") == []
+    exact = pytest.approx(predict(case).running_bytes / 2**20, rel=0.01)
+    assert result["memory"]["running_mib"] == exact
+
+
+def test_a_case_that_ran_eagerly_says_why(monkeypatch):
+    for module in (compiled, child):
+        monkeypatch.setattr(module, "cannot_compile", lambda device: WHY)
+    case = make_case(CASE)
+    result = child.run(case, JOB)
+    assert (result["status"], result["not_compiled"]) == ("ok", WHY)
+    assert memory_differs(result["memory"], predict(case), "cpu") == []
+    modern = child.run(make_case(CASE | {"stack": "modern"}), JOB)
+    assert "not_compiled" not in modern
+    assert modern["tokens_sha256"] == result["tokens_sha256"]
+
+
+def test_no_table_takes_it_for_a_compiled_one():
+    run = fake_run("d16_cpu", method="var", batch_size=1, stack=["modern", "compiled"])
+    for record in run.records:
+        if record["stack"] == "compiled":
+            record["not_compiled"] = WHY
+    printed = tables.measured(run)
+    by_stack = dict(zip(printed.data["stack"], printed.text["status"], strict=True))
+    assert by_stack["modern"] == "ok"
+    assert by_stack["compiled"] == "ok, not compiled"
+    (note,) = [note for note in printed.notes if "not compiled" in note]
+    assert WHY in note
+    found = [mark for row in printed.data.to_dict("records") for mark in marks(row)]
+    assert [mark.kind for mark in found if mark.short == "not compiled"] == ["not comparable"]
+
+
+def test_the_gate_tells_it():
+    run = fake_run("d16_cpu", method="var", batch_size=1, stack="compiled")
+    run.records[0]["not_compiled"] = WHY
+    assert WHY in compare.of_run(run).told["not_compiled"]
+
+
+def test_every_stack_can_be_drawn():
+    for looks in (STACK_COLORS, STACK_LINES, figures.STACKS):
+        assert set(looks) == set(STACKS)
+        assert len({str(look) for look in looks.values()}) == len(STACKS)
