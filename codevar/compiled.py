@@ -1,4 +1,4 @@
-"""What the `compiled` stack compiles: the small operations between a block's matrix products.
+"""What stands between a block's matrix products: `modern` casts it at once, `compiled` compiles it.
 
 A norm, its modulation and its cast are five passes over a scale's tokens, and on a GPU five
 launches; torch.compile makes one of them.  Products and attention stay the vendors': the compiler
@@ -24,10 +24,10 @@ GRAPHS = 64
 LOG = logging.getLogger(__name__)
 
 
-def compile_var(var: VAR) -> None:
-    """Compiles what stands between the products, in place; or warns of what is lost.  Where
-    nothing is compiled, as without data, a decode keeps in memory what it would keep."""
-    works = var.device.type != "meta" and can_compile(var.device)
+def chain_var(var: VAR, compiles: bool) -> None:
+    """Puts what stands between the products in place, such that no float32 copy of what is to be
+    rounded outlives it; compiled if asked, or warns of what is lost."""
+    works = compiles and var.device.type != "meta" and can_compile(var.device)
     norm, add_and_norm, heads_of = (compiled_chains if works else chains)(var.dtype)
     for block in cast("Iterable[Block]", var.blocks):
         block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of

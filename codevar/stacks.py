@@ -19,7 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from codevar.cache import GrowingCache, StaticCache
-from codevar.compiled import compile_var, merge_biases
+from codevar.compiled import chain_var, merge_biases
 from codevar.packed import can_pack, pack_var
 from codevar.var import VAR
 from codevar.vqvae import VQVAE
@@ -92,10 +92,9 @@ class Stack:
             return model
         if (device or model.device.type) in ("cpu", "meta") and can_pack(self.weights):
             pack_var(model)
-        elif self.compiles:
+        else:
             merge_biases(model)
-        if self.compiles:
-            compile_var(model)
+        chain_var(model, self.compiles)
         return model
 
     @contextmanager
