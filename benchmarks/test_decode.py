@@ -1,4 +1,4 @@
-"""Decode steps in an ordinary test job: a small VAR, CoDe and VARiant on both stacks.
+"""Decode steps in an ordinary test job: a small VAR, CoDe and VARiant on two stacks.
 
     for i in 1 2 3 4 5; do pytest benchmarks/ --benchmark-json=new/$i.json; done
     python bench.py compare base new

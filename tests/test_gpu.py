@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import time
@@ -17,6 +18,7 @@ from bench.card import Card
 from bench.cases import make_case
 from bench.footprint import of_plan
 from bench.predict import kv_cache_bytes, params_bytes
+from codevar.compiled import cannot_compile
 from codevar.decode import generate
 from codevar.plan import code
 
@@ -51,6 +53,21 @@ def test_greedy_tokens_are_the_references_but_for_ties(models, cases, labels, na
     differ = result.tokens.cpu().numpy() != cases[f"code_greedy_tokens_N{N}"]
     tied = np.cumsum(cases[f"code_greedy_margins_N{N}"] < 1e-2, axis=1) > 0
     assert not (differ & ~tied).any()
+
+
+def test_compiled_decodes_what_modern_does_and_never_waits(models, labels):
+    vqvae, *transformers = models
+    how = codevar.stack("compiled")
+    assert not cannot_compile(CUDA)
+    fast = code(*(how.prepare(copy.deepcopy(model)) for model in transformers), 6)
+    generate(fast, vqvae, labels.tolist(), GREEDY, stack=how)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = generate(fast, vqvae, labels.tolist(), GREEDY, stack=how)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    wanted = codevar.decode(code(*transformers, 6), vqvae, labels, GREEDY)
+    assert (got.tokens == wanted.tokens).float().mean() > 0.95  # but for ties
 
 
 @pytest.mark.parametrize("name", ["published", "modern"])

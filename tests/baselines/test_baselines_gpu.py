@@ -47,6 +47,17 @@ def test_the_compiled_decode_is_the_parallel_forward():
     torch.testing.assert_close(torch.cat(logits[:16], dim=1), at_once, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("config", [small.LLAMAGEN, small.AIM], ids=["llamagen", "aim"])
+def test_a_step_as_one_cuda_graph_gives_the_same_tokens(config):
+    kind = {small.LLAMAGEN: llamagen, small.AIM: aim}[config].NextToken
+    net = copy.deepcopy(small.model(config)).cuda()
+    plain, fast = kind(net, top_k=1), kind(net, top_k=1)
+    fast.compile()
+    wanted = generate(plain, [3, 7], 0, small.MODERN).tokens
+    for _ in range(3):  # warm-up, capture, replay; each with a cache of its own
+        assert torch.equal(generate(fast, [3, 7], 0, small.MODERN).tokens, wanted)
+
+
 JOB = {
     "effort": {"warmup": 0, "samples": 1, "target": 1.0, "max_seconds": 0.1},
     "stream_seconds": 0,
