@@ -6,9 +6,10 @@ the code.  Scratch inside an operator is not seen: on a CPU there is next to non
 and top-k of 4096 codes work in place and attention is by tiles.
 
 Two things make it quick.  One decode tells every batch size: it is run with PRIME images, and a
-storage whose bytes PRIME divides grows with the batch, any other does not.  And a model's layers
-are alike and run one after the other, so only the last of a pass is computed; the others just
-keep what they would have kept.
+storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU some work is
+done in parts of so many images, which FEW do not fill: these are run as they are.)  And a model's
+layers are alike and run one after the other, so only the last of a pass is computed; the others
+just keep what they would have kept.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from codevar.var import Block, Modulation, VARConfig
 
 aten = torch.ops.aten
 PRIME = 1009  # divides no width, vocabulary or number of tokens
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -63,28 +65,33 @@ class Footprint:
 
 
 def footprint(case: Case) -> Footprint:
-    """The footprint of a case, whatever its batch size; remembered."""
-    values = case.model_dump() | {"batch_size": 1, "seed": 0, "memory_limit_gib": None}
+    """The footprint of a case, remembered; on a CPU that of FEW images holds for no other batch."""
     kind = "cpu" if case.device == "cpu" else "cuda"
+    alone = kind == "cpu" and case.batch_size <= FEW and isinstance(case, VARCase)
+    images = case.batch_size if alone else PRIME
+    values = case.model_dump() | {"batch_size": 1, "seed": 0, "memory_limit_gib": None}
     weights = case.weights if case.in_mini_world else "seeded"
-    return _footprint(make_case(values | {"device": kind, "weights": weights}))
+    return _footprint(make_case(values | {"device": kind, "weights": weights}), images)
 
 
 @functools.cache
-def _footprint(case: Case) -> Footprint:
+def _footprint(case: Case, images: int) -> Footprint:
     if isinstance(case, Baseline):
         return baselines.need().footprint(case)
     assert isinstance(case, VARCase)
     run = stack(case.stack, case.precision, case.attention)
     plan = copy.deepcopy(meta_plan(case))  # whose models are everybody's
-    return of_plan(plan, run, PRESETS[case.sampling], case.device)
+    return of_plan(plan, run, PRESETS[case.sampling], case.device, images)
 
 
-def of_plan(plan: Plan, run: Stack, sampling: Sampling, device: str) -> Footprint:
+def of_plan(
+    plan: Plan, run: Stack, sampling: Sampling, device: str, images: int = PRIME
+) -> Footprint:
     """The footprint of a plan whose models are on the meta device, ready for the stack; they are
     used up.
 
     device: "cpu" or "cuda", which need not be there: operators and autocast differ.
+    images: PRIME for lines over the batch size; any other number for that batch alone.
     """
     with torch.device("meta"):
         shared = ("vocab", "channels", "patch_sizes")
@@ -96,9 +103,9 @@ def of_plan(plan: Plan, run: Stack, sampling: Sampling, device: str) -> Footprin
             model.blocks[layer] = Keeps(model.config, run)
 
     def decode(on_scale: OnScale) -> object:
-        return generate(plan, vqvae, [0] * PRIME, sampling, stack=run, on_scale=on_scale)
+        return generate(plan, vqvae, [0] * images, sampling, stack=run, on_scale=on_scale)
 
-    return watched([*plan.models, vqvae], decode, device, run.attention)
+    return watched([*plan.models, vqvae], decode, device, run.attention, images)
 
 
 def watched(
@@ -106,9 +113,10 @@ def watched(
     decode: Callable[[OnScale], object],
     device: str,
     attention: str,
+    images: int = PRIME,
 ) -> Footprint:
-    """The footprint of a decode of PRIME images, whose networks are on the meta device."""
-    ledger = Ledger()
+    """The footprint of a decode of so many images, whose networks are on the meta device."""
+    ledger = Ledger(images)
     with simulated(device, attention):
         for network in networks:
             ledger.leave_out(fill(network, device))
@@ -196,8 +204,9 @@ def first_piece(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tenso
 class Ledger(TorchDispatchMode):
     """Bytes of the storages that operators made and that are still alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: int) -> None:
         super().__init__()
+        self.images = images
         self.now = np.zeros(2, np.int64)  # constant, per image
         self.events: list[np.ndarray] = []
         self.peaks: list[np.ndarray] = []
@@ -231,7 +240,7 @@ class Ledger(TorchDispatchMode):
         return out
 
     def born(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), split(storage.nbytes())
+        key, size = id(storage), self.split(storage.nbytes())
         if key not in self._known:
             self._known[key] = weakref.ref(storage, lambda _: self.died(key, size))
             self.now += size
@@ -239,6 +248,11 @@ class Ledger(TorchDispatchMode):
     def died(self, key: int, size: np.ndarray) -> None:
         del self._known[key]
         self.now -= size
+
+    def split(self, nbytes: int) -> np.ndarray:
+        """(constant, per image) of a storage."""
+        grows = self.images == PRIME and nbytes % PRIME == 0
+        return np.array([0, nbytes // PRIME] if grows else [nbytes, 0])
 
 
 def attention_on_gpu(query, key, value, attn_mask=None, scale=None, **_):
@@ -286,8 +300,3 @@ def contiguous(tensor: torch.Tensor, memory_format: Any = torch.contiguous_forma
 
 def setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
     aten.copy_(getitem(tensor, index), value)
-
-
-def split(nbytes: int) -> np.ndarray:
-    """(constant, per image) of a storage in a decode of PRIME images."""
-    return np.array([0, nbytes // PRIME] if nbytes % PRIME == 0 else [nbytes, 0])

@@ -92,7 +92,7 @@ class Stack:
             return model
         if (device or model.device.type) in ("cpu", "meta") and can_pack(self.weights):
             pack_var(model)
-        else:
+        elif self.compiles:
             merge_biases(model)
         chain_var(model, self.compiles)
         return model

@@ -11,7 +11,7 @@ import torch
 from bench import memory
 from bench.cases import make_case
 from bench.experiment import PAPERS
-from bench.footprint import of_plan
+from bench.footprint import PRIME, of_plan
 from bench.predict import CUBLAS_BYTES, largest_batch, memory_differs, predict
 from bench.tables import usable_bytes
 from codevar import PRESETS, VAR, VQVAE, Sampling, plan, stack
@@ -47,10 +47,10 @@ def measured(method, how, drafter, refiner, vqvae, batch_size):
     return memory.measure(decode, [drafter, refiner, vqvae], CPU)[0]
 
 
-def predicted(method, how, drafter, refiner):
+def predicted(method, how, drafter, refiner, images=PRIME):
     with torch.device("meta"):
         models = [VAR(model.config).to(how.weights) for model in (drafter, refiner)]
-    return of_plan(PLANS[method](*models), how, Sampling(), "cpu")
+    return of_plan(PLANS[method](*models), how, Sampling(), "cpu", images)
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,16 @@ def few_objects():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+def test_a_few_images_are_predicted_as_they_are(drafter, refiner, vqvae):
+    """Which fill none of the parts that a CPU draws them in."""
+    how = stack("modern")
+    used = measured("code", how, drafter, refiner, vqvae, 1)
+    running = (
+        max(predicted("code", how, drafter, refiner, 1).peak_bytes(1)) / MIB - used.kv_cache_mib
+    )
+    assert running == pytest.approx(used.running_mib, rel=0.001)
 
 
 @pytest.mark.parametrize("name", ["published", "modern"])

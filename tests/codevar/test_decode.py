@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -237,6 +238,19 @@ def test_the_seed_decides_the_images(big, small, small_vqvae, more_smooth):
     assert torch.equal(one.images, again.images)
     assert not torch.equal(one.tokens, other.tokens)
     assert not torch.equal(one.images, other.images)
+
+
+@pytest.mark.parametrize("seed", [5, [5, 6, 7]])
+@pytest.mark.parametrize("logits", [1, 1000, 9000])
+def test_tokens_are_the_same_in_parts_of_any_size(
+    big, small, small_vqvae, seed, logits, monkeypatch
+):
+    """One token at a time, a few of an image, whole images."""
+    stack, plan = codevar.stack("modern"), code(big, small, 2)
+    whole = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
+    monkeypatch.setattr(sys.modules["codevar.decode"], "LOGITS", logits)
+    parts = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
+    assert torch.equal(parts.tokens, whole.tokens)
 
 
 def test_the_global_generator_is_left_alone(big, small_vqvae):
