@@ -24,6 +24,18 @@ seeded_weights = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(seeded_weights)
 
 
+@pytest.fixture
+def job():
+    """What `bench.child` is told besides the case: one sample."""
+    return {
+        "effort": {"warmup": 0, "samples": 1, "target": 1.0, "max_seconds": 0.1},
+        "stream_seconds": 0,
+        "paired_with": None,
+        "download": False,
+        "keep": {},
+    }
+
+
 @pytest.fixture(scope="session")
 def cases():
     return np.load(DATA / "cases.npz")

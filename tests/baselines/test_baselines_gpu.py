@@ -58,15 +58,6 @@ def test_a_step_as_one_cuda_graph_gives_the_same_tokens(config):
         assert torch.equal(generate(fast, [3, 7], 0, small.MODERN).tokens, wanted)
 
 
-JOB = {
-    "effort": {"warmup": 0, "samples": 1, "target": 1.0, "max_seconds": 0.1},
-    "stream_seconds": 0,
-    "paired_with": None,
-    "download": False,
-    "keep": {},
-}
-
-
 @pytest.mark.parametrize("stack", ["published", "modern"])
 @pytest.mark.parametrize(
     "keys",
@@ -78,8 +69,8 @@ JOB = {
     ],
     ids=lambda keys: keys["method"],
 )
-def test_memory_is_as_predicted(keys, stack):
+def test_memory_is_as_predicted(keys, stack, job):
     case = make_case({**keys, "stack": stack, "batch_size": 8, "device": "cuda"})
-    result = child.run(case, JOB)
+    result = child.run(case, job)
     assert result["status"] == "ok", result.get("reason")
     assert memory_differs(result["memory"], predict(case), case.device) == []

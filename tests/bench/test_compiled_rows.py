@@ -15,13 +15,6 @@ from bench.report.marks import marks
 from codevar import compiled
 from codevar.stacks import STACKS
 
-JOB = {
-    "effort": {"warmup": 0, "samples": 1, "target": 1.0, "max_seconds": 0.1},
-    "stream_seconds": 0,
-    "paired_with": None,
-    "download": False,
-    "keep": {},
-}
 CASE = {"method": "var", "depth": 4, "weights": "mini", "sampling": "mini"} | {
     "stack": "compiled",
     "precision": "bf16",
@@ -39,23 +32,23 @@ def unlimited(monkeypatch):
 @pytest.mark.skipif(
     bool(compiled.cannot_compile(torch.device("cpu"))), reason="torch.compile does not work here"
 )
-def test_its_memory_is_as_predicted():
+def test_its_memory_is_as_predicted(job):
     case = make_case(CASE)
-    result = child.run(case, JOB)
+    result = child.run(case, job)
     assert "not_compiled" not in result
     assert memory_differs(result["memory"], predict(case), "cpu") == []
     exact = pytest.approx(predict(case).running_bytes / 2**20, rel=0.01)
     assert result["memory"]["running_mib"] == exact
 
 
-def test_a_case_that_ran_eagerly_says_why(monkeypatch):
+def test_a_case_that_ran_eagerly_says_why(monkeypatch, job):
     for module in (compiled, child):
         monkeypatch.setattr(module, "cannot_compile", lambda device: WHY)
     case = make_case(CASE)
-    result = child.run(case, JOB)
+    result = child.run(case, job)
     assert (result["status"], result["not_compiled"]) == ("ok", WHY)
     assert memory_differs(result["memory"], predict(case), "cpu") == []
-    modern = child.run(make_case(CASE | {"stack": "modern"}), JOB)
+    modern = child.run(make_case(CASE | {"stack": "modern"}), job)
     assert "not_compiled" not in modern
     assert modern["tokens_sha256"] == result["tokens_sha256"]
 
