@@ -3,9 +3,9 @@
 `published` is what the papers measured: float32 weights under autocast, float32 keys and
 half-precision values in a cache that grows by concatenation, AdaLN recomputed at each scale, sorts
 of all codes with their indices.
-`modern` holds weights and cache in one precision, writes the cache in place and keeps only what a
-later pass reads, computes the conditioning once an image and, on a CPU, has its weights laid out for
-the kernels.
+`modern` holds weights and cache in one precision, writes the cache in place, keeps only what a
+later pass reads, computes the conditioning once an image and, on a CPU, has its weights laid out
+for the kernels.
 `compiled` is `modern` with what stands between the matrix products compiled.
 """
 
