@@ -30,7 +30,7 @@ from bench import baselines, memory, timing, tracing
 from bench.card import Card
 from bench.cases import Baseline, Case, VARCase, make_case
 from bench.generator import Generator, Made, labels_of
-from codevar import PRESETS, VQVAE
+from codevar import PRESETS, VQVAE, graphs
 from codevar.checkpoints import CheckpointError, Source
 from codevar.compiled import cannot_compile
 from codevar.decode import Generated, OnScale, generate, images_of
@@ -159,7 +159,7 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     if not taken.latency_s:
         why = ", ".join(taken.discarded_for)
         return {"status": "error", "reason": f"the GPU throttled in every sample: {why}"}
-    result = {
+    result: dict[str, Any] = {
         "status": "ok",
         "start_up": start_up,
         "samples": asdict(taken),
@@ -171,6 +171,7 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     if case.stack == "compiled" and (why := cannot_compile(device)):
         result["not_compiled"] = why
     if isinstance(loaded, Loaded):
+        result |= captured(loaded.plan, start_up, result["memory"])
         scales, vocab = loaded.plan.scales, loaded.vqvae.config.vocab
         result["sampling"] = PRESETS[loaded.case.sampling].numbers(scales, vocab)
     if loaded.stands_for:
@@ -182,6 +183,16 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     if job["paired_with"]:
         result["paired"] = paired(loaded, make_case(job["paired_with"]), job, effort)
     return result
+
+
+def captured(plan: Plan, start_up: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+    """Notes what the decode's CUDA graphs took, if there are any; or why there are none."""
+    for found in graphs.known_of(plan):
+        if isinstance(found, str):
+            return {"not_captured": found}
+        start_up["capture_s"] = found.seconds
+        used["graph_pool_mib"] = found.pool_bytes / memory.MIB
+    return {}
 
 
 def since_start() -> float:

@@ -177,7 +177,7 @@ def of_run(run: frames.Run) -> Side:
         same[name] = "/".join(sorted({str(record.get(name)) for record in run.records}))
     told = {
         name: "/".join(sorted({str(record.get(name)) for record in run.records}))
-        for name in ("torch", "torch_threads", "not_compiled", "commit", "dirty")
+        for name in ("torch", "torch_threads", *records.LOST, "commit", "dirty")
     }
     for name in ("driver", "power_limit_w"):
         told[name] = "/".join(str(gpu.get(name)) for gpu in run.env.get("gpus", []))

@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.card import Card
 from bench.generator import Made
+from codevar import graphs
 from codevar.decode import OnScale
 
 MIB = 2**20
@@ -44,6 +45,8 @@ class Memory:
     reserved_mib: what the caching allocator took from the device at its peak; fragmentation_mib
         the part of it that was not allocated, inactive_split_mib of that what lies between
         allocated pieces of a block.  None on a CPU, as is workspace_mib.
+    graph_pool_mib, in records of decodes that are CUDA graphs: their pool, which stays, in the
+        place of KV cache and running, which are those of kernels launched one by one.
     process_mib: the process's memory, as process_by says.
     """
 
@@ -163,7 +166,8 @@ def _on_cuda(
             seen.unaccounted.append(now["requested_bytes.all.current"] - known_bytes(device))
         torch.cuda.reset_peak_memory_stats(device)
 
-    made = run(on_scale)
+    with graphs.launched():
+        made = run(on_scale)
     on_scale(-1)
     torch._C._cuda_clearCublasWorkspaces()  # the next product takes them again
     cleared = torch.cuda.memory_stats(device)["requested_bytes.all.current"]

@@ -53,12 +53,14 @@ class StartUpLine(TypedDict):
 
     import_s: from its beginning until loading begins: interpreter, imports, the GPU's context.
     load_s: weights; in older records with prepare_s, which is what makes a model ready for its
-    stack.  first_image_s: since the process began, all of it and the first image's decode.
+    stack.  capture_s: of the decode, as CUDA graphs.
+    first_image_s: since the process began, all of it but capture_s, and the first image's decode.
     """
 
     import_s: NotRequired[float | None]
     load_s: float | None
     prepare_s: NotRequired[float | None]
+    capture_s: NotRequired[float]
     first_latency_s: float | None
     first_vqvae_latency_s: float | None
     first_image_s: float | None
@@ -109,6 +111,7 @@ class Line(TypedDict):
     sampling: NotRequired[dict[str, Any]]  # `Sampling.numbers`: what the preset came to
     torch_threads: NotRequired[int]
     not_compiled: NotRequired[str]  # of stack `compiled`: why it ran as `modern` does
+    not_captured: NotRequired[str]  # the same: why without CUDA graphs
 
     # of a sweep over a cluster
     place: NotRequired[str]  # the node, and which of its GPUs
@@ -117,6 +120,11 @@ class Line(TypedDict):
 
 
 LINE = TypeAdapter(Line)
+#: Of a stack that could not be all it stands for: what a line says why by, in short, and at length.
+LOST = {
+    "not_compiled": ("not compiled", "it ran as modern does"),
+    "not_captured": ("no CUDA graphs", "its kernels were launched one by one"),
+}
 
 
 class RunFolder:

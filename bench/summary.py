@@ -14,7 +14,7 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from bench.records import Record
+from bench.records import LOST, Record
 from bench.timing import median_interval
 
 
@@ -43,7 +43,7 @@ def measured(records: Sequence[Record]) -> dict[str, Any]:
         "throughput_img_s": records[0]["batch_size"] / latency,
         "scale_latency_s": by_scale(scales),
         "stands_for": records[0].get("stands_for"),
-        "not_compiled": next((r["not_compiled"] for r in records if "not_compiled" in r), None),
+        **{name: next((r[name] for r in records if name in r), None) for name in LOST},
         "vqvae_latency_s": statistics.median(vqvae) if vqvae else None,
         "warm_image_s": latency + statistics.median(vqvae) if vqvae else None,
         **sustained(records),
@@ -62,7 +62,7 @@ def effort(records: Sequence[Record]) -> dict[str, Any]:
     """How the figures came about."""
     samples = [record["samples"] for record in records]
     start_up = [record["start_up"] for record in records if record.get("start_up")]
-    names = ("import_s", "load_s", "prepare_s", "first_latency_s", "first_image_s")
+    names = ("import_s", "load_s", "prepare_s", "first_latency_s", "capture_s", "first_image_s")
     told = {name: [s for found in start_up if (s := found.get(name)) is not None] for name in names}
     medians = {name: statistics.median(found) if found else None for name, found in told.items()}
     ends = Counter(taken["stopped_by"] for taken in samples)

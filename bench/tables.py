@@ -22,6 +22,7 @@ from bench.machine import BUSY_CORES
 from bench.predict import largest_batch, predict
 from bench.printing import Printed
 from bench.quality.evaluations import COLUMNS
+from bench.records import LOST
 from bench.selfcheck import Selfcheck
 from codevar import PUBLISHED
 
@@ -153,6 +154,7 @@ def how_measured(data: pd.DataFrame) -> Printed:
         ("load_s", "load s", "{:.3g}"),
         ("prepare_s", "prepare s", "{:.3g}"),
         ("first_latency_s", "first decode s", "{:.3g}"),
+        ("capture_s", "capture s", "{:.3g}"),
         ("first_image_s", "to first image s", "{:.3g}"),
         ("latency_s", "warm decode s", "{:.3g}"),
         ("warm_image_s", "to warm image s", "{:.3g}"),
@@ -213,10 +215,20 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
             "for those near it.  No images came out."
         )
     found += [
-        f"{row['method']}: not compiled, so as fast as modern: {row['not_compiled']}"
+        f"{row['method']}: {short}, {text}: {row[name]}"
         for row in data.to_dict("records")
-        if not missing(row.get("not_compiled"))
+        for name, (short, text) in LOST.items()
+        if not missing(row.get(name))
     ]
+    if pools := {
+        f"{row['method']} {row['graph_pool_mib']:.0f} MiB"
+        for row in data.to_dict("records")
+        if not missing(row.get("graph_pool_mib"))
+    }:
+        found.append(
+            "Memory is that of kernels launched one by one; CUDA graphs have a pool in the place "
+            f"of KV cache and running, which stays: {', '.join(sorted(pools))}."
+        )
     if data.get("memory_differs", pd.Series(dtype=str)).fillna("").any():
         found.append(
             "Status says where memory is not as predicted: params and KV cache at all, running by "
@@ -518,6 +530,7 @@ def status_text(row: Mapping[Any, Any]) -> str:
     noted = f"; {differs}" if differs and not missing(differs) else ""
     if ours == "ok" and row.get("extrapolated") is True:
         ours += ", extrapolated"
-    if ours.startswith("ok") and not missing(row.get("not_compiled")):
-        ours += ", not compiled"
+    for name, (short, _) in LOST.items():
+        if ours.startswith("ok") and not missing(row.get(name)):
+            ours += f", {short}"
     return ours + (" (OOM)" if theirs == "oom" else "") + noted

@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.cases import Case, K, UsageError
+from codevar import graphs
 from codevar.decode import OnScale
 
 SCALES = [f"scale {k}" for k in range(1, K + 1)]
@@ -85,7 +86,8 @@ def trace(
 def snapshot(run: Callable[[OnScale], object], device: torch.device, file: Path) -> None:
     torch.cuda.memory._record_memory_history()
     try:
-        run(lambda k: None)
+        with graphs.launched():
+            run(lambda k: None)
         torch.cuda.synchronize(device)
         torch.cuda.memory._dump_snapshot(str(file))
     finally:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from codevar import graphs
 from codevar.cache import Cache
 from codevar.noise import Noise, Seed, by_images, noise_of
 from codevar.plan import Plan, original
@@ -26,7 +28,7 @@ from codevar.stacks import PRECISIONS, Stack
 from codevar.stacks import stack as make_stack
 from codevar.transfer import send
 from codevar.var import VAR, Modulation
-from codevar.vqvae import VQVAE
+from codevar.vqvae import VQVAE, Quantizer
 
 LOGITS = 1 << 19  # at a time where they are drawn in parts: 2 MiB
 
@@ -117,13 +119,34 @@ def generate(
     on_scale: told when each scale is done; the loop knows nothing of who listens.
     """
     sampling, stack = sampling or Sampling(), stack or default_stack(plan)
-    scales, quantizer = plan.scales, vqvae.quantize
-    settings = [sampling.at(k, scales) for k in range(scales.K)]
     labels_2B = guidance_labels(plan, vqvae, labels, stack)
     noise = noise_of(seed, len(labels_2B) // 2, labels_2B.device)
+    quantizer = vqvae.quantize
+    loop = partial(scale_by_scale, plan, quantizer, sampling, stack, add, choose)
+    if stack.graphs and graphs.can_capture(labels_2B.device) and not (add or choose):
+        how = sampling, stack
+        return graphs.replayed(loop, plan, quantizer, how, labels_2B, noise, on_scale)
+    return loop(labels_2B, noise, on_scale)
+
+
+def scale_by_scale(
+    plan: Plan,
+    quantizer: Quantizer,
+    sampling: Sampling,
+    stack: Stack,
+    add: Add | None,
+    choose: Choose | None,
+    labels_2B: torch.Tensor,
+    noise: Noise,
+    on_scale: OnScale,
+) -> Generated:
+    """The loop.  From on_scale(0) on it neither waits for a GPU nor asks what is on it."""
+    scales = plan.scales
+    settings = [sampling.at(k, scales) for k in range(scales.K)]
     readers: dict[VAR, Reader] = {}
     input_maps: list[torch.Tensor] = []  # not tokens: an editing changes them
-    tokens, kv_cache_bytes = [], []
+    tokens_BL = labels_2B.new_empty(len(labels_2B) // 2, scales.L)
+    kv_cache_bytes = []
     f_hat = torch.zeros(0)
 
     on_scale(0)
@@ -152,9 +175,9 @@ def generate(
         f_hat = add(f_hat, h_BZhw, k) if add else f_hat + h_BZhw
         if k + 1 < scales.K:
             input_maps.append(quantizer.input_map(f_hat, k + 1, scales))
-        tokens.append(tokens_Bl)
+        tokens_BL[:, scales.slices[k]] = tokens_Bl
         on_scale(k + 1)
-    return Generated(torch.cat(tokens, dim=1), f_hat, tuple(kv_cache_bytes))
+    return Generated(tokens_BL, f_hat, tuple(kv_cache_bytes))
 
 
 def draw_in_parts(

@@ -89,6 +89,26 @@ def noise_of(seed: Seed, images: int, device: torch.device) -> Noise:
         raise ValueError(f"seeds must be whole numbers, not {seeds!r}") from None
 
 
+def alike(noise: Noise) -> Noise:
+    """Another that gives what this one gives from its start, out of memory of its own."""
+    if isinstance(noise, ImageNoise):
+        twin = copy.copy(noise)
+        twin.start_B, twin.drawn = noise.start_B.clone(), 0
+        return twin
+    return torch.Generator(noise.device).manual_seed(noise.initial_seed())
+
+
+def reseed(noise: Noise, like: Noise) -> None:
+    """Puts the noise, where it is, to the start of another of its kind."""
+    if isinstance(noise, ImageNoise) and isinstance(like, ImageNoise):
+        noise.start_B.copy_(like.start_B)
+        noise.drawn = 0
+    elif isinstance(noise, torch.Generator) and isinstance(like, torch.Generator):
+        noise.manual_seed(like.initial_seed())
+    else:
+        raise TypeError(f"{type(noise)} cannot start as {type(like)} does")
+
+
 def by_images(noise: Noise, groups: Iterable[slice]) -> Iterator[tuple[slice, Noise]]:
     """Groups of images, first to last, with what each is to draw from.  Together they take what
     the whole batch would: a generator's numbers come image after image."""

@@ -6,7 +6,8 @@ of all codes with their indices.
 `modern` holds weights and cache in one precision, writes the cache in place, keeps only what a
 later pass reads, computes the conditioning once an image and, on a CPU, has its weights laid out
 for the kernels.
-`compiled` is `modern` with what stands between the matrix products compiled.
+`compiled` is `modern` with what stands between the matrix products compiled and, on a GPU, all
+kernels of a scale launched at once.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Stack:
         published loop has in hand while it samples stays in memory here too.
     packs: weights in the layouts that kernels like: see `prepare`.
     compiles: the small operations between matrix products, too.
+    graphs: on a GPU, decodes are captured and replayed: `codevar.graphs`.
     attention: a key of ATTENTION; `auto` leaves the choice to torch.
     """
 
@@ -63,6 +65,7 @@ class Stack:
     as_published: bool
     packs: bool
     compiles: bool
+    graphs: bool
     attention: str = "auto"
 
     @property
@@ -136,6 +139,7 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
             as_published=True,
             packs=False,
             compiles=False,
+            graphs=False,
         )
     else:
         made = Stack(
@@ -147,5 +151,6 @@ def stack(name: str, precision: str = "float32", attention: str = "auto") -> Sta
             as_published=False,
             packs=True,
             compiles=name == "compiled",
+            graphs=name == "compiled",
         )
     return replace(made, attention=attention)

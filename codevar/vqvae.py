@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -166,8 +167,8 @@ class Quantizer(nn.Module):
         if (scales.K, len(phis)) == (10, 4):
             return phis[_PHI_OF_TEN_SCALES[k]]
         edge = 1 / 3 / len(phis)
-        ticks = torch.linspace(edge, 1 - edge, len(phis), dtype=torch.float64)
-        return phis[int((ticks - scales.ratio(k)).abs().argmin())]
+        ticks = np.linspace(edge, 1 - edge, len(phis))
+        return phis[int(np.abs(ticks - scales.ratio(k)).argmin())]
 
     def codes(self, tokens_Bl: torch.Tensor) -> torch.Tensor:
         """(B, l, Z) codes of tokens."""

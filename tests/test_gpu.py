@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from bench.card import Card
 from bench.cases import make_case
 from bench.footprint import of_plan
 from bench.predict import kv_cache_bytes, params_bytes
+from codevar import graphs
 from codevar.compiled import cannot_compile
 from codevar.decode import generate
-from codevar.plan import code
+from codevar.plan import code, original, variant
 
 pytestmark = pytest.mark.gpu
 GREEDY = codevar.Sampling(cfg=3.0, top_k=1, top_p=0)
@@ -55,19 +57,93 @@ def test_greedy_tokens_are_the_references_but_for_ties(models, cases, labels, na
     assert not (differ & ~tied).any()
 
 
-def test_compiled_decodes_what_modern_does_and_never_waits(models, labels):
-    vqvae, *transformers = models
+@pytest.fixture(scope="module")
+def ready(models):
+    """The VQVAE, drafter and refiner made ready for `compiled`."""
     how = codevar.stack("compiled")
     assert not cannot_compile(CUDA)
-    fast = code(*(how.prepare(copy.deepcopy(model)) for model in transformers), 6)
-    generate(fast, vqvae, labels.tolist(), GREEDY, stack=how)
+    return [models[0], *(how.prepare(copy.deepcopy(model)) for model in models[1:])]
+
+
+@contextmanager
+def never_waiting():
     torch.cuda.set_sync_debug_mode("error")
     try:
-        got = generate(fast, vqvae, labels.tolist(), GREEDY, stack=how)
+        yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_compiled_decodes_what_modern_does_and_never_waits(models, ready, labels):
+    vqvae, *transformers = models
+    run = (code(*ready[1:], 6), vqvae, labels.tolist(), GREEDY)
     wanted = codevar.decode(code(*transformers, 6), vqvae, labels, GREEDY)
+    with graphs.launched():
+        generate(*run, stack=codevar.stack("compiled"))
+        with never_waiting():
+            got = generate(*run, stack=codevar.stack("compiled"))
     assert (got.tokens == wanted.tokens).float().mean() > 0.95  # but for ties
+
+
+PLANS = {
+    "var": lambda drafter, refiner: original(drafter),
+    "code": lambda drafter, refiner: code(drafter, refiner, 6),
+    "variant": lambda drafter, refiner: variant(drafter, 2, 6),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("seeds", [[1, 2, 3, 4], [[5, 6], [7, 8], [9, 5], [6, 7]]])
+def test_graphs_make_what_launched_kernels_do(ready, name, seeds):
+    """To the bit, for labels and seeds that were not captured, also after another batch size."""
+    vqvae, *transformers = ready
+    plan, how, made = PLANS[name](*transformers), codevar.stack("compiled"), []
+    for labels, seed in zip([[1, 2], [3, 4], [5, 6], [0, 999]], seeds, strict=True):
+        made.append(generate(plan, vqvae, labels, seed=seed, stack=how))
+        generate(plan, vqvae, [1, 2, 3], seed=0, stack=how)
+    assert len(graphs.known_of(plan)) >= 2
+    assert all(len(captured.graphs) == 10 for captured in graphs.known_of(plan))
+    for labels, seed, got in zip([[1, 2], [3, 4], [5, 6], [0, 999]], seeds, made, strict=True):
+        with graphs.launched():
+            wanted = generate(plan, vqvae, labels, seed=seed, stack=how)
+        assert torch.equal(got.tokens, wanted.tokens)
+        assert torch.equal(got.f_hat, wanted.f_hat)
+
+
+def test_a_replay_never_waits_and_is_timed_by_scale(ready):
+    plan, how = original(ready[1]), codevar.stack("compiled")
+
+    def decode(on_scale):
+        return generate(plan, ready[0], [1] * 4, stack=how, on_scale=on_scale)
+
+    for _ in range(2):
+        decode(lambda k: None)
+    with never_waiting():
+        decode(lambda k: None)
+    by_scale = timing.once(decode, CUDA)
+    assert len(by_scale) == 10
+    assert all(seconds > 0 for seconds in by_scale)
+    (captured,) = [c for c in graphs.known_of(plan) if len(c.labels_2B) == 8]
+    assert captured.seconds > 0
+    assert captured.pool_bytes >= max(decode(lambda k: None).kv_cache_bytes)
+
+
+def test_memory_that_runs_out_in_a_capture_costs_the_graphs_alone(ready, monkeypatch, caplog):
+    vqvae, drafter, _ = ready
+    plan, how, codes = original(drafter), codevar.stack("compiled"), type(vqvae.quantize).codes
+
+    def greedy(quantizer, tokens_Bl):
+        if torch.cuda.is_current_stream_capturing() and tokens_Bl.shape[1] > 9:
+            torch.empty(1 << 50, dtype=torch.uint8, device=CUDA)
+        return codes(quantizer, tokens_Bl)
+
+    monkeypatch.setattr(type(vqvae.quantize), "codes", greedy)
+    made = [generate(plan, vqvae, [1] * 5, seed=1, stack=how) for _ in range(3)]
+    with graphs.launched():
+        wanted = generate(plan, vqvae, [1] * 5, seed=1, stack=how)
+    assert all(torch.equal(got.tokens, wanted.tokens) for got in made)
+    (told,) = [r.getMessage() for r in caplog.records if r.name == graphs.__name__]
+    assert "launched one by one" in told
 
 
 @pytest.mark.parametrize("name", ["published", "modern"])
@@ -104,7 +180,7 @@ def test_a_snapshot_and_a_trace_are_written(models, tmp_path):
     vqvae, drafter, _ = models
 
     def decode(on_scale):
-        return generate(codevar.plan.original(drafter), vqvae, [1], on_scale=on_scale)
+        return generate(original(drafter), vqvae, [1], on_scale=on_scale)
 
     for kind in tracing.KINDS:
         tracing.save(kind, decode, CUDA, tmp_path / kind)
@@ -118,11 +194,8 @@ def test_a_decode_never_waits_for_the_gpu(models, stack):
     vqvae, drafter, refiner = models
     decoded, how = code(drafter, refiner, 6), codevar.stack(stack)
     generate(decoded, vqvae, [1, 2], stack=how)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         generate(decoded, vqvae, [1, 2], stack=how)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -139,7 +212,7 @@ def test_half_precision_logits_are_not_rounded(models, precision):
 
 def test_scales_add_up_to_the_total(models):
     vqvae, drafter, _ = models
-    plan, how = codevar.plan.original(drafter), codevar.stack("modern")
+    plan, how = original(drafter), codevar.stack("modern")
 
     def decode(on_scale):
         return generate(plan, vqvae, [1] * 8, stack=how, on_scale=on_scale)
@@ -158,7 +231,7 @@ def test_the_card_tells_its_clocks_and_its_energy_grows(models):
     vqvae, drafter, _ = models
     found = Card(CUDA)
     assert {"driver", "power_limit_w", "max_sm_clock_mhz"} <= found.facts().keys()
-    codevar.decode(codevar.plan.original(drafter), vqvae, [1] * 8)
+    codevar.decode(original(drafter), vqvae, [1] * 8)
     state = found.state()
     assert 0 < state["sm_clock_mhz"] <= found.facts()["max_sm_clock_mhz"]
     assert 10 < state["temperature_c"] < 120
@@ -169,7 +242,7 @@ def test_the_card_tells_its_clocks_and_its_energy_grows(models):
         return
     before, end = found.energy_j(), time.monotonic() + 1  # many steps of the counter
     while time.monotonic() < end:
-        codevar.decode(codevar.plan.original(drafter), vqvae, [1] * 8)
+        codevar.decode(original(drafter), vqvae, [1] * 8)
     joules = found.energy_j() - before
     assert 5 < joules < 5000
 

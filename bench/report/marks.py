@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import frames, tables
 from bench.machine import BUSY_CORES
-from bench.records import Record
+from bench.records import LOST, Record
 
 SPREAD = 0.05  # of the rounds' medians, from which a figure is marked
 KINDS = ("failed", "throttled", "noisy", "not comparable", "not as predicted", "unreadable")
@@ -59,9 +59,9 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     if value("extrapolated"):
         text = "only some of its steps ran; each stands for those near it"
         found.append(Mark("not comparable", "extrapolated", text))
-    if why := value("not_compiled"):
-        text = f"it ran as modern does: {why}"
-        found.append(Mark("not comparable", "not compiled", text))
+    for name, (short, text) in LOST.items():
+        if why := value(name):
+            found.append(Mark("not comparable", short, f"{text}: {why}"))
     if lost := value("paired_reason"):
         found.append(Mark("not comparable", "not paired", f"not paired with its baseline: {lost}"))
     if differs := value("memory_differs"):

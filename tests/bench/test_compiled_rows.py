@@ -10,9 +10,10 @@ from bench import child, compare, tables
 from bench.cases import make_case
 from bench.pages import STACK_COLORS, STACK_LINES
 from bench.predict import memory_differs, predict
+from bench.records import LOST
 from bench.report import figures
 from bench.report.marks import marks
-from codevar import compiled
+from codevar import compiled, graphs
 from codevar.stacks import STACKS
 
 CASE = {"method": "var", "depth": 4, "weights": "mini", "sampling": "mini"} | {
@@ -53,25 +54,50 @@ def test_a_case_that_ran_eagerly_says_why(monkeypatch, job):
     assert modern["tokens_sha256"] == result["tokens_sha256"]
 
 
-def test_no_table_takes_it_for_a_compiled_one():
+@pytest.mark.parametrize(("lost", "short"), [(name, short) for name, (short, _) in LOST.items()])
+def test_no_table_takes_it_for_a_compiled_one(lost, short):
     run = fake_run("d16_cpu", method="var", batch_size=1, stack=["modern", "compiled"])
     for record in run.records:
         if record["stack"] == "compiled":
-            record["not_compiled"] = WHY
+            record[lost] = WHY
     printed = tables.measured(run)
     by_stack = dict(zip(printed.data["stack"], printed.text["status"], strict=True))
     assert by_stack["modern"] == "ok"
-    assert by_stack["compiled"] == "ok, not compiled"
-    (note,) = [note for note in printed.notes if "not compiled" in note]
+    assert by_stack["compiled"] == f"ok, {short}"
+    (note,) = [note for note in printed.notes if short in note]
     assert WHY in note
     found = [mark for row in printed.data.to_dict("records") for mark in marks(row)]
-    assert [mark.kind for mark in found if mark.short == "not compiled"] == ["not comparable"]
+    assert [mark.kind for mark in found if mark.short == short] == ["not comparable"]
 
 
-def test_the_gate_tells_it():
+@pytest.mark.parametrize("lost", LOST)
+def test_the_gate_tells_it(lost):
     run = fake_run("d16_cpu", method="var", batch_size=1, stack="compiled")
-    run.records[0]["not_compiled"] = WHY
-    assert WHY in compare.of_run(run).told["not_compiled"]
+    run.records[0][lost] = WHY
+    assert WHY in compare.of_run(run).told[lost]
+
+
+def test_what_graphs_take_is_told():
+    """Their pool, beside the memory of a decode without; the seconds of the capture."""
+
+    class Graphs:
+        seconds, pool_bytes = 1.5, 300 * 2**20
+
+    run = fake_run("d16_cpu", method="var", batch_size=1, stack="compiled")
+    for record in run.records:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(graphs, "known_of", lambda plan: [Graphs()])
+            assert child.captured(None, record["start_up"], record["memory"]) == {}
+    printed = tables.measured(run)
+    (note,) = [note for note in printed.notes if "CUDA graphs" in note]
+    assert note.endswith("VAR-d16 300 MiB.")
+    (shown,) = tables.how_measured(printed.data).text["capture s"]
+    assert shown == "1.5"
+
+
+def test_why_there_are_no_graphs_is_told(monkeypatch):
+    monkeypatch.setattr(graphs, "known_of", lambda plan: [WHY])
+    assert child.captured(None, {}, {}) == {"not_captured": WHY}
 
 
 def test_every_stack_can_be_drawn():

@@ -1,0 +1,173 @@
+"""CUDA graphs: a decode captured once, a graph for each scale, and replayed.
+
+Python launches some fifteen kernels a layer, one by one, and at few tokens a GPU waits for each; a
+replay launches a scale at once.  The same loop is captured that runs without, so it computes the
+same.  In the graphs is all that makes a kind of decode: plan, batch size, sampling, stack.  What
+changes from one to the next, labels and seeds, lies at addresses that stay.
+
+The first decode of a kind runs as it is, which also compiles and loads what capture needs; the
+second is captured, so that a batch size which comes once costs nothing more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import torch
+from torch import nn
+
+from codevar.noise import Noise, alike, reseed
+
+if TYPE_CHECKING:
+    from codevar.decode import Generated, OnScale
+    from codevar.plan import Plan
+
+#: (labels (2B,), noise, on_scale) -> what the loop makes of them.
+Decode = Callable[[torch.Tensor, Noise, "OnScale"], "Generated"]
+
+KINDS = 32  # of decodes remembered for a model, the oldest forgotten first
+LOG = logging.getLogger(__name__)
+
+
+class Captured:
+    """One kind of decode as graphs; called with labels (2B,), noise and on_scale, it replays them.
+
+    One at a time: all graphs of a device share a pool of memory, as no two of them run at once.
+    seconds: that the capture took.
+    """
+
+    def __init__(
+        self,
+        decode: Decode,
+        networks: Iterable[nn.Module],
+        scales: int,
+        labels_2B: torch.Tensor,
+        noise: Noise,
+    ) -> None:
+        """Raises RuntimeError, torch's of being out of memory too, if it cannot be captured."""
+        began = time.perf_counter()
+        # As they are now: graphs read addresses, which must not be given to anything else.
+        self.weights = [weight.detach() for network in networks for weight in tensors_of(network)]
+        self.labels_2B, self.noise = labels_2B.clone(), alike(noise)
+        self.graphs: list[torch.cuda.CUDAGraph] = []
+        self.pool, self.stream = memory_of(labels_2B.device)
+        with ExitStack() as capturing:
+
+            def on_scale(k: int) -> None:
+                capturing.close()
+                if k < scales:
+                    self.graphs.append(graph := torch.cuda.CUDAGraph())
+                    if isinstance(self.noise, torch.Generator):
+                        graph.register_generator_state(self.noise)
+                    capturing.enter_context(
+                        torch.cuda.graph(
+                            graph,
+                            pool=self.pool,
+                            stream=self.stream,
+                            capture_error_mode="thread_local",  # others may go on writing images
+                        )
+                    )
+
+            self.made = decode(self.labels_2B, self.noise, on_scale)
+        self.seconds = time.perf_counter() - began
+        ALIVE.add(self)
+
+    def __call__(self, labels_2B: torch.Tensor, noise: Noise, on_scale: OnScale) -> Generated:
+        self.labels_2B.copy_(labels_2B)
+        reseed(self.noise, noise)
+        on_scale(0)
+        for k, graph in enumerate(self.graphs, 1):
+            graph.replay()
+            on_scale(k)
+        # The next replay writes over its own.
+        tokens, f_hat = self.made.tokens.clone(), self.made.f_hat.clone()
+        return replace(self.made, tokens=tokens, f_hat=f_hat)
+
+    @property
+    def pool_bytes(self) -> int:
+        """Taken from the device for the pool, whoever uses it."""
+        segments = torch.cuda.memory_snapshot()
+        return sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == self.pool)
+
+
+#: Of a kind of decode: None after its first, then its graphs, or why it has none.
+Known = dict[Hashable, Captured | str | None]
+#: By the first model of a plan, with which its graphs go.
+KNOWN: WeakKeyDictionary[nn.Module, Known] = WeakKeyDictionary()
+ALIVE: WeakSet[Captured] = WeakSet()
+
+
+LAUNCHED = ContextVar("LAUNCHED", default=False)
+
+
+def can_capture(device: torch.device) -> bool:
+    """Whether the device has graphs, and nobody asks for none."""
+    return device.type == "cuda" and not LAUNCHED.get()
+
+
+@contextmanager
+def launched() -> Iterator[None]:
+    """Decodes kernel by kernel, for who watches the allocator: replays take nothing from it."""
+    token = LAUNCHED.set(True)
+    try:
+        yield
+    finally:
+        LAUNCHED.reset(token)
+
+
+def replayed(
+    decode: Decode,
+    plan: Plan,
+    quantizer: nn.Module,
+    how: Hashable,
+    labels_2B: torch.Tensor,
+    noise: Noise,
+    on_scale: OnScale,
+) -> Generated:
+    """What the decode makes, by graphs from the second of its kind on; kernel by kernel, after a
+    warning, if it cannot be captured.
+
+    how: all that makes a kind of decode but plan, quantizer and batch size.
+    """
+    known = KNOWN.setdefault(plan.models[0], {})
+    steps = tuple((ref(step.model), step.layers) for step in plan.steps)
+    kind = (steps, ref(quantizer), len(labels_2B), type(noise), how)
+    first = kind not in known
+    found = known.pop(kind, None)
+    if not first and found is None:
+        try:
+            networks = (*plan.models, quantizer)
+            found = Captured(decode, networks, plan.scales.K, labels_2B, noise)
+        except RuntimeError as e:
+            found = next(iter(str(e).strip().splitlines()), type(e).__name__)
+            LOG.warning("kernels are launched one by one, as no graph was made: %s", found)
+    known[kind] = found
+    while len(known) > KINDS:
+        del known[next(iter(known))]
+    run = found if isinstance(found, Captured) else decode
+    return run(labels_2B, noise, on_scale)
+
+
+def known_of(plan: Plan) -> list[Captured | str]:
+    """Of the plan's kinds of decode, the graphs there are, and why there are none."""
+    return [found for found in KNOWN.get(plan.models[0], {}).values() if found is not None]
+
+
+def memory_of(device: torch.device) -> tuple[Any, torch.cuda.Stream]:
+    """The pool of the graphs on the device, and the one stream whose captures can share it."""
+    for other in ALIVE:
+        if other.labels_2B.device == device:
+            return other.pool, other.stream
+    return torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+
+
+def tensors_of(network: nn.Module) -> Iterable[torch.Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
