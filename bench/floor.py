@@ -21,8 +21,11 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,9 +33,11 @@ from bench.cases import Case, VARCase, configs, meta_plan
 from bench.ceilings import Ceilings
 from bench.predict import flops, head_flops
 from codevar import VAR, VQVAE, VQVAEConfig
+from codevar.compiled import chain_var, merge_biases
 from codevar.decode import generate
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
+from codevar.var import Block
 
 FLOAT32_BYTES = 4
 LARGEST_BATCH = 2**20
@@ -139,7 +144,7 @@ def compute_bound_from(case: Case, ceilings: Ceilings) -> int | None:
 @functools.cache
 def operators(case: Case) -> tuple[int, ...]:
     """Operators that a decode calls, by scale, sampling and quantiser included: at least a
-    kernel each.
+    kernel each; what the stack compiles into one is one.
 
     Counted on the case's plan with models one channel wide, which call the same ones; on a
     CPU, so a GPU's own kernels may differ by some.
@@ -156,8 +161,13 @@ def operators(case: Case) -> tuple[int, ...]:
     for model in (*tiny, vqvae):
         for parameter in model.parameters():
             nn.init.zeros_(parameter)
-    plan, marks = case.plan(*tiny), list[int]()
-    with Count() as count:
+    plan, marks, count = case.plan(*tiny), list[int](), Count()
+    for model in tiny if run.packs else ():
+        chain_var(model, compiles=False)
+        if run.compiles:
+            merge_biases(model)
+            count.as_compiled(model)
+    with count:
         generate(plan, vqvae, [0], stack=run, on_scale=lambda k: marks.append(count.calls))
     return tuple(after - before for before, after in itertools.pairwise(marks))
 
@@ -172,3 +182,27 @@ class Count(TorchDispatchMode):
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         self.calls += not op.is_view and op._schema.name not in IDLE
         return op(*args, **(kwargs or {}))
+
+    def as_compiled(self, model: VAR) -> None:
+        """Counts each of a block's chains, as `codevar.compiled` has them, as one."""
+        for block in cast("Iterable[Block]", model.blocks):
+            block.norm = self.as_one(block.norm)
+            block.add_and_norm = self.as_one(block.add_and_norm)
+            block.attn.heads_of = self.as_one(block.attn.heads_of)
+
+    def as_one(self, chain: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(chain)
+        def counted(*tensors: torch.Tensor) -> Any:
+            before = self.calls
+            made = chain(*tensors)
+            self.calls = before + 1
+            return made
+
+        return counted
+
+
+def launches(case: Case) -> int:
+    """Of a decode: of all its operators, or of a graph for each scale."""
+    run = stack(case.stack, case.precision, case.attention)
+    by_scale = operators(case)
+    return len(by_scale) if run.graphs and case.device != "cpu" else sum(by_scale)

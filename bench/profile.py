@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from bench import pages, plots, printing, records
 from bench.cases import VARCase
 from bench.ceilings import Ceilings
-from bench.floor import Floor, compute_bound_from, floor_of, operators
+from bench.floor import Floor, compute_bound_from, floor_of, launches
 from bench.frames import Run
 from bench.machine import BUSY_CORES
 from bench.pages import BLACK, GREY, SERIES, STACK_LINES, STYLE, WIDE, Row
@@ -126,7 +126,7 @@ def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
                 "over floor": f"{row['latency_s'] / sum(floor.seconds):.2f}x",
                 "bound by": "compute" if floor.compute_bound else "memory",
                 "compute-bound from batch": "never" if turns is None else str(turns),
-                "launches s": f"{sum(operators(alone)) * ceilings.launch_s:.3g}",
+                "launches s": f"{launches(alone) * ceilings.launch_s:.3g}",
             }
         )
     text = pd.DataFrame(lines)

@@ -8,9 +8,9 @@ import torch
 from bench import ceilings
 from bench.cases import make_case, meta_plan
 from bench.ceilings import Ceilings, Product
-from bench.floor import bytes_moved, compute_bound_from, floor_of, operators
+from bench.floor import bytes_moved, compute_bound_from, floor_of, launches, operators
 from bench.predict import predict
-from codevar.stacks import stack
+from codevar.stacks import STACKS, stack
 
 BOTH = {"precision": "fp16", "stack": "published"}
 
@@ -114,6 +114,18 @@ def test_operators_follow_the_layers_that_run():
     assert whole[:6] == half[:6]
     assert 0.5 * whole[8] < half[8] < 0.7 * whole[8]  # sampling and quantiser stay
     assert whole[8] > 8 * 10
+
+
+def test_launches_are_operators_or_graphs():
+    """`compiled` has a kernel for each chain between products, and on a GPU a graph a scale."""
+    case = {"depth": 8, "precision": "bf16"}
+    published, modern, compiled = (
+        sum(operators(make_case(case | {"stack": name, "device": "cpu"}))) for name in STACKS
+    )
+    assert published > modern > 2 * compiled
+    for name, wanted in (("modern", modern), ("compiled", 10)):
+        assert launches(make_case(case | {"stack": name, "device": "cuda"})) == wanted
+    assert launches(make_case(case | {"stack": "compiled", "device": "cpu"})) == compiled
 
 
 def test_ceilings_of_this_machine(monkeypatch):
