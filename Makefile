@@ -18,8 +18,9 @@ benchmarks: $(VENV)/ready
 	for i in 1 2 3 4 5; do $(BIN)/python -m pytest benchmarks --quiet \
 		--benchmark-min-rounds=12 --benchmark-json=$(OUT)/$$i.json || exit; done
 
+# A file's tests share what they set up, so a worker takes files whole.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow

@@ -15,7 +15,8 @@ from bench.compare import NotComparable
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_case_is_measured_and_compared(tmp_path):
+def test_a_case_is_measured_and_compared(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # or it measures nothing
     file = tmp_path / "base" / "1.json"
     file.parent.mkdir()
     words = ["-k", "VARiant and modern", "--benchmark-min-rounds=2", f"--benchmark-json={file}"]
