@@ -123,6 +123,8 @@ def check_devices(cases: list[Case]) -> None:
     """Refuses what this machine cannot run, before anything runs."""
     for case in cases:
         check_device(case.device)
+        if case.precision == "bf16" and case.device != "cpu":
+            check_bf16(case.device)
     check_cpu_cases(cases)
 
 
@@ -146,6 +148,13 @@ def check_device(device: str) -> None:
         raise UsageError("device cuda: no CUDA device here; use --device cpu")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {device}: there are {torch.cuda.device_count()}")
+
+
+def check_bf16(device: str) -> None:
+    """Refuses a GPU that has no bf16 of its own: before Ampere, compute capability 8.0."""
+    gpu = torch.cuda.get_device_properties(device)
+    if gpu.major < 8:
+        raise UsageError(f"precision bf16: {gpu.name} has none; --set precision=fp16")
 
 
 def run_case(

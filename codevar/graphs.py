@@ -11,8 +11,10 @@ second is captured, so that a batch size which comes once costs nothing more.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -39,7 +41,7 @@ LOG = logging.getLogger(__name__)
 class Captured:
     """One kind of decode as graphs; called with labels (2B,), noise and on_scale, it replays them.
 
-    One at a time: all graphs of a device share a pool of memory, as no two of them run at once.
+    One at a time, from one thread and on one stream: all graphs of a device share a pool of memory.
     seconds: that the capture took.
     """
 
@@ -53,19 +55,20 @@ class Captured:
     ) -> None:
         """Raises RuntimeError, torch's of being out of memory too, if it cannot be captured."""
         began = time.perf_counter()
-        # As they are now: graphs read addresses, which must not be given to anything else.
-        self.weights = [weight.detach() for network in networks for weight in tensors_of(network)]
+        # Graphs read addresses, which must not be given to anything else.
+        self.weights = [place for network in networks for place in places_of(network)]
+        self.kept = [weights[name].detach() for weights, name in self.weights]
         self.labels_2B, self.noise = labels_2B.clone(), alike(noise)
         self.graphs: list[torch.cuda.CUDAGraph] = []
         self.pool, self.stream = memory_of(labels_2B.device)
-        with ExitStack() as capturing:
+        with undisturbed(labels_2B.device, self.stream), ExitStack() as capturing:
 
             def on_scale(k: int) -> None:
                 capturing.close()
                 if k < scales:
                     self.graphs.append(graph := torch.cuda.CUDAGraph())
                     if isinstance(self.noise, torch.Generator):
-                        graph.register_generator_state(self.noise)
+                        register(graph, self.noise)
                     capturing.enter_context(
                         torch.cuda.graph(
                             graph,
@@ -90,20 +93,25 @@ class Captured:
         tokens, f_hat = self.made.tokens.clone(), self.made.f_hat.clone()
         return replace(self.made, tokens=tokens, f_hat=f_hat)
 
+    def is_current(self) -> bool:
+        """Whether the models still have the weights that the graphs read."""
+        return all(
+            name in weights and weights[name].data_ptr() == kept.data_ptr()
+            for (weights, name), kept in zip(self.weights, self.kept, strict=True)
+        )
+
     @property
     def pool_bytes(self) -> int:
-        """Taken from the device for the pool, whoever uses it."""
+        """Taken from the device for the pool, whoever uses it; graphs are the driver's."""
         segments = torch.cuda.memory_snapshot()
         return sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == self.pool)
 
 
 #: Of a kind of decode: None after its first, then its graphs, or why it has none.
-Known = dict[Hashable, Captured | str | None]
+Known = dict[tuple[Hashable, ...], Captured | str | None]
 #: By the first model of a plan, with which its graphs go.
 KNOWN: WeakKeyDictionary[nn.Module, Known] = WeakKeyDictionary()
 ALIVE: WeakSet[Captured] = WeakSet()
-
-
 LAUNCHED = ContextVar("LAUNCHED", default=False)
 
 
@@ -134,13 +142,15 @@ def replayed(
     """What the decode makes, by graphs from the second of its kind on; kernel by kernel, after a
     warning, if it cannot be captured.
 
-    how: all that makes a kind of decode but plan, quantizer and batch size.
+    how: what else makes a kind of decode, but for device and batch size.
     """
     known = KNOWN.setdefault(plan.models[0], {})
-    steps = tuple((ref(step.model), step.layers) for step in plan.steps)
-    kind = (steps, ref(quantizer), len(labels_2B), type(noise), how)
+    batch = labels_2B.device, len(labels_2B), type(noise), torch.is_inference_mode_enabled()
+    kind = (models_of(plan), ref(quantizer), batch, how)
     first = kind not in known
     found = known.pop(kind, None)
+    if isinstance(found, Captured) and not found.is_current():
+        first, found = True, None
     if not first and found is None:
         try:
             networks = (*plan.models, quantizer)
@@ -148,16 +158,39 @@ def replayed(
         except RuntimeError as e:
             found = next(iter(str(e).strip().splitlines()), type(e).__name__)
             LOG.warning("kernels are launched one by one, as no graph was made: %s", found)
+        if isinstance(found, str):
+            give_back(labels_2B.device)
     known[kind] = found
-    while len(known) > KINDS:
-        del known[next(iter(known))]
+    for other in {*[*known][:-KINDS], *filter(is_gone, known)}:
+        del known[other]
     run = found if isinstance(found, Captured) else decode
     return run(labels_2B, noise, on_scale)
 
 
+def models_of(plan: Plan) -> tuple[Any, ...]:
+    return tuple((ref(step.model), step.layers) for step in plan.steps)
+
+
+def is_gone(kind: tuple[Any, ...]) -> bool:
+    """Whether one of its models is."""
+    models, quantizer, *_ = kind
+    return None in (quantizer(), *(model() for model, _ in models))
+
+
 def known_of(plan: Plan) -> list[Captured | str]:
     """Of the plan's kinds of decode, the graphs there are, and why there are none."""
-    return [found for found in KNOWN.get(plan.models[0], {}).values() if found is not None]
+    known = KNOWN.get(plan.models[0], {})
+    return [found for kind, found in known.items() if found and kind[0] == models_of(plan)]
+
+
+def give_back(device: torch.device) -> None:
+    """Forgets all graphs on the device, so that their pool is free for launched kernels; decodes
+    that come again make theirs again."""
+    for known in KNOWN.values():
+        for kind, found in [*known.items()]:
+            if isinstance(found, Captured) and found.labels_2B.device == device:
+                del known[kind]
+    torch.cuda.empty_cache()
 
 
 def memory_of(device: torch.device) -> tuple[Any, torch.cuda.Stream]:
@@ -168,6 +201,33 @@ def memory_of(device: torch.device) -> tuple[Any, torch.cuda.Stream]:
     return torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
 
-def tensors_of(network: nn.Module) -> Iterable[torch.Tensor]:
-    yield from network.parameters()
-    yield from network.buffers()
+@contextmanager
+def undisturbed(device: torch.device, stream: torch.cuda.Stream) -> Iterator[None]:
+    """The device is the current one and its stream comes back whatever happens; no garbage is
+    collected, as a graph that dies would end the capture; cuBLAS keeps no workspace."""
+    before = torch.cuda.current_stream(device)
+    collects = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.cuda.device(device), torch.cuda.stream(before):
+            torch._C._cuda_clearCublasWorkspaces()
+            yield
+            torch._C._cuda_clearCublasWorkspaces()
+            before.wait_stream(stream)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def register(graph: torch.cuda.CUDAGraph, generator: torch.Generator) -> None:
+    """Lets the graph draw; newer versions of torch know by themselves and warn."""
+    with warnings.catch_warnings(action="ignore"):
+        graph.register_generator_state(generator)
+
+
+def places_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where the network's weights are looked up, without the network itself."""
+    for module in network.modules():
+        for weights in (module._parameters, module._buffers):
+            yield from ((weights, name) for name, weight in weights.items() if weight is not None)

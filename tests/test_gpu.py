@@ -18,6 +18,7 @@ from bench import ceilings, child, memory, runner, timing, tracing
 from bench.card import Card
 from bench.cases import make_case
 from bench.footprint import of_plan
+from bench.machine import CHILD_ENVIRON
 from bench.predict import kv_cache_bytes, params_bytes
 from codevar import graphs
 from codevar.compiled import cannot_compile
@@ -25,6 +26,7 @@ from codevar.decode import generate
 from codevar.plan import code, original, variant
 
 pytestmark = pytest.mark.gpu
+os.environ |= CHILD_ENVIRON
 GREEDY = codevar.Sampling(cfg=3.0, top_k=1, top_p=0)
 CUDA = torch.device("cuda")
 

@@ -126,7 +126,8 @@ def test_variables_that_change_speed_without_anybodys_folders(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert machine.variables() == {
         "CUDA_VISIBLE_DEVICES": "1,0",
-        "GOMP_SPINCOUNT": "20000",  # as cases have it, unless it is set
+        "GOMP_SPINCOUNT": "20000",  # as cases have them, unless they are set
+        "TORCH_CUBLAS_WORKSPACE_CACHE": "1",
         "LD_PRELOAD": "libtcmalloc.so.4:b.so",
         "OMP_NUM_THREADS": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -341,6 +342,18 @@ def test_what_this_machine_cannot_do_is_refused_before_anything_runs(
     with pytest.raises(UsageError) as e:
         run(sweep, tmp_path / "run")
     assert line in one_line(e)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_without_bf16_is_told_before_anything_runs(tiny, children, tmp_path, monkeypatch):
+    old = SimpleNamespace(name="Tesla V100", major=7)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: old)
+    sweep = experiment.load(str(tmp_path / "tiny.toml"), ["precision=bf16"], device="cuda")
+    with pytest.raises(UsageError) as e:
+        run(sweep, tmp_path / "run")
+    assert one_line(e) == "precision bf16: Tesla V100 has none; --set precision=fp16"
     assert not (tmp_path / "run").exists()
 
 
