@@ -20,7 +20,8 @@ benchmarks: $(VENV)/ready
 
 # A file's tests share what they set up, so a worker takes files whole.
 test: lint
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow

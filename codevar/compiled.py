@@ -48,7 +48,8 @@ def cannot_compile(device: torch.device) -> str:
     try:
         torch.compile(torch.square, fullgraph=True)(torch.ones(8, device=device))
     except Exception as e:  # no compiler, no Triton, no headers, a Python too new, ...
-        return next(iter(str(e).strip().splitlines()), type(e).__name__)
+        lines = [line for line in str(e).strip().splitlines() if not line.endswith("raised:")]
+        return next(iter(lines), type(e).__name__)
     return ""
 
 

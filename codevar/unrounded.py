@@ -1,6 +1,6 @@
 """Products of half-precision weights that are not rounded to their precision.
 
-Shapes: n inputs, m outputs, any rows before them.
+Shapes: n inputs, m outputs, r rows.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ class UnroundedLinear(nn.Linear):
         if self.weight.dtype == torch.float32:
             return super().forward(x)
         if x.is_cuda and not x.requires_grad:
-            y_rm = torch.mm(x.flatten(0, -2), self.weight.t(), out_dtype=torch.float32)
+            y_rm = product(x.flatten(0, -2), self.weight)
             return y_rm.add_(self.bias).unflatten(0, x.shape[:-1])
         return F.linear(x.float(), self.weight.float(), self.bias.float())
+
+
+def product(x_rn: torch.Tensor, weight_mn: torch.Tensor) -> torch.Tensor:
+    """(r, m) float32."""
+    return torch.mm(x_rn, weight_mn.t(), out_dtype=torch.float32)
