@@ -192,6 +192,8 @@ def simulated(device: str, attention: str) -> Iterator[None]:
             patches["torch.Tensor.__getitem__"] = getitem
             patches["torch.Tensor.__setitem__"] = setitem
             patches["torch.Tensor.contiguous"] = contiguous
+            patches["torch.Tensor.copy_"] = copy_into
+            patches["torch._C._select_conv_backend"] = lambda **_: torch._C._ConvBackend.Cudnn
     with ExitStack() as entered:
         entered.enter_context(torch.compiler.set_stance("force_eager"))
         for name, stand_in in patches.items():
@@ -297,8 +299,14 @@ def getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
     return tensor
 
 
+def copy_into(
+    tensor: torch.Tensor, other: torch.Tensor, non_blocking: bool = False
+) -> torch.Tensor:
+    """The same for `copy_`, and for the next two."""
+    return aten.copy_(tensor, other)
+
+
 def contiguous(tensor: torch.Tensor, memory_format: Any = torch.contiguous_format) -> torch.Tensor:
-    """The same for this method."""
     return aten.contiguous(tensor, memory_format=memory_format)
 
 
