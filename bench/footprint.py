@@ -193,7 +193,8 @@ def simulated(device: str, attention: str) -> Iterator[None]:
             patches["torch.Tensor.__setitem__"] = setitem
             patches["torch.Tensor.contiguous"] = contiguous
             patches["torch.Tensor.copy_"] = copy_into
-            patches["torch._C._select_conv_backend"] = lambda **_: torch._C._ConvBackend.Cudnn
+            backend = torch._C._ConvBackend.Cudnn  # type: ignore[attr-defined]
+            patches["torch._C._select_conv_backend"] = lambda **_: backend
     with ExitStack() as entered:
         entered.enter_context(torch.compiler.set_stance("force_eager"))
         for name, stand_in in patches.items():
