@@ -56,8 +56,8 @@ class Captured:
         """Raises RuntimeError, torch's of being out of memory too, if it cannot be captured."""
         began = time.perf_counter()
         # Graphs read addresses, which must not be given to anything else.
-        self.weights = [place for network in networks for place in places_of(network)]
-        self.kept = [weights[name].detach() for weights, name in self.weights]
+        self.places = [place for network in networks for place in places_of(network)]
+        self.weights = [weights[name].detach() for weights, name in self.places]
         self.labels_2B, self.noise = labels_2B.clone(), alike(noise)
         self.graphs: list[torch.cuda.CUDAGraph] = []
         self.pool, self.stream = memory_of(labels_2B.device)
@@ -96,8 +96,8 @@ class Captured:
     def is_current(self) -> bool:
         """Whether the models still have the weights that the graphs read."""
         return all(
-            name in weights and weights[name].data_ptr() == kept.data_ptr()
-            for (weights, name), kept in zip(self.weights, self.kept, strict=True)
+            name in now and now[name].data_ptr() == weight.data_ptr()
+            for (now, name), weight in zip(self.places, self.weights, strict=True)
         )
 
     @property
@@ -158,7 +158,7 @@ def replayed(
         except RuntimeError as e:
             found = next(iter(str(e).strip().splitlines()), type(e).__name__)
             LOG.warning("kernels are launched one by one, as no graph was made: %s", found)
-        if isinstance(found, str):
+        if isinstance(found, str):  # by now the exception lets go of what it had in hand
             give_back(labels_2B.device)
     known[kind] = found
     for other in {*[*known][:-KINDS], *filter(is_gone, known)}:

@@ -100,13 +100,13 @@ def alike(noise: Noise) -> Noise:
 
 def reseed(noise: Noise, like: Noise) -> None:
     """Puts the noise, where it is, to the start of another of its kind."""
-    if isinstance(noise, ImageNoise) and isinstance(like, ImageNoise):
+    if isinstance(noise, ImageNoise):
+        assert isinstance(like, ImageNoise)
         noise.start_B.copy_(like.start_B)
         noise.drawn = 0
-    elif isinstance(noise, torch.Generator) and isinstance(like, torch.Generator):
-        noise.manual_seed(like.initial_seed())
     else:
-        raise TypeError(f"{type(noise)} cannot start as {type(like)} does")
+        assert isinstance(like, torch.Generator)
+        noise.manual_seed(like.initial_seed())
 
 
 def by_images(noise: Noise, groups: Iterable[slice]) -> Iterator[tuple[slice, Noise]]:
