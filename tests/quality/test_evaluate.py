@@ -355,7 +355,8 @@ def test_inceptions_features_are_pool_spatial_and_logits_without_biases(tmp_path
         branch = network.Mixed_6d.branch1x1
         spatial = torch.relu(branch.bn(branch.conv(seen["x"])))[:, :7]
     assert spatial.shape == (3, 7, 17, 17)
-    in_their_order = [[*image[:, y, x]] for image in spatial for y in range(17) for x in range(17)]
+    places = [(y, x) for y in range(17) for x in range(17)]
+    in_their_order = [image[:, y, x].tolist() for image in spatial for y, x in places]
     expected = torch.tensor(in_their_order).reshape(3, 2023)
     assert torch.allclose(found["spatial"], expected, rtol=1e-4, atol=1e-5)
     assert torch.allclose(found["pool"], pool, rtol=1e-4, atol=1e-5)
