@@ -162,10 +162,12 @@ def of_run(run: frames.Run) -> Side:
     by_key: dict[str, list[records.Record]] = {}
     for record in run.records:
         by_key.setdefault(record["key"], []).append(record)
+    overs = {case.key: run.sweep.baseline_case(case) for case in run.sweep.cases}
     cases = {}
     for key, lines in by_key.items():
+        over = overs.get(key)
         try:
-            cases[key] = of_records(lines, run.records)
+            cases[key] = of_records(lines, over.key if over and over.key in by_key else None)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
             raise UsageError(f"{where}: record {key} is damaged ({e!r})") from None
     labels = Counter(case.label for case in cases.values())
@@ -184,9 +186,11 @@ def of_run(run: frames.Run) -> Side:
     return Side(where, same, told, cases, run.complaints)
 
 
-def of_records(lines: list[records.Record], others: list[records.Record]) -> Measured:
-    """The records of a case, one for each round, as a case that failed if any round did;
-    `others` are searched for its baseline, the first that fits."""
+def of_records(lines: list[records.Record], over: str | None) -> Measured:
+    """The records of a case, one for each round, as a case that failed if any round did.
+
+    over: key of the case that its speed-up is over, which may be itself.
+    """
     failed = [record for record in lines if record["status"] != "ok"]
     record = failed[0] if failed else lines[0]
     how = f"batch {record['batch_size']}, {record['stack']} {record['precision']}"
@@ -208,9 +212,7 @@ def of_records(lines: list[records.Record], others: list[records.Record]) -> Mea
     for name, (key, _) in MEMORY.items():
         found.memory[name] = float(np.max([float(line["memory"][key]) for line in lines]))
     found.load = max(float(line.get("other_load_cores") or 0) for line in lines)
-    wanted = (record.get("baseline") or {"method": None}).items()
-    fits = [other["key"] for other in others if wanted <= other["case"].items()]
-    found.baseline = fits[0] if fits and fits[0] != record["key"] else None
+    found.baseline = over if over != record["key"] else None
     return found
 
 
@@ -336,11 +338,9 @@ def compare(
     judge(judged, alpha)
     by_figure = {(f.key, f.figure): f for f in findings}
     for f in findings:
-        speedup_of_faster_base = (
-            f.figure == "speed-up"
-            and by_figure[str(base.cases[f.key].baseline), "latency"].verdict == "faster"
-        )
-        f.regression = f.verdict == "slower" and not speedup_of_faster_base
+        over = by_figure.get((str(base.cases[f.key].baseline), "latency"))  # None where it failed
+        of_faster_base = f.figure == "speed-up" and over is not None and over.verdict == "faster"
+        f.regression = f.verdict == "slower" and not of_faster_base
     for alone, others, name in ((base, new, "BASE"), (new, base, "NEW")):
         findings += [
             Finding(key, case.label, "case", "undecided", reason=f"only in {name}")

@@ -109,13 +109,15 @@ def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
 
     speedup_by: "paired" (in turn in one process), "interleaved" (the same round of both) or
     "one round", in which a machine that changed meanwhile would pass for a speed-up.  Empty
-    where either was not measured, or only in different places of a cluster.
+    where the case failed in any round, where either was not measured, or only in different places
+    of a cluster.
     """
-    if records and records == baseline and records[0]["status"] == "ok":
+    if not records or any(record["status"] != "ok" for record in records):
+        return {}
+    if records == baseline:
         return {"speedup": 1.0}
-    own, base = (
-        {r["round"]: r for r in side if r["status"] == "ok"} for side in (records, baseline)
-    )
+    own = {record["round"]: record for record in records}
+    base = {record["round"]: record for record in baseline if record["status"] == "ok"}
     pairs = [paired_ratios(record) for record in own.values() if has_pairs(record, baseline)]
     if pairs:
         ratios, by = [statistics.median(found) for found in pairs], "paired"

@@ -53,7 +53,9 @@ class Method(ABC):
     steps: int
 
     @abstractmethod
-    def start(self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype) -> Any:
+    def start(
+        self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
+    ) -> State:
         """The state before step 0; dtype: of its cache."""
 
     @abstractmethod

@@ -248,8 +248,10 @@ def of_one_protocol(found: Sequence[Pair], metrics: set[str]) -> list[Pair]:
 
 
 def speaks_of(sampled: Case, case: Case) -> bool:
-    """Whether it is the same method, and of the same weights; random ones are as fast as any,
-    so that a speed measured with them goes with the quality of whatever was trained."""
+    """Whether it is the same method, and of the same weights; random ones are as fast as any of
+    the same size, so that a speed measured with them goes with the quality of what was trained."""
+    if sampled.in_mini_world != case.in_mini_world:  # other sizes under the same names
+        return False
     seeded = case.weights == "seeded"
     return what(sampled) == what(case) and (seeded or sources(sampled) == sources(case))
 
@@ -274,7 +276,7 @@ def differences(case: Case, sampled: Case) -> dict[str, str]:
 def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
     """Of one case; each figure from the best evaluation of the same samples that has it."""
     of_pair = [(differences(pair.case, pair.sampled), pair.evaluation) for pair in own]
-    differs, best = min(of_pair, key=lambda one: ("weights" in one[0], len(one[0])))
+    differs, best = min(of_pair, key=lambda one: len(one[0]))
     words = "; ".join(differs.values())
     quality = Quality({}, {}, {}, {})
     for apart, evaluation in of_pair:  # newest first

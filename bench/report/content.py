@@ -421,7 +421,9 @@ def headline(rows: Sequence[Row], baseline: str | None) -> Headline | None:
     raced = [
         row
         for row in rows
-        if "latency_s" in row and "speedup" in row and row["baseline_key"] not in (None, row["key"])
+        if "speedup" in row
+        and row["baseline_key"] != row["key"]
+        and all("latency_s" in side for side in (row, by_key.get(row["baseline_key"], {})))
     ]
     if not raced:
         return None

@@ -83,6 +83,12 @@ def test_a_slower_case_is_a_regression_in_latency_scales_and_speed_up(run):
     assert speedup.low < speedup.change < speedup.high < 0
 
 
+def test_a_speed_up_has_the_noise_of_two_and_is_given_more_room(run):
+    found = compare.compare(run(), run(slower=[1], by=1.04))
+    assert verdicts(found) == ["same", "slower", "same"]
+    assert verdicts(found, "speed-up") == ["same", "same"]
+
+
 def test_a_faster_case_is_no_regression(run):
     found = compare.compare(run(slower=[1], by=1.06), run())
     assert found.exit_code == 0
@@ -202,6 +208,24 @@ def test_a_status_that_changed_is_a_finding(run, before, after, verdict):
     assert verdicts(found, "status") == [verdict]
     assert verdicts(found) == ["same", "same"]
     assert found.exit_code == (verdict == "slower")
+
+
+def test_a_baseline_that_failed_leaves_the_others_to_be_judged(run):
+    base, new = run(), run()
+    new.records[0] |= {"status": "oom", "reason": "CUDA out of memory"}
+    for before, after, exit_code in ((base, new, 1), (new, new, 0), (new, base, 0)):
+        found = compare.compare(before, after)
+        assert verdicts(found) == ["same", "same"]
+        assert verdicts(found, "speed-up") == ["undecided"] * 2
+        assert found.exit_code == exit_code
+
+
+def test_the_baseline_is_the_experiments_whatever_the_order_of_lines():
+    several = fake_run("code_table1", method=["var", "code"], depth=[30, 20], draft_steps=6)
+    of_each = {key: case.baseline for key, case in compare.of_run(several).cases.items()}
+    assert [*of_each.values()].count(several.sweep.cases[0].key) == len(of_each) - 1
+    several.records.reverse()
+    assert {k: case.baseline for k, case in compare.of_run(several).cases.items()} == of_each
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])

@@ -101,6 +101,13 @@ def test_another_method_or_size_has_another_quality():
     assert not link([case()], [fake_evaluation(c, fid=2.0) for c in others]).by_key
 
 
+def test_a_small_world_says_nothing_of_the_sizes_of_the_papers():
+    """Its VAR-d12 has 1.9 million parameters, any other 133."""
+    mini, random = case(depth=12, weights="mini"), case(depth=12, weights="seeded")
+    assert not link([random], [fake_evaluation(mini, fid=5.0)]).by_key
+    assert link([mini], [fake_evaluation(mini, fid=5.0)]).by_key
+
+
 def test_other_trained_weights_have_another_quality():
     """Fine-tuned or not is what CoDe's Table 2 compares; of a VAR there is one kind only."""
     drafted = {"method": "code", "draft_steps": 6}

@@ -79,6 +79,15 @@ def test_pairs_go_before_rounds(run):
     assert found["speedup_low"] == pytest.approx(2.5)
 
 
+def test_pairs_of_two_rounds_have_the_interval_of_all_their_turns(run):
+    base, own = of(run, "VAR-d30")[:2], of(run, "CoDe N=6")[:2]
+    for record, ratio in zip(own, (2.4, 2.6), strict=True):
+        paired(record, base[0], ratio)
+    found = summary.speedup(own, base)
+    assert found["speedup"] == pytest.approx(2.5)
+    assert (found["speedup_low"], found["speedup_high"]) == pytest.approx((2.4, 2.6))
+
+
 def test_a_pair_that_did_not_fit_falls_back_to_rounds_and_is_told(run):
     base, own = of(run, "VAR-d30"), of(run, "CoDe N=6")
     for record in own:
@@ -103,6 +112,8 @@ def test_a_case_that_failed_in_one_round_is_no_measured_case(run):
     found = summary.measured(records)
     assert (found["status"], found["reason"]) == ("error", "crashed: SIGSEGV")
     assert "latency_s" not in found
+    assert summary.speedup(records, records) == {}
+    assert summary.speedup(records, of(run, "CoDe N=6")) == {}
 
 
 def test_percentiles_and_rate_of_a_stream(run):

@@ -118,6 +118,14 @@ def test_nothing_faster_is_said_so(quick):
     assert content.groups([run])[0].headline.text.startswith("Nothing was faster than VAR-d4")
 
 
+def test_a_baseline_that_failed_later_makes_no_headline(quick):
+    run = copied(quick)
+    for record in run.records:
+        if record["method"] == "VAR-d4" and record["round"] == 2:
+            record |= {"status": "timeout", "reason": "took longer than 1 s"}
+    assert content.groups([run])[0].headline is None
+
+
 def test_a_smaller_var_is_no_headline():
     run = quiet_run(method=["var", "code"], depth=[4, 5], stack="modern", draft_steps=6)
     run.sweep.experiment.baseline = {"method": "var", "depth": 5}
