@@ -37,6 +37,12 @@ THROTTLES = (
 )
 
 
+def use(device: torch.device) -> None:
+    """Whatever names no GPU means this one from now on; "cuda" is the first."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+
+
 class Card:
     """The GPU under a CUDA device, found by its UUID: CUDA_VISIBLE_DEVICES may renumber.
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 import torch
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -252,11 +253,16 @@ class VARiant(Subnetted):
         return variant(models[0], self.subnet_depth, self.bridge_scales)
 
 
+def as_written(scales: Any) -> Any:
+    """ "3" too, which reads as a number."""
+    return str(scales) if type(scales) is int else scales
+
+
 class Subnet(Subnetted):
     """`subnet_depth` equidistant layers on some scales ("1-3", "4-6,10"), all elsewhere."""
 
     method: Literal["subnet"] = "subnet"
-    scales: str
+    scales: Annotated[str, BeforeValidator(as_written)]
 
     @property
     def label(self) -> str:

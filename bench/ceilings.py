@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from bench import machine, records, timing
+from bench.card import use
 from bench.cases import UsageError, explain
 from codevar.packed import PackedLinear, can_pack
 from codevar.stacks import PRECISIONS
@@ -93,8 +94,7 @@ class Ceilings(BaseModel):
 
 def measure(device: torch.device) -> Ceilings:
     """Takes about a second for each figure."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    use(device)
     products = [
         product(kind, *shape, device) for kind in KINDS[device.type] for shape in shapes(device)
     ]

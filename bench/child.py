@@ -27,7 +27,7 @@ from torch import nn
 
 import codevar
 from bench import baselines, memory, timing, tracing
-from bench.card import Card
+from bench.card import Card, use
 from bench.cases import Baseline, Case, VARCase, make_case
 from bench.generator import Generator, Made, labels_of
 from codevar import PRESETS, VQVAE, graphs
@@ -127,8 +127,7 @@ class Loaded:
 def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     """Loads, decodes for memory, decodes for time; then what else was asked for."""
     device, effort = torch.device(case.device), timing.Effort(**job["effort"])
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    use(device)
     limit_memory(device, case.memory_limit_gib)
     importing, began = since_start(), time.perf_counter()
     loaded = load(case, job["download"])
@@ -245,7 +244,7 @@ def limit_memory(device: torch.device, limit_gib: float | None) -> None:
     if device.type == "cuda":
         if limit_gib is not None:
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total), device)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))
         return
     available = psutil.virtual_memory().available
     limit = available if limit_gib is None else min(available, int(limit_gib * 2**30))

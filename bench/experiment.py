@@ -228,7 +228,7 @@ def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[C
 def apply(experiment: Experiment, change: str) -> None:
     """Sets one axis: `--set axis=values`."""
     key, equals, text = change.partition("=")
-    values = [parse(part) for part in text.strip("[]").split(",")] if text else []
+    values = parse_list(text.strip("[]")) if text else []
     if not equals or not values:
         raise UsageError(f"--set {change}: write axis=value or axis=value,value")
     if key in (*EFFORT, "timeout_s"):
@@ -262,6 +262,14 @@ def apply(experiment: Experiment, change: str) -> None:
     if not found:
         axes = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
         raise UsageError(f"--set {key}: no such axis here; axes are {', '.join(axes)}")
+
+
+def parse_list(text: str) -> list[Any]:
+    """Values with commas between them; one with a comma of its own is quoted."""
+    try:
+        return tomllib.loads(f"v = [{text}]")["v"]
+    except tomllib.TOMLDecodeError:
+        return [parse(part) for part in text.split(",")]
 
 
 def parse(text: str) -> Any:

@@ -148,7 +148,7 @@ def busy_gpu(device: torch.device) -> list[str]:
         mib = "memory" if other["mib"] is None else f"{other['mib']} MiB"
         who = f"{other['name'] or 'a process out of sight'} (pid {other['pid']})"
         found.append(f"{who} holds {mib} of {device}: end it, or choose another GPU")
-    used = (card.used_bytes() or 0) // MIB
+    used = ((card.used_bytes() or 0) - (card.own_bytes() or 0)) // MIB
     if not others and used > TAKEN_MIB:
         found.append(f"{used} MiB of {device} are taken already: find out by whom with nvidia-smi")
     utilization = state.get("gpu_utilization_percent") or 0

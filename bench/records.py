@@ -164,6 +164,12 @@ class RunFolder:
                 f"{self.path}: the experiment was edited since this run began "
                 f"({edited}); undo that or choose another --out"
             )
+        begun_on = (read_json(self.path / "env.json") or {}).get("machine")
+        if env and begun_on not in (None, env["machine"]):
+            raise UsageError(
+                f"{self.path}: was begun on {begun_on}, this is {env['machine']}; choose another "
+                "--out"
+            )
         records, complaints = read_lines(self.file)
         if complaints:  # a line cut short by a crash: the rest is kept
             write_lines(self.file, records)

@@ -84,6 +84,8 @@ def reproduce(
         Watch(),
         download,
     )
+    del network
+    torch.cuda.empty_cache()  # or the processes that are timed would have to do without it
     for sweep, folder in zip(sweeps, folders, strict=True):
         run = frames.Run(sweep, folder=folder)
         if speed:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 import codevar
+from bench.card import use
 from bench.timing import Marks, median_interval
 from codevar import PRESETS
 from codevar.decode import generate
@@ -45,8 +46,7 @@ def selfcheck(device: torch.device, depth: int, pairs: int) -> Selfcheck:
     """Decodes VAR-d`depth` (random weights) in pairs, with the marks and without, whichever
     comes first changing from pair to pair, so that a drifting machine cancels out.  At most
     `pairs` of them; every LOOK it ends if they have decided."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    use(device)
     var = codevar.load_var(f"seeded:var_d{depth}", device=device)
     vqvae = codevar.load_vqvae("seeded:vae_ch160v4096z32", device=device)
     plan, how = original(var), stack("modern")

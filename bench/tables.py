@@ -6,6 +6,7 @@ the paper's figure stands in brackets behind ours.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -188,11 +189,13 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
         found = []
     if constant:
         found.append(f"All rows: {constant}.")
-    for env in (run.env for run in runs if run.env):
-        torch = env["packages"]["torch"]
-        commit = (env["commit"] or "unknown")[:9] + (" + changes" if env["dirty"] else "")
-        device = env["gpus"][0]["name"] if env["gpus"] else env["cpu"]
-        found.append(f"Measured on {device}, torch {torch}, commit {commit}.")
+    for run in (run for run in runs if run.env):
+        device = run.env["gpus"][0]["name"] if run.env["gpus"] else run.env["cpu"]
+        of_all = software({**run.env, "torch": run.env["packages"]["torch"]})
+        of_each = Counter(software(record) for record in run.records)
+        apart = [f"{n} on {which}" for which, n in of_each.items() if which != of_all]
+        also = f"; of {len(run.records)} measurements {', '.join(apart)}" if apart else ""
+        found.append(f"Measured on {device}, {of_all}{also}.")
     found += speedup_notes(data)
     found += quality_notes(runs, data)
     if any(str(kind).startswith(MINI) for kind in data.get("weights", [])):
@@ -235,6 +238,12 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
             "more than 10 %."
         )
     return found + [complaint for run in runs for complaint in run.complaints]
+
+
+def software(of: Mapping[str, Any]) -> str:
+    """Of a record, or of a machine's description with its `torch`."""
+    commit = (of["commit"] or "unknown")[:9] + (" + changes" if of["dirty"] else "")
+    return f"torch {of['torch']}, commit {commit}"
 
 
 def is_shared(row: Mapping[Any, Any]) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import logging
 import time
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
+from packaging.version import Version
 from torch import nn
 
 from codevar.noise import Noise, alike, reseed
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 #: (labels (2B,), noise, on_scale) -> what the loop makes of them.
 Decode = Callable[[torch.Tensor, Noise, "OnScale"], "Generated"]
 
+REGISTERS = Version(torch.__version__) < Version("2.15")  # generators with graphs, by hand
 KINDS = 32  # of decodes remembered for a model, the oldest forgotten first
 LOG = logging.getLogger(__name__)
 
@@ -221,8 +222,8 @@ def undisturbed(device: torch.device, stream: torch.cuda.Stream) -> Iterator[Non
 
 
 def register(graph: torch.cuda.CUDAGraph, generator: torch.Generator) -> None:
-    """Lets the graph draw; newer versions of torch know by themselves and warn."""
-    with warnings.catch_warnings(action="ignore"):
+    """Lets the graph draw; where torch sees to it, asking prints a warning at every call."""
+    if REGISTERS:
         graph.register_generator_state(generator)
 
 

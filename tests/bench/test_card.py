@@ -12,8 +12,9 @@ import pynvml
 import pytest
 import torch
 
-from bench import card, machine, memory
+from bench import card, ceilings, child, machine, memory, selfcheck
 from bench.card import Card
+from bench.cases import make_case
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 UUID = "5eb6c0de-0000-1111-2222-333344445555"
@@ -296,6 +297,28 @@ def test_the_environment_holds_the_cards_facts_as_json(nvml, monkeypatch):
     assert found["power_limit_w"] == 275
 
 
+def test_whatever_measures_takes_a_gpu_without_a_number_for_the_first(monkeypatch):
+    """torch itself wants to know which."""
+
+    class NoDriver(Exception):
+        pass
+
+    def chosen(index):
+        raise NoDriver(index)
+
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen, raising=False)
+    case = make_case({"method": "var", "depth": 2, "device": "cuda:0"})
+    effort = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 9}
+    for measures, wanted in (
+        (lambda: child.run(case, {"effort": effort}), 0),
+        (lambda: ceilings.measure(torch.device("cuda")), 0),
+        (lambda: selfcheck.selfcheck(torch.device("cuda:1"), depth=2, pairs=1), 1),
+    ):
+        with pytest.raises(NoDriver) as e:
+            measures()
+        assert e.value.args == (wanted,)
+
+
 def test_an_idle_gpu_gets_no_warning(nvml):
     nvml.reasons = pynvml.nvmlClocksEventReasonGpuIdle
     assert machine.busy_gpu(CUDA) == []
@@ -319,6 +342,8 @@ def test_memory_that_nobody_seems_to_hold_is_said(nvml):
     nvml.used_mib = 20_000
     (line,) = machine.busy_gpu(CUDA)
     assert line.startswith("20000 MiB of cuda:0 are taken already")
+    nvml.computing = [process(os.getpid(), 19_800)]
+    assert machine.busy_gpu(CUDA) == []
 
 
 def test_a_gpu_without_nvml_gets_no_warning(nvml):

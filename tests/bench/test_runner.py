@@ -200,6 +200,28 @@ def test_an_edited_experiment_is_not_mixed_into_a_run(tiny, children, tmp_path):
     assert len(records.read(tmp_path / "run")[0]) == 3
 
 
+def test_another_machine_is_not_mixed_into_a_run(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    with pytest.raises(UsageError) as e:
+        runner.run(tiny, tmp_path / "run", ENV | {"machine": "other"}, quiet(), resume=True)
+    assert "begun on" in one_line(e)
+
+
+def test_a_table_tells_what_was_measured_on_other_software(tiny, children, tmp_path):
+    tiny.experiment.rounds = 2
+    run(tiny, tmp_path / "run")
+    notes = tables.measured(frames.load(tmp_path / "run")).notes
+    (told,) = [note for note in notes if note.startswith("Measured on")]
+    assert "of 6" not in told
+    lines = records.read(tmp_path / "run")[0]
+    records.write_lines(tmp_path / "run" / records.FILE, lines[:4])
+    later = ENV | {"commit": "f" * 40, "packages": {"torch": "2.99"}}
+    runner.run(tiny, tmp_path / "run", later, quiet(), resume=True)
+    notes = tables.measured(frames.load(tmp_path / "run")).notes
+    (told,) = [note for note in notes if note.startswith("Measured on")]
+    assert "; of 6 measurements 2 on torch 2.99, commit fffffffff" in told
+
+
 def test_resume_asks_for_the_same_cases_however_they_were_asked_for(tiny, children, tmp_path):
     run(tiny, tmp_path / "run")
     file = str(tmp_path / "tiny.toml")

@@ -37,6 +37,7 @@ PLANS = {
 def taped(monkeypatch):
     monkeypatch.setattr(graphs, "can_capture", lambda device: True)
     monkeypatch.setattr(graphs, "undisturbed", lambda *_: nullcontext())
+    monkeypatch.setattr(graphs, "REGISTERS", True)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", tape.Graph)
     monkeypatch.setattr(torch.cuda, "graph", tape.capture)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
