@@ -99,6 +99,7 @@ def frame(run: Run) -> pd.DataFrame:
         rows.append(
             {
                 **case_columns(case),
+                "details": details(case, run.sweep.cases),
                 **predicted_columns(predict(case)),
                 **summary.measured(own),
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
@@ -121,11 +122,25 @@ def case_columns(case: Case) -> dict[str, Any]:
     names = ("batch_size", "stack", "precision", "attention", "device", "weights")
     return {
         "method": case.label,
+        "case": case.model_copy(update={"device": "auto"}).key,
         "steps": case.steps,
         **{name: getattr(case, name) for name in names},
         "weights_name": weights_name(case.weights),
         **({"extrapolated": True} if case.in_part else {}),
     }
+
+
+def details(case: Case, cases: Sequence[Case]) -> str:
+    """What sets it apart from cases that tables otherwise tell nothing from: "attention math"."""
+    own, columns = case.model_dump(), ("batch_size", "stack", "precision", "weights")
+    likes = [
+        values
+        for other in cases
+        if other.label == case.label
+        and all((values := other.model_dump())[name] == own[name] for name in columns)
+    ]
+    apart = (key for key in own if any(values[key] != own[key] for values in likes))
+    return ", ".join(f"{key} {'-' if own[key] is None else own[key]}" for key in apart)
 
 
 def predicted_columns(predicted: Prediction) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def quality(
         made = sampling.sample(one, home, env, watch, resume=True, download=download)
         images = open_images(home)
         held = open_reference(protocol.reference, images.size)
-        if evaluated(folder, made, held, protocol.bootstrap):
+        if evaluated(folder, made, held, extractor, protocol.bootstrap):
             continue
         record, _ = evaluate.evaluate(
             images, held, extractor, None, protocol.bootstrap, cache, protocol.batch_size
@@ -125,14 +125,20 @@ def sizes(case: VARCase) -> tuple[int, int]:
     return model.classes, model.patch_sizes[-1] * vqvae.stride
 
 
-def evaluated(folder: Path, made: SampleSet, held: Reference, bootstrap: int) -> bool:
-    """Whether the folder has this evaluation of the set already."""
+def evaluated(
+    folder: Path, made: SampleSet, held: Reference, extractor: Extractor, bootstrap: int
+) -> bool:
+    """Whether the folder has this evaluation of the set as it is already."""
     file, manifest = folder / evaluations.FILE, made.manifest
     wanted = {
         **{key: manifest[key] for key in ("case", "seed", "images", "weights_sha256")},
         "reference": held.name,
         "reference_images": held.images.count if held.images else None,
+        "extractor_sha256": extractor.sha256,
         "bootstrap": bootstrap,
     }
-    lines = evaluations.read(file)[0]
+    if held.sha256 is not None:  # one file may have another's name
+        wanted["reference_sha256"] = held.sha256
+    sampled_at = manifest["runs"][-1]["started_at"]
+    lines = [e for e in evaluations.read(file)[0] if e["evaluated_at"] >= sampled_at]
     return any(wanted.items() <= line.items() for line in lines)

@@ -77,6 +77,8 @@ def measured(*runs: Run) -> Printed:
     same = {h: text[h][text[h] != ""].iloc[0] for h in ("batch", "stack", "prec.")}
     if several_weights(data):
         text["weights"] = column(data, "weights_name", "{}")
+    if has_details(data):
+        text["with"] = column(data, "details", "{}")
     text = text.drop(columns=[h for h in same if h not in several])
     text["status"] = [status_text(row) for row in data.to_dict("records")]
     for name, (heading, form) in FIGURES.items():
@@ -115,15 +117,18 @@ def several_weights(data: pd.DataFrame) -> bool:
     return bool(data.get("weights_name", pd.Series(dtype=str)).nunique() > 1)
 
 
+def has_details(data: pd.DataFrame) -> bool:
+    return bool(data.get("details", pd.Series(dtype=str)).fillna("").any())
+
+
 def merged(runs: Sequence[Run]) -> pd.DataFrame:
     """The rows of several runs of one experiment, those of one case together; a case that only
     some of them have is not a row of the others."""
     parts = [frame(run).assign(machine=machine_of(run)) for run in runs]
     parts[1:] = [part[part["status"] != "not measured"] for part in parts[1:]]  # the paper's, once
     data = pd.concat(parts, ignore_index=True)
-    keys = ("method", "batch_size", "stack", "precision", "attention", "weights")
-    named = [name for name in keys if name in data]
-    order = data.groupby(named, sort=False, dropna=False).ngroup()
+    keys = ["case", "method"]  # a row of the paper's alone has no case
+    order = data.groupby(keys, sort=False, dropna=False).ngroup()
     was_run = data["status"] != "not run"
     kept = was_run | ~(was_run.groupby(order).transform("any") | order.duplicated())
     data, order = data[kept], order[kept]
@@ -178,6 +183,8 @@ def named(data: pd.DataFrame) -> pd.DataFrame:
         text.insert(1, "machine", data["machine"])
     if several_weights(data):
         text["weights"] = column(data, "weights_name", "{}")
+    if has_details(data):
+        text["with"] = column(data, "details", "{}")
     return text
 
 
@@ -318,6 +325,8 @@ def by_scale(data: pd.DataFrame) -> Printed:
                 which["machine"] = row["machine"]
             if several_weights(data):
                 which["weights"] = row["weights_name"]
+            if has_details(data):
+                which["with"] = row["details"]
             scales = {str(k): cell for k, cell in enumerate(cells, 1)}
             rows.append({**which, "by scale": what, **scales})
     table = pd.DataFrame(rows)
@@ -379,6 +388,8 @@ def predictions(sweep: Sweep) -> Printed:
     text = data[["method", "batch_size", "stack", "precision"]].copy()
     if several_weights(data):
         text["weights"] = data["weights_name"]
+    if has_details(data):
+        text["with"] = data["details"]
     text["params M"] = data["params"].map(millions)
     text["params MiB"] = data["params_mib"].map("{:.1f}".format)
     text["KV cache MiB"] = data["kv_cache_mib"].map("{:.1f}".format)

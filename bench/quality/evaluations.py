@@ -228,11 +228,14 @@ def link(cases: Sequence[Case], evaluations: Iterable[Evaluation]) -> Linked:
             if speaks_of(sampled, case)
         ]
         of_one = of_one_protocol(found, metrics)
+        shown: list[Pair] = []
         for case in dict.fromkeys(pair.case for pair in of_one):
-            quality = quality_of([pair for pair in of_one if pair.case == case], metrics)
+            of_case = of_one_set([pair for pair in of_one if pair.case == case])
+            quality = quality_of(of_case, metrics)
             by_key[case.key] = by_key[case.key] | quality if case.key in by_key else quality
-        there = {metric for pair in of_one for metric in pair.evaluation["metrics"]}
-        how |= {metric: how_measured(of_one) for metric in COLUMNS if metric in metrics & there}
+            shown += of_case
+        there = {metric for pair in shown for metric in pair.evaluation["metrics"]}
+        how |= {metric: how_measured(shown) for metric in COLUMNS if metric in metrics & there}
     return Linked(by_key, how)
 
 
@@ -273,15 +276,21 @@ def differences(case: Case, sampled: Case) -> dict[str, str]:
     }
 
 
+def of_one_set(own: Sequence[Pair]) -> list[Pair]:
+    """Of a case's, those of the samples that are most like it; of several such the newest."""
+
+    def which(pair: Pair) -> tuple[dict[str, str], str]:
+        return differences(pair.case, pair.sampled), pair.evaluation["samples_sha256"]
+
+    best = min(map(which, own), key=lambda one: len(one[0]))
+    return [pair for pair in own if which(pair) == best]
+
+
 def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
-    """Of one case; each figure from the best evaluation of the same samples that has it."""
-    of_pair = [(differences(pair.case, pair.sampled), pair.evaluation) for pair in own]
-    differs, best = min(of_pair, key=lambda one: len(one[0]))
-    words = "; ".join(differs.values())
+    """Of one case's pairs of one set of samples, newest first: each figure from the first."""
+    words = "; ".join(differences(own[0].case, own[0].sampled).values())
     quality = Quality({}, {}, {}, {})
-    for apart, evaluation in of_pair:  # newest first
-        if apart != differs or evaluation["samples_sha256"] != best["samples_sha256"]:
-            continue
+    for _, _, evaluation in own:
         for name in metrics & evaluation["metrics"].keys() - quality.figures.keys():
             quality.figures[name] = evaluation["metrics"][name]
             quality.images[name], quality.differs[name] = evaluation["images"], words

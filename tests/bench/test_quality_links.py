@@ -129,6 +129,11 @@ def test_of_several_evaluations_the_one_most_like_the_case_counts_then_the_newes
         assert link([case()], several).by_key[case().key].figures["fid"] == fid
 
 
+def test_a_note_counts_the_samples_that_are_shown():
+    old, new = (fake_evaluation(case(), images=n, fid=2.0) for n in (40_000, 50_000))
+    assert link([case()], [new, old]).how["fid"].startswith("50,000 samples a row")
+
+
 def test_metrics_of_one_set_of_samples_are_put_together():
     same = [fake_evaluation(case(), **one) for one in ({"recall": 0.6}, {"fid": 2.0})]
     assert link([case()], same).by_key[case().key].figures == {"fid": 2.0, "recall": 0.6}

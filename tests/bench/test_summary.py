@@ -133,6 +133,19 @@ def test_energy_counts_all_that_was_decoded(run):
     assert summary.measured(records)["energy_j_per_image"] == pytest.approx(14000 / images)
 
 
+def test_rows_that_differ_in_a_setting_say_so_and_stay_when_not_run():
+    axes = {"method": ["var", "code"], "depth": 30, "draft_steps": 6}
+    run = fake_run("code_table1", attention=["auto", "math"], seed=[0, 1], **axes)
+    run.records = run.records[:5]
+    text = tables.measured(run).text
+    ours = text[text["with"] != ""]
+    assert [*ours["with"]] == [
+        f"attention {a}, seed {s}" for a in ("auto", "math") for s in "01"
+    ] * 2
+    assert [*ours["status"]] == ["ok"] * 5 + ["not run"] * 3
+    assert "with" not in tables.measured(fake_run("code_table1")).text
+
+
 def test_runs_of_several_machines_are_one_table(run):
     other = deepcopy(run)
     other.env = {**run.env, "machine": "h200", "gpus": [{"name": "NVIDIA H200"}]}

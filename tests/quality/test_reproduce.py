@@ -7,6 +7,8 @@ import json
 import pytest
 import ten_scales
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from bench import cli, machine, reproduce, reproduce_cli
@@ -73,6 +75,22 @@ def test_a_case_of_two_experiments_is_sampled_and_evaluated_once(bench, tmp_path
     monkeypatch.setattr(sampling, "make", lambda *_: pytest.fail("sampled again"))
     assert bench(*words).exit_code == 0
     assert len(evaluations.read(home / evaluations.FILE)[0]) == 3
+
+
+def test_another_network_or_other_samples_are_evaluated_again(bench, tmp_path):
+    words = ["one.toml", "--set", "method=var", "--per-class", 13, "--out", "out"]
+    assert bench(*words).exit_code == 0
+    other = tmp_path / "other.safetensors"
+    tensors = {name: 2 * tensor for name, tensor in load_file(features.MINI_WEIGHTS).items()}
+    with safe_open(features.MINI_WEIGHTS, "pt") as file:
+        save_file(tensors, other, file.metadata())
+    assert bench(*words, "--weights", other).exit_code == 0
+    file = tmp_path / "out" / evaluations.FILE
+    lines = evaluations.read(file)[0]
+    assert len({line["extractor_sha256"] for line in lines}) == len(lines) == 2
+    file.write_text("".join(json.dumps(e | {"evaluated_at": "2026-01-01"}) + "\n" for e in lines))
+    assert bench(*words).exit_code == 0  # sampled since
+    assert len(evaluations.read(file)[0]) == 3
 
 
 def test_sets_of_another_folder_are_used(bench, tmp_path, monkeypatch):
