@@ -219,7 +219,7 @@ def paired(
     try:
         baseline = load(other, job["download"])
         timing.once(baseline.decode, device)
-        found = timing.paired(baseline.decode, loaded.decode, device, effort)
+        found = timing.paired(baseline.decode, loaded.decode, device, effort, Card(device))
     except Exception as e:
         if not is_oom(e):
             raise

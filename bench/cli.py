@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -346,15 +347,21 @@ def plot(
             figures.append(target)
         else:
             runs.append(target)
-    for measured in find(runs):
-        for path in plots.draw(measured, figures, out):
+    found = find(runs)
+    names = Counter(run.sweep.name for run in found)
+    for run in found:
+        several = names[run.sweep.name] > 1
+        called = "-".join(run.folder.absolute().parts[-2:]) if several and run.folder else ""
+        for path in plots.draw(run, figures, out, called):
             print(path)
 
 
 @app.command()
 def recommend(
     targets: Targets = None,
-    memory: Annotated[str, typer.Option(help="what the decode may take: 16GiB")] = "16GiB",
+    memory: Annotated[
+        str, typer.Option(help="what the decode may take: of a card of 48 GiB some 44.5GiB")
+    ] = "16GiB",
     batch: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 1,
     max_fid: Annotated[float | None, typer.Option(help="the worst FID to accept")] = None,
     max_latency: Annotated[float | None, typer.Option(help="seconds a batch may take")] = None,

@@ -274,7 +274,8 @@ class Trade:
         used = [r for r in used if is_subnet(r) or r["case"].method == "var"]
         if not any(map(is_subnet, used)):
             raise lacks(run, f"no VARiant of VAR-d{depth}", "variant_figure5")
-        key = "total_mib" if any("total_mib" in row for row in used) else "total_mib_predicted"
+        measured_mib = any("kv_cache_mib" in row for row in used)
+        key = "kv_cache_mib" if measured_mib else "kv_cache_mib_predicted"
         used = at_common_batch(run, used, key)
         fid = by_config(used, "fid") if measured else paper_fid()
         mib = {config: value for config, value in by_config(used, key).items() if config in fid}
@@ -283,7 +284,7 @@ class Trade:
             used,
             mib,
             {config: fid[config] for config in mib},
-            "measured" if key == "total_mib" else "predicted",
+            "measured" if measured_mib else "predicted",
             "measured" if measured else "quoted from the paper",
             quality_note(run, used) if measured else ["FID: VARiant, Table 8."],
         )
@@ -312,7 +313,7 @@ def most(values: Iterable[int], wanted: int) -> int:
 
 
 def variant_figure5a(run: Run, rows: list[Row]) -> Figure:
-    """FID and memory (MiB) by subnet depth d, N=6.  VARiant, Figure 5 (a)."""
+    """FID and KV cache (MiB) by subnet depth d, N=6.  VARiant, Figure 5 (a)."""
     trade = Trade.of(run, rows)
     n = most((n for d, n in trade.mib if d != trade.depth), 6)
     points = {d: (d, n) for d, bridges in sorted(trade.mib) if bridges == n}
@@ -320,7 +321,7 @@ def variant_figure5a(run: Run, rows: list[Row]) -> Figure:
 
 
 def variant_figure5b(run: Run, rows: list[Row]) -> Figure:
-    """FID and memory (MiB) by bridge scales N, d=16.  VARiant, Figure 5 (b)."""
+    """FID and KV cache (MiB) by bridge scales N, d=16.  VARiant, Figure 5 (b)."""
     trade = Trade.of(run, rows)
     d = most((d for d, _ in trade.mib if d != trade.depth), 16)
     points = {n: (d, n) for depth, n in sorted(trade.mib) if depth == d}
@@ -328,7 +329,7 @@ def variant_figure5b(run: Run, rows: list[Row]) -> Figure:
 
 
 def two_axes(run: Run, trade: Trade, axis: str, at: str, points: dict[int, Config]) -> Figure:
-    """FID at the left, memory at the right."""
+    """FID at the left, KV cache at the right."""
     if len(points) < 2:
         raise lacks(
             run, f"no VARiant of VAR-d{trade.depth} at {at} and two {axis}", "variant_figure5"
@@ -336,10 +337,10 @@ def two_axes(run: Run, trade: Trade, axis: str, at: str, points: dict[int, Confi
     figure, (left,) = panels(NARROW, 2.0)
     right = left.twinx()
     right.spines["right"].set_visible(True)
-    memory_label = f"memory (MiB),\n{trade.memory_is}"
+    memory_label = f"KV cache (MiB),\n{trade.memory_is}"
     curves = [
         (left, trade.fid, f"FID, {trade.fid_is}", SERIES[1] | {"label": "FID"}),
-        (right, trade.mib, memory_label, SERIES[2] | {"label": "memory", "ls": "--"}),
+        (right, trade.mib, memory_label, SERIES[2] | {"label": "KV cache", "ls": "--"}),
     ]
     for ax, values, label, look in curves:
         ax.plot([*points], [values[point] for point in points.values()], **look)
@@ -350,11 +351,11 @@ def two_axes(run: Run, trade: Trade, axis: str, at: str, points: dict[int, Confi
     right.yaxis.set_major_formatter("{x:,.0f}")
     handles = [Line2D([], [], **look) for *_, look in curves]
     notes = footer(run, trade.used, *trade.notes)
-    return finish(figure, f"Quality and memory by {axis}", notes, handles)
+    return finish(figure, f"Quality and KV cache by {axis}", notes, handles)
 
 
 def variant_figure5c(run: Run, rows: list[Row]) -> Figure:
-    """FID against memory (MiB) for every d and N.  VARiant, Figure 5 (c)."""
+    """FID against KV cache (MiB) for every d and N.  VARiant, Figure 5 (c)."""
     trade = Trade.of(run, rows)
     mib, fid = trade.mib, trade.fid
     if not mib:
@@ -379,19 +380,19 @@ def variant_figure5c(run: Run, rows: list[Row]) -> Figure:
         handles += ax.plot(mib[full[-1]], fid[full[-1]], **ring)
     dots = DOT | {"color": GREY, "marker": "o"}
     handles += [Line2D([], [], **dots | {"ms": ms, "label": f"N={n}"}) for n, ms in sizes.items()]
-    ax.set(xlabel=f"memory (MiB), {trade.memory_is}", ylabel=f"FID, {trade.fid_is}")
+    ax.set(xlabel=f"KV cache (MiB), {trade.memory_is}", ylabel=f"FID, {trade.fid_is}")
     ax.margins(0.05, 0.08)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.grid()
     star = (16, 7)  # the paper's choice
     notes = [*trade.notes]
     if star in mib:
-        notes.append("Star: the paper's choice, there with 36% less memory.")
+        notes.append("Star: the paper's choice, there with 36% less KV cache.")
     finish(figure, "Configurations of VARiant", footer(run, trade.used, *notes), handles)
     if star in mib:
         x, y = mib[star], fid[star]
         ax.plot(x, y, marker="*", color="#D00000", mec=BLACK, mew=0.5, ms=13, zorder=5)
-        less = f", {1 - x / mib[full[0]]:.0%} less memory" if full else ""
+        less = f", {1 - x / mib[full[0]]:.0%} less KV cache" if full else ""
         words = f"d=16, N=7: FID {y:.2f}{less}"
         place_labels(ax, [(x, y, words)], [(mib[point], fid[point]) for point in mib])
     return figure

@@ -103,7 +103,7 @@ def frame(run: Run) -> pd.DataFrame:
                 **predicted_columns(predict(case)),
                 **summary.measured(own),
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
-                **checked_columns(case, own),
+                **checked_columns(own),
                 **quality_columns(run.quality.by_key.get(case.key)),
                 **(paper_columns(paper[repeated[0]]) if repeated else {}),
             }
@@ -158,13 +158,13 @@ def predicted_columns(predicted: Prediction) -> dict[str, Any]:
     }
 
 
-def checked_columns(case: Case, records: Sequence[Record]) -> dict[str, Any]:
+def checked_columns(records: Sequence[Record]) -> dict[str, Any]:
     """Where the memory measured is not the memory predicted; empty where it is."""
     differs = [
         where
         for record in records
         if record["status"] == "ok"
-        for where in memory_differs(record["memory"], predict(case), case.device)
+        for where in memory_differs(record["memory"], record["predicted"], record["device"])
     ]
     return {"memory_differs": ", ".join(dict.fromkeys(differs))} if records else {}
 

@@ -68,9 +68,10 @@ from bench.pages import (
 from bench.scaling import scaling
 
 
-def draw(run: Run, names: list[str], out: Path) -> list[Path]:
+def draw(run: Run, names: list[str], out: Path, called: str = "") -> list[Path]:
     """Draws the named figures, by default the experiment's, into `out`; returns the files.
 
+    called: what their names begin with, by default the experiment's name.
     Of the experiment's own figures those that the run has no data for are left out.
     Raises UsageError for an unknown name, for a lack of data, and where `out` cannot be written.
     """
@@ -87,7 +88,7 @@ def draw(run: Run, names: list[str], out: Path) -> list[Path]:
             except NoData as e:
                 lacking.append(NoData(f"figure {name}: {e}"))
             else:
-                paths += save(figure, out / f"{run.sweep.name}-{name}")
+                paths += save(figure, out / f"{called or run.sweep.name}-{name}")
     if lacking and (asked != defaults or not paths):
         raise lacking[0]
     return paths

@@ -96,25 +96,24 @@ def largest_batch(case: Case, memory_bytes: int) -> int:
     return bisect.bisect_right(range(1, 1 << 20), memory_bytes, key=need)
 
 
-def memory_differs(memory: dict[str, Any], predicted: Prediction, device: str) -> list[str]:
-    """Where a record's memory is not as predicted (running may be 10 % off, weights and cache
-    are exact), or not all of it has an owner."""
+def memory_differs(memory: dict[str, Any], predicted: dict[str, Any], device: str) -> list[str]:
+    """Where a record's memory is not what was predicted with it (running may be 10 % off, weights
+    and cache are exact; the oldest records lack some), or not all of it has an owner."""
     found = []
-    for part, nbytes in (
-        ("params", predicted.params_bytes),
-        ("KV cache", max(predicted.kv_cache_bytes)),
-    ):
-        over = memory[f"{part.lower().replace(' ', '_')}_mib"] - nbytes / MIB
+    for part in ("params", "KV cache"):
+        name = f"{part.lower().replace(' ', '_')}_mib"
+        over = memory[name] - predicted.get(name, memory[name])
         if abs(over) > 0.001:
             found.append(f"{part} {over:+.1f} MiB")
-    # cuBLAS takes what the GPU's generation asks for, which says nothing of the decode.
-    workspace = 0 if device == "cpu" else CUBLAS_BYTES / MIB
-    running = memory["running_mib"] - (memory.get("workspace_mib") or 0)
-    told = predicted.running_bytes / MIB - workspace
-    over = running / told - 1
-    # A draw of few numbers takes less than the whole chunk that is predicted.
-    if abs(over) > RUNNING_WITHIN and abs(running - told) > 8 * CHUNK / MIB:
-        found.append(f"running {over:+.0%}")
+    if "running_mib" in predicted:
+        # cuBLAS takes what the GPU's generation asks for, which says nothing of the decode.
+        workspace = 0 if device == "cpu" else CUBLAS_BYTES / MIB
+        running = memory["running_mib"] - (memory.get("workspace_mib") or 0)
+        told = predicted["running_mib"] - workspace
+        over = running / told - 1
+        # A draw of few numbers takes less than the whole chunk that is predicted.
+        if abs(over) > RUNNING_WITHIN and abs(running - told) > 8 * CHUNK / MIB:
+            found.append(f"running {over:+.0%}")
     if not memory.get("accounted", True):
         found.append(f"{memory['unaccounted_mib']:.1f} MiB unaccounted")
     return found

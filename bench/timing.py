@@ -96,10 +96,12 @@ class Samples:
 @dataclass
 class Paired:
     """Latencies of a case and of its baseline, taken in turn in one process: pair by pair, so
-    that a drifting machine cancels out of their ratio."""
+    that a drifting machine cancels out of their ratio.  discarded: pairs during which the GPU
+    throttled."""
 
     latency_s: list[float] = field(default_factory=list)
     baseline_latency_s: list[float] = field(default_factory=list)
+    discarded: int = 0
     stopped_by: str = ""
 
 
@@ -174,7 +176,7 @@ def sample(
     return taken
 
 
-def paired(baseline: Run, run: Run, device: torch.device, effort: Effort) -> Paired:
+def paired(baseline: Run, run: Run, device: torch.device, effort: Effort, card: Card) -> Paired:
     """Both in turn, A B B A, until the median of their ratio is known as well as the effort asks.
 
     Both must have run before.
@@ -186,9 +188,14 @@ def paired(baseline: Run, run: Run, device: torch.device, effort: Effort) -> Pai
         once(baseline, device)
         once(run, device)
     clock = Budget(2 * effort.max_seconds)
+    card.throttled()
     while not taken.stopped_by:
         order = (run, baseline) if len(ratios) % 2 else (baseline, run)
         seconds = {which: sum(once(which, device)) for which in order}
+        if card.throttled():
+            taken.discarded += 1
+            taken.stopped_by = "time" if clock.is_over() else ""
+            continue
         taken.latency_s.append(seconds[run])
         taken.baseline_latency_s.append(seconds[baseline])
         ratios.append(seconds[baseline] / seconds[run])

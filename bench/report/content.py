@@ -190,7 +190,11 @@ def rows_of(run: Run) -> list[Row]:
 def table8_fid(row: Row) -> float | None:
     """The paper's FID of that VARiant, or VAR, of depth 30, where the row quotes none."""
     case = row["case"]
-    if case.depth != 30 or value(row, "fid") is not None or value(row, "fid_paper") is not None:
+    if (
+        getattr(case, "depth", 0) != 30
+        or value(row, "fid") is not None
+        or value(row, "fid_paper") is not None
+    ):
         return None
     if case.method == "variant":
         return figure5.paper_fid().get((case.subnet_depth, case.bridge_scales))
@@ -255,7 +259,7 @@ def rounded(number: Any) -> Any:
 
 def by_scale(row: Row) -> list[Row]:
     """A row for each scale; for each tenth of the steps where a method has more than ten."""
-    measured = "scale_latency_s" in row
+    measured = "scale_latency_s" in row and "extrapolated" not in row
     ending = "" if measured else "_predicted"
     gflops = row["gflops_by_scale_predicted"]
     spans = np.array_split(np.arange(len(gflops)), min(PARTS, len(gflops)))

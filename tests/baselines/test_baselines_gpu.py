@@ -13,6 +13,7 @@ from bench.baselines import aim, llamagen
 from bench.baselines.method import generate
 from bench.cases import make_case
 from bench.predict import memory_differs, predict
+from bench.runner import prediction_json
 
 pytestmark = pytest.mark.gpu
 
@@ -73,4 +74,4 @@ def test_memory_is_as_predicted(keys, stack, job):
     case = make_case({**keys, "stack": stack, "batch_size": 8, "device": "cuda"})
     result = child.run(case, job)
     assert result["status"] == "ok", result.get("reason")
-    assert memory_differs(result["memory"], predict(case), case.device) == []
+    assert memory_differs(result["memory"], prediction_json(predict(case)), case.device) == []

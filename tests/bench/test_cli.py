@@ -129,6 +129,15 @@ def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):
     assert names == ["d16_cpu-memory.png", "d16_cpu-timeline.png"]
 
 
+def test_plots_of_two_runs_of_an_experiment_are_two_files(bench, tmp_path, monkeypatch):
+    runs = [fake_run("d16_cpu"), fake_run("d16_cpu")]
+    runs[0].folder, runs[1].folder = Path("results/here/d16_cpu"), Path("results/there/d16_cpu")
+    monkeypatch.setattr(cli, "find", lambda targets: runs)
+    assert bench("plot", "a", "b", "--figure", "speed", "--out", str(tmp_path)).exit_code == 0
+    names = sorted(file.name for file in tmp_path.glob("*.png"))
+    assert names == ["here-d16_cpu-speed.png", "there-d16_cpu-speed.png"]
+
+
 def test_a_table_of_an_experiment_that_was_never_run_is_the_papers(bench):
     rows = json.loads(bench("table", "code_table1", "--format", "json").stdout)
     assert [row["status"] for row in rows] == ["not run"] * 11

@@ -142,10 +142,17 @@ def sleeper(clock, seconds):
 
 def test_a_drifting_machine_cancels_out_of_pairs(clock):
     effort = Effort(warmup=1, samples=20, target=1e-9, max_seconds=10)
-    taken = timing.paired(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort)
+    taken = timing.paired(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort, Card(CPU))
     assert taken.latency_s[-1] > 1.1 * taken.latency_s[0]
     ratios = [b / a for a, b in zip(taken.latency_s, taken.baseline_latency_s, strict=True)]
     assert statistics.median(ratios) == pytest.approx(2, rel=0.005)
+
+
+def test_pairs_of_a_throttled_gpu_are_counted_and_left_out(clock):
+    card = HotCard(itertools.chain([[], ["hw_slowdown"]] * 3, itertools.repeat([])))
+    effort = Effort(warmup=0, samples=8, target=1, max_seconds=10)
+    taken = timing.paired(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort, card)
+    assert (len(taken.latency_s), len(taken.baseline_latency_s), taken.discarded) == (8, 8, 3)
 
 
 def test_a_stream_takes_other_labels_in_each_batch_until_the_time_is_over(clock):

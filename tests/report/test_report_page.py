@@ -63,6 +63,14 @@ def test_the_file_asks_for_nothing_and_allows_only_its_own_scripts(bench, quick,
         assert f"'sha256-{digest}'" in policy
 
 
+@pytest.mark.parametrize("name", ["table1_cpu", "variant_table2"])
+def test_runs_with_baselines_some_in_part_have_their_page(name):
+    """As they ship."""
+    run = frames.load(cli.ROOT / "results" / "amd-epyc-2-threads" / name)
+    html = page.of_runs([run])
+    assert all(case.label in html for case in run.sweep.cases)
+
+
 def test_a_page_of_200_cases_is_under_5_mb():
     run = quiet_run(batch_size=[*range(1, 26)], samples=60)
     assert len(run.sweep.cases) == 200
