@@ -211,8 +211,11 @@ def prepare(folder: Path) -> None:
 def append_line(path: Path, values: dict[str, Any]) -> None:
     """Adds a JSON line, on disk when it returns.  Raises OSError with the file as it was."""
     line = (json.dumps(values, allow_nan=False) + "\n").encode()
-    with open(path, "ab", buffering=0) as file:
-        before = file.tell()
+    with open(path, "ab+", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        if before:  # a line that a crash cut short must not take this one with it
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
         try:
             if file.write(line) != len(line):
                 raise OSError(0, "disk full")
@@ -320,11 +323,14 @@ def runs(results: Path) -> list[tuple[Path, str]]:
 def read_json(file: Path) -> dict[str, Any] | None:
     """A JSON object, or None if the file is not there."""
     try:
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text())
     except FileNotFoundError:
         return None
     except ValueError as e:
         raise UsageError(f"{file}: damaged ({e})") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{file}: damaged (no JSON object)")
+    return found
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:

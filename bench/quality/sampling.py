@@ -137,7 +137,22 @@ def look(folder: Path, wanted: Wanted, resume: bool) -> Manifest | None:
     if not resume:
         raise UsageError(f"{folder}: holds a sample set; --resume goes on, or choose another --out")
     check_same(folder, before, wanted.values)
+    check_unchanged(folder, before)
     return before
+
+
+def check_unchanged(folder: Path, before: Manifest) -> None:
+    """Raises UsageError if weights are others by now than those the folder's images are of."""
+    for source, sha256 in before["weights_sha256"].items():
+        try:
+            now = weights_sha256(source)
+        except CheckpointError:  # they are gone, which a finished set does not mind
+            continue
+        if now != sha256:
+            raise UsageError(
+                f"{folder}: {source} has changed since these samples were made; choose another "
+                "--out, or remove the folder"
+            )
 
 
 def check_same(folder: Path, before: Manifest, now: dict[str, Any]) -> None:

@@ -81,6 +81,17 @@ def keep(folder, run, commit, started_at, factor=1.0, machine="l20"):
             file.write(json.dumps({**record, **changed, "samples": samples}) + "\n")
 
 
+def test_a_line_after_one_that_was_cut_short_stands_alone(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    for n in (1, 2):
+        records.append_line(file, {"n": n})
+    file.write_bytes(file.read_bytes()[:-4])
+    records.append_line(file, {"n": 3})
+    found, complaints = records.parsed_lines(file, json.loads)
+    assert found == [{"n": 1}, {"n": 3}]
+    assert len(complaints) == 1
+
+
 def test_history_shows_a_case_over_commits_and_machines(tmp_path):
     run = fake_run("d16_cpu", stack="modern", rounds=2)
     keep(tmp_path / "l20" / "new", run, "b" * 40, "2026-02-01T00:00:00+00:00", 1.1)

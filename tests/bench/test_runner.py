@@ -200,6 +200,14 @@ def test_an_edited_experiment_is_not_mixed_into_a_run(tiny, children, tmp_path):
     assert len(records.read(tmp_path / "run")[0]) == 3
 
 
+def test_a_run_json_of_another_kind_is_one_line(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("[]")
+    with pytest.raises(UsageError) as e:
+        run(tiny, tmp_path / "run", resume=True)
+    assert "damaged" in one_line(e)
+
+
 def test_another_machine_is_not_mixed_into_a_run(tiny, children, tmp_path):
     run(tiny, tmp_path / "run")
     with pytest.raises(UsageError) as e:

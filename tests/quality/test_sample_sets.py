@@ -27,6 +27,7 @@ import codevar
 from bench import cli, machine
 from bench.cases import UsageError, make_case
 from bench.quality import sample_set, sampling, watch, writing
+from bench.quality.images import open_images
 from bench.quality.sample_set import SampleSet, image_seed, png_of
 from bench.quality.wanted import Wanted, sets_of, slug
 from bench.quality.watch import Watch
@@ -325,12 +326,14 @@ def test_a_folder_with_other_samples_is_refused(tmp_path, changes, said):
     assert (tmp_path / "samples.json").read_text() == before
 
 
-def test_weights_that_changed_are_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("finished", [True, False])
+def test_weights_that_changed_are_refused(tmp_path, monkeypatch, finished):
     monkeypatch.setattr(sampling, "weights_sha256", lambda source: "aa")
     sample(tmp_path)
-    (tmp_path / png_of(0)).unlink()
+    if not finished:
+        (tmp_path / png_of(0)).unlink()
     monkeypatch.setattr(sampling, "weights_sha256", lambda source: "bb")
-    with refused("weights_sha256"):
+    with refused("seeded:var_d2:0 has changed since these samples were made"):
         sample(tmp_path, resume=True)
 
 
@@ -340,7 +343,7 @@ def test_the_manifest_tells_the_vqvae_and_a_set_begun_without_goes_on_without(
     monkeypatch.setattr(sampling, "weights_sha256", lambda source: "aa")
     models, vqvae = "seeded:var_d2:0", "seeded:vae_ch160v4096z32:0"
     assert sample(tmp_path).manifest["weights_sha256"] == {models: "aa", vqvae: "aa"}
-    with refused("weights_sha256"), monkeypatch.context() as changed:
+    with refused(f"{vqvae} has changed"), monkeypatch.context() as changed:
         changed.setattr(sampling, "weights_sha256", lambda s: "bb" if s == vqvae else "aa")
         (tmp_path / png_of(0)).unlink()
         sample(tmp_path, resume=True)
@@ -582,3 +585,10 @@ def test_hashes_of_weights_are_of_their_tensors(tmp_path):
     assert one == other
     assert one != sampling.weights_sha256(str(tmp_path / "changed.safetensors"))
     assert sampling.weights_sha256("seeded:var_d2:0") is None
+
+
+def test_a_folder_of_sample_sets_is_no_set_of_images(tmp_path):
+    sample(tmp_path / "one")
+    sample(tmp_path / "two")
+    with refused("holds 2 sample sets; name one, as", "one"):
+        open_images(tmp_path)
