@@ -5,11 +5,11 @@ but no memory.  What is alive after each operator is the prediction, so no formu
 the code.  Scratch inside an operator is not seen: on a CPU there is next to none, on a GPU sort
 and top-k of 4096 codes work in place and attention is by tiles.
 
-Two things make it quick.  One decode tells every batch size: it is run with PRIME images, and a
-storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU some work is
-done in parts of so many images, which FEW do not fill: these are run as they are.)  And a model's
-layers are alike and run one after the other, so only the last of a pass is computed; the others
-just keep what they would have kept.
+Two things make it quick.  On a GPU one decode tells every batch size: it is run with PRIME images,
+and a storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU work is
+done in parts of so many images, so each batch size is run as it is.)  And a model's layers are
+alike and run one after the other, so only the last of a pass is computed; the others just keep
+what they would have kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from codevar.var import Block, Modulation, VARConfig
 
 aten = torch.ops.aten
 PRIME = 1009  # divides no width, vocabulary or number of tokens
-FEW = 8
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ class Footprint:
 
 
 def footprint(case: Case) -> Footprint:
-    """The footprint of a case, remembered; on a CPU that of FEW images holds for no other batch."""
+    """The footprint of a case, remembered; of VAR on a CPU it holds for no other batch size."""
     kind = "cpu" if case.device == "cpu" else "cuda"
-    alone = kind == "cpu" and case.batch_size <= FEW and isinstance(case, VARCase)
+    alone = kind == "cpu" and isinstance(case, VARCase)
     images = case.batch_size if alone else PRIME
     values = case.model_dump() | {"batch_size": 1, "seed": 0, "memory_limit_gib": None}
     weights = case.weights if case.in_mini_world else "seeded"

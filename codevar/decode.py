@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from codevar import graphs
-from codevar.cache import Cache
+from codevar.cache import Cache, GrowingCache, Part, StaticCache
 from codevar.noise import Noise, Seed, by_images, noise_of
+from codevar.packed import fitting
 from codevar.plan import Plan, original
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published, smooth_codes
 from codevar.stacks import PRECISIONS, Stack
@@ -29,8 +30,6 @@ from codevar.stacks import stack as make_stack
 from codevar.transfer import send
 from codevar.var import VAR, Modulation
 from codevar.vqvae import VQVAE, Quantizer
-
-LOGITS = 1 << 19  # at a time where they are drawn in parts: 2 MiB
 
 #: Called with 0 before the first scale and with k after scale k = 1..K.
 OnScale = Callable[[int], None]
@@ -190,7 +189,7 @@ def draw_in_parts(
     h_2BlC = h_2BlC.unflatten(0, (2, -1))
     _, B, length, _ = h_2BlC.shape
     tokens_Bl = torch.empty(B, length, dtype=torch.long)
-    most = max(1, LOGITS // (2 * model.config.vocab))
+    most = fitting(2 * model.config.vocab)
     for images, own in by_images(noise, slices(B, max(1, most // length))):
         for part in slices(length, most):
             logits_BlV = at.filtered(model.project(h_2BlC[:, images, part].flatten(0, 1)))
@@ -213,7 +212,9 @@ class Reader:
         self.stack = stack
         self.scales_read = 0
         self.last_scale = plan.last_scale_of(model)
-        self.cache: Cache = stack.cache(plan.tokens_read_again(model), stack.precision)
+        self.cache: GrowingCache | StaticCache = stack.cache(
+            plan.tokens_read_again(model), stack.precision
+        )
         self.cache_bytes = 0
         self.cond_BC = model.class_emb(labels_2B)
         self.positions_1LC = model.positions().float()
@@ -239,18 +240,33 @@ class Reader:
         with self.stack.running(self.cond_BC.device):
             x_BnC = self._input(first, k, input_maps)
             self._hold(x_BnC)
-            past = max(self.cache.length(layer) for layer in layers)
-            mask = self._mask(first, k, past)
-            for layer in layers:
-                seen = None if mask is None else mask[:, past - self.cache.length(layer) :]
-                x_BnC = self.model.blocks[layer](
-                    x_BnC, self._modulation(layer), seen, self.cache, layer
-                )
+            masks = self._masks(first, k, layers)
+            if isinstance(self.cache, StaticCache) and not x_BnC.is_cuda:
+                # In place, as many rows at a time as stay in a CPU's cache between operations.
+                for rows in slices(len(x_BnC), fitting(x_BnC[0].numel())):
+                    part = Part(self.cache, rows, of=len(x_BnC))
+                    x_BnC[rows] = self._through(layers, x_BnC[rows], masks, part, rows)
+            else:
+                x_BnC = self._through(layers, x_BnC, masks, self.cache)
             self.cache_bytes = self.cache.nbytes
             if k == self.last_scale and not self.stack.as_published:
                 del self.cache
             self._hold(*self._held, x_BnC)
             return self.model.features(x_BnC[:, -self.model.scales.tokens[k] :], self.cond_BC)
+
+    def _through(
+        self,
+        layers: tuple[int, ...],
+        x_BnC: torch.Tensor,
+        masks: Sequence[torch.Tensor | None],
+        cache: Cache,
+        rows: slice = slice(None),
+    ) -> torch.Tensor:
+        """x, these rows of the batch, through the layers."""
+        for layer, mask in zip(layers, masks, strict=True):
+            modulation = [m[rows] for m in self._modulation(layer)]
+            x_BnC = self.model.blocks[layer](x_BnC, modulation, mask, cache, layer)
+        return x_BnC
 
     def _input(self, first: int, k: int, input_maps: list[torch.Tensor]) -> torch.Tensor:
         """(2B, n, C) of the scales from `first` to k."""
@@ -267,12 +283,17 @@ class Reader:
         if self.stack.as_published:
             self._held = tensors
 
-    def _mask(self, first: int, last: int, past: int) -> torch.Tensor | None:
-        """(n, past + n) where a pass over several scales may look; one scale sees all."""
+    def _masks(
+        self, first: int, last: int, layers: tuple[int, ...]
+    ) -> Sequence[torch.Tensor | None]:
+        """(n, past + n) for each layer, where a pass over several scales may look; one scale sees
+        all."""
         if first == last:
-            return None
+            return [None] * len(layers)
+        pasts = [self.cache.length(layer) for layer in layers]
         mask_nn = self.model.scales.block_causal_mask(first, last, self.cond_BC.device)
-        return F.pad(mask_nn, (past, 0), value=True)
+        mask_nm = F.pad(mask_nn, (max(pasts), 0), value=True)
+        return [mask_nm[:, max(pasts) - past :] for past in pasts]
 
     def _modulation(self, layer: int) -> Modulation:
         if layer in self._modulations:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from codevar.var import VAR, Block
 
 ROWS = 512  # of the last scale, with guidance
-PIECE = 1 << 19  # elements of float32 at once, 2 MiB, to stay in a cache
+PIECE = 1 << 18  # elements of float32 for each thread at once, 1 MiB, to stay in its cache
 
 
 class PackedLinear(nn.Module):
@@ -98,7 +98,7 @@ def attend(
         q_BHLc = q_BHLc * scale
     q_NLc, k_NKc, v_NKc = (x.reshape(B * H, -1, c) for x in (q_BHLc, k_BHKc, v_BHKc))
     out_NLc = torch.empty_like(q_NLc)
-    some = max(1, PIECE // (max(L, c) * k_NKc.shape[1]))  # of scores, and of keys
+    some = fitting(max(L, c) * k_NKc.shape[1])  # of scores, and of keys
     for q, k, v, out in pieces(some, q_NLc, k_NKc, v_NKc, out_NLc):
         with bf16_products():
             scores = q.float() @ k.float().mT
@@ -106,6 +106,11 @@ def attend(
             scores.masked_fill_(~attn_mask, -torch.inf)
         torch.bmm(scores.softmax(dim=-1).to(v.dtype), v, out=out)
     return out_NLc.view(B, H, L, c)
+
+
+def fitting(elements: int) -> int:
+    """Rows of so many float32 elements, at least one, that stay in the threads' caches."""
+    return max(1, int(PIECE * torch.get_num_threads() // elements))
 
 
 def pieces(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

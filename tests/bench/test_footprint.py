@@ -63,28 +63,18 @@ def few_objects():
     gc.unfreeze()
 
 
-def test_a_few_images_are_predicted_as_they_are(drafter, refiner, vqvae):
-    """Which fill none of the parts that a CPU draws them in."""
-    how = stack("modern")
-    used = measured("code", how, drafter, refiner, vqvae, 1)
-    running = (
-        max(predicted("code", how, drafter, refiner, 1).peak_bytes(1)) / MIB - used.kv_cache_mib
-    )
-    assert running == pytest.approx(used.running_mib, rel=0.001)
-
-
 @pytest.mark.parametrize("name", ["published", "modern"])
 @pytest.mark.parametrize(
     ("method", "precision"), [*((method, "float32") for method in PLANS), ("code", "bf16")]
 )
 def test_a_decode_holds_what_its_footprint_says(method, precision, name, drafter, refiner, vqvae):
     how = stack(name, precision)
-    lines = predicted(method, how, drafter, refiner)
+    lines = predicted(method, how, drafter, refiner, PRIME if name == "published" else 3)
     used = measured(method, how, drafter, refiner, vqvae, 3)
     above = [b - used.params_mib for b in used.live_by_scale_mib]
     assert above == pytest.approx([b / MIB for b in lines.live_bytes(3)], abs=0.001)
     running = max(lines.peak_bytes(3)) / MIB - used.kv_cache_mib
-    assert running == pytest.approx(used.running_mib, rel=0.1)
+    assert running == pytest.approx(used.running_mib, rel=0.1 if name == "published" else 0.001)
     assert used.unaccounted_mib == 0
     assert used.accounted
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -43,8 +42,8 @@ def recording(stack, kept):
     """The stack with a cache that notes, by heads and layer, what memory it last gave out."""
 
     class Recording(stack.cache):
-        def append(self, layer, k_BHlc, v_BHlc):
-            k_BHLc, v_BHLc = super().append(layer, k_BHlc, v_BHlc)
+        def append(self, layer, *pass_):
+            k_BHLc, v_BHLc = super().append(layer, *pass_)
             kept[k_BHLc.shape[1], layer] = [
                 StorageWeakRef(x.untyped_storage()) for x in (k_BHLc, v_BHLc)
             ]
@@ -241,14 +240,14 @@ def test_the_seed_decides_the_images(big, small, small_vqvae, more_smooth):
 
 
 @pytest.mark.parametrize("seed", [5, [5, 6, 7]])
-@pytest.mark.parametrize("logits", [1, 1000, 9000])
+@pytest.mark.parametrize("elements", [1, 1000, 9000])
 def test_tokens_are_the_same_in_parts_of_any_size(
-    big, small, small_vqvae, seed, logits, monkeypatch
+    big, small, small_vqvae, seed, elements, monkeypatch
 ):
-    """One token at a time, a few of an image, whole images."""
+    """Layers a row at a time, a few, all; logits of one token, a few of an image, whole images."""
     stack, plan = codevar.stack("modern"), code(big, small, 2)
     whole = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
-    monkeypatch.setattr(sys.modules["codevar.decode"], "LOGITS", logits)
+    monkeypatch.setattr("codevar.packed.PIECE", elements / torch.get_num_threads())
     parts = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
     assert torch.equal(parts.tokens, whole.tokens)
 
