@@ -37,7 +37,7 @@ def edit(
     The other arguments are those of `decode`.  Tokens under the kept part are drawn but have
     no effect.
 
-    Raises ValueError for shapes that do not fit each other, and for images of whole numbers.
+    Raises ValueError for shapes that do not fit each other, and for images not in [0, 1].
     """
     plan = original(plan)
     stack = stack or default_stack(plan)
