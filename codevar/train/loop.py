@@ -234,14 +234,16 @@ class Run:
         self.group.wait()
 
     def _card(self) -> dict[str, Any]:
-        rows = [json.loads(line) for line in (self.out / METRICS).read_text().splitlines()]
+        metrics = self.out / METRICS
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        rows = [json.loads(line) for line in lines]
+        seconds = round(sum(row["seconds"] for row in rows), 1)
         return {
             "recipe": self.config,
             "steps": self.done,
             **({"lengths": self.lengths} if len(self.lengths) > 1 else {}),
             "images": self.done * self.recipe.batch_size,
-            "seconds": round(sum(row["seconds"] for row in rows), 1),
-            "last": rows[-1],
+            **({"seconds": seconds, "last": rows[-1]} if rows else {}),
             "processes": self.group.size,
             "hardware": _hardware(self.group.device),
             **_peak(self.group.device),

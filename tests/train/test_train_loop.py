@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import codevar
 from bench.cli import app
+from codevar.mini.cards import row
 from codevar.mini.classifier import load_classifier
 from codevar.train import checkpoint, loop, parallel
 from codevar.train.progress import Progress
@@ -293,6 +294,23 @@ def test_a_run_that_is_stopped_after_a_checkpoint_has_kept_its_model(folder, tmp
     monkeypatch.undo()
     path = train(values, resume=True)
     assert steps_of(path.with_name("model_50.safetensors")) == 3
+
+
+@pytest.mark.parametrize("lines", [None, "", '{"step": 2, "lo'])
+def test_a_run_that_lost_its_metrics_at_its_last_step_is_finished(folder, tmp_path, lines):
+    values = config(folder, "var", out=str(tmp_path / "o"), steps=2)
+    path = train(values)
+    wanted = load_file(path)
+    path.unlink()
+    path.with_name(loop.METRICS).unlink()
+    if lines is not None:
+        path.with_name(loop.METRICS).write_text(lines)
+    train(values, resume=True)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_file(path).items())
+    card = json.loads(path.with_name(checkpoint.CARD).read_text())
+    assert card["steps"] == 2
+    assert card.keys() & {"seconds", "last"} == set()  # nobody knows
+    assert "| ? | ? |" in row("lost", card)
 
 
 def test_a_run_that_is_stopped_after_its_model_has_its_card(folder, tmp_path, monkeypatch):
