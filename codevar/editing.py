@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from codevar.checks import labels_of
 from codevar.decode import Decoded, default_stack, generate, images_of
 from codevar.noise import Seed
 from codevar.plan import Plan, original
@@ -37,13 +38,14 @@ def edit(
     The other arguments are those of `decode`.  Tokens under the kept part are drawn but have
     no effect.
 
-    Raises ValueError for shapes that do not fit each other, and for images of whole numbers.
+    Raises ValueError for shapes that do not fit each other, images not in [0, 1] and labels that
+    are no classes.
     """
     plan = original(plan)
     stack = stack or default_stack(plan)
-    labels = torch.as_tensor(labels)
-    if len(images) != labels.numel():
-        raise ValueError(f"{len(images)} images but {labels.numel()} labels")
+    labels = labels_of(labels, plan.steps[0].model.config.classes)
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels")
     new_B1hw = mask_of_cells(mask, vqvae)
     if len(new_B1hw) not in (1, len(images)):
         raise ValueError(f"{len(images)} images but {len(new_B1hw)} masks")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from codevar.checks import shown, whole
 from codevar.scales import Scales
 from codevar.var import VAR
 
@@ -24,6 +25,11 @@ class Step:
     model: VAR
     layers: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, VAR):
+            raise ValueError(f"a step's model must be a VAR, not {shown(self.model)}")
+        object.__setattr__(self, "layers", _numbers("layers", self.layers))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -32,6 +38,8 @@ class Plan:
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.steps, tuple) or not all(isinstance(s, Step) for s in self.steps):
+            raise ValueError(f"steps must be a tuple of Step, not {shown(self.steps)}")
         if not self.steps:
             raise ValueError("a plan needs a step for each scale")
         first, *others = self.models
@@ -93,10 +101,7 @@ class Plan:
 
 def original(model: VAR | Plan) -> Plan:
     """VAR as published: all layers at every scale."""
-    if isinstance(model, Plan):
-        return model
-    step = Step(model, tuple(range(model.config.depth)))
-    return Plan((step,) * model.scales.K)
+    return _plan_of("model", model)
 
 
 def code(drafter: VAR | Plan, refiner: VAR | Plan, draft_steps: int) -> Plan:
@@ -104,9 +109,10 @@ def code(drafter: VAR | Plan, refiner: VAR | Plan, draft_steps: int) -> Plan:
 
     With the small model as drafter it is the paper's reversed order (Fig. 3c).
     """
-    drafts, refines = original(drafter), original(refiner)
+    drafts, refines = _plan_of("drafter", drafter), _plan_of("refiner", refiner)
     _must_agree(drafts.models[0], refines.models[0])
     K = drafts.scales.K
+    draft_steps = whole("draft_steps", draft_steps)
     if not 1 <= draft_steps < K:
         raise ValueError(f"draft_steps must be 1..{K - 1}, not {draft_steps}")
     return Plan(drafts.steps[:draft_steps] + refines.steps[draft_steps:])
@@ -115,6 +121,7 @@ def code(drafter: VAR | Plan, refiner: VAR | Plan, draft_steps: int) -> Plan:
 def variant(model: VAR | Plan, depth: int, bridge_scales: int) -> Plan:
     """VARiant: all layers on the bridge scales 1..N, the equidistant subnet after (Eq. 3)."""
     K = original(model).scales.K
+    bridge_scales = whole("bridge_scales", bridge_scales)
     if not 0 <= bridge_scales <= K:
         raise ValueError(f"bridge_scales must be 0..{K}, not {bridge_scales}")
     return subnet(model, depth, range(bridge_scales + 1, K + 1))
@@ -137,9 +144,9 @@ def subnet(model: VAR | Plan, depth: int, scales: Iterable[int]) -> Plan:
 
 def swap_scale(base: VAR | Plan, other: VAR | Plan, scale: int) -> Plan:
     """The base throughout, but one scale by another model (CoDe, Table 4 and Fig. 3a)."""
-    plan, swapped = original(base), original(other)
+    plan, swapped = _plan_of("base", base), _plan_of("other", other)
     _must_agree(plan.models[0], swapped.models[0])
-    (scale,) = _scales([scale], plan.scales.K)
+    (scale,) = _scales([whole("scale", scale)], plan.scales.K)
     steps = list(plan.steps)
     steps[scale - 1] = swapped.steps[scale - 1]
     return Plan(tuple(steps))
@@ -147,9 +154,19 @@ def swap_scale(base: VAR | Plan, other: VAR | Plan, scale: int) -> Plan:
 
 def equidistant(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
     """`depth` of the layers, evenly spread, first and last among them (VARiant, Eq. 2)."""
+    depth = whole("subnet depth", depth)
     if not 2 <= depth <= len(layers):
         raise ValueError(f"subnet depth must be 2..{len(layers)}, not {depth}")
     return tuple(layers[i * (len(layers) - 1) // (depth - 1)] for i in range(depth))
+
+
+def _plan_of(name: str, model: VAR | Plan) -> Plan:
+    if isinstance(model, Plan):
+        return model
+    if not isinstance(model, VAR):
+        raise ValueError(f"{name} must be a VAR or a plan, not {shown(model)}")
+    step = Step(model, tuple(range(model.config.depth)))
+    return Plan((step,) * model.scales.K)
 
 
 def _must_agree(one: VAR, other: VAR) -> None:
@@ -162,8 +179,16 @@ def _must_agree(one: VAR, other: VAR) -> None:
 
 
 def _scales(scales: Iterable[int], K: int) -> tuple[int, ...]:
-    chosen = tuple(scales)
+    chosen = _numbers("scales", scales)
     for k in chosen:
         if not 1 <= k <= K:
             raise ValueError(f"scale must be 1..{K}, not {k}")
     return chosen
+
+
+def _numbers(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    try:
+        numbers = tuple(values)
+    except TypeError:
+        raise ValueError(f"{name} must be a list of whole numbers, not {shown(values)}") from None
+    return tuple(whole(f"each of the {name}", number) for number in numbers)

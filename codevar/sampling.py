@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 import torch
 
+from codevar.checks import shown
 from codevar.noise import Noise, exponentials
 from codevar.scales import Scales
 
@@ -40,16 +42,20 @@ class Sampling:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Sequence):
+            if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, field.name, tuple(value))
         self._check("cfg", "at least 0", lambda t: 0 <= t < math.inf)
         self._check("top_k", "a whole number, 0 or more", lambda k: k >= 0 and k % 1 == 0)
         self._check("top_p", "between 0 and 1", lambda p: 0 <= p <= 1)
         self._check("temperature", "above 0", lambda t: 0 < t < math.inf)
+        if not isinstance(self.more_smooth, bool):
+            raise ValueError(f"more_smooth must be True or False, not {shown(self.more_smooth)}")
 
     def _check(self, name, wanted, holds) -> None:
         value = getattr(self, name)
         for v in value if isinstance(value, tuple) else (value,):
+            if not isinstance(v, Real):
+                raise ValueError(f"{name} must be a number or a list of them, not {shown(value)}")
             if not holds(v):
                 raise ValueError(f"{name} must be {wanted}, not {v}")
 

@@ -23,6 +23,7 @@ from codevar.shapes import Shapes, count, size
 # Which phi serves which of ten scales.  The published arithmetic (nearest of four ticks) ties
 # at scales 2 and 7 and float rounding decided, so the result is kept.
 _PHI_OF_TEN_SCALES = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+ROUNDING = 1 / 255  # how far images may be out of [0, 1]
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class VQVAE(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """(B, Z, h, w) float32 continuous feature map of images (B, 3, H, W) in [0, 1].
 
-        Raises ValueError if their size does not give h = w = p_K, or if they are whole numbers.
+        Raises ValueError if their size does not give h = w = p_K, if they are whole numbers, or
+        out of range by more than rounding is.
         """
         if not images.is_floating_point():
             raise ValueError(f"images must be float in [0, 1], not {images.dtype}")
@@ -123,6 +125,10 @@ class VQVAE(nn.Module):
                 f"images must be (B, 3, {side}, {side}) for patch sizes "
                 f"{self.scales.patch_sizes}, not {tuple(images.shape)}"
             )
+        # It waits for a GPU, but no decode comes by here.
+        if not ((images >= -ROUNDING) & (images <= 1 + ROUNDING)).all():
+            low, high = (bound.item() for bound in images.aminmax())
+            raise ValueError(f"images must be in [0, 1], not [{low:.4g}, {high:.4g}]")
         return self.quant_conv(self.encoder(images.to(self.dtype) * 2 - 1)).float()
 
     @torch.no_grad()

@@ -29,13 +29,15 @@ def table() -> str:
 
 
 def row(name: str, card: dict[str, Any]) -> str:
-    end = f"loss {card['last']['loss']:.3f}"
+    last = card.get("last", {})  # a training that lost its metrics has none
+    end = f"loss {last['loss']:.3f}" if last else "?"
     for key, (what, form) in MEASURES.items():
-        if key in card["last"]:
-            end = f"{what} {form.format(card['last'][key])}"
+        if key in last:
+            end = f"{what} {form.format(last[key])}"
+    minutes = f"{card['seconds'] / 60:.0f}" if last else "?"
     steps = f"{card['steps']} x {card['recipe']['batch_size']}"
     figures = [f"{card['params'] / 1e6:.2f}M", f"{card['bytes'] / 1e6:.1f}", steps]
-    figures += [f"{card['images']:,}", f"{card['seconds'] / 60:.0f}", end, card["commit"]]
+    figures += [f"{card['images']:,}", minutes, end, card["commit"]]
     return f"| `{name}` | `{card['recipe']['recipe']}` | {' | '.join(figures)} |"
 
 

@@ -14,6 +14,7 @@ Shapes: B images, H = W = side, u v coordinates in which the shape has radius ab
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -205,9 +206,21 @@ def picture(columns: int = 12) -> torch.Tensor:
     return torch.cat(rows, dim=1)
 
 
-if __name__ == "__main__":  # python -m codevar.mini.world docs/pictures/mini-world.png
-    import sys
-
+def main(arguments: list[str]) -> int:
+    """Writes the picture; gives the exit code."""
     from torchvision.utils import save_image
 
-    save_image(picture(), sys.argv[1])
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m codevar.mini.world FILE.png", file=sys.stderr)
+        return 2
+    try:
+        save_image(picture(), arguments[0])
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        print(f"{arguments[0]}: the picture cannot be written ({reason})", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":  # python -m codevar.mini.world docs/pictures/mini-world.png
+    sys.exit(main(sys.argv[1:]))

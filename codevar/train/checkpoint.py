@@ -138,13 +138,14 @@ def export(
         ) from None
 
 
-def steps_of_model(folder: Path) -> int | None:
-    """After how many steps the finished model was written, by its own card; None if there is
-    none, or none that can be read: it is then written again."""
+def card(folder: Path) -> dict[str, Any] | None:
+    """The finished model's own card, which has its recipe and steps; None if there is no model,
+    or none that can be read."""
     try:
         with safe_open(folder / MODEL, "pt") as file:
-            return json.loads((file.metadata() or {})["card"])["steps"]
-    except (OSError, SafetensorError, KeyError, ValueError):
+            found = json.loads((file.metadata() or {})["card"])
+            return found if {"recipe", "steps"} <= found.keys() else None
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
         return None
 
 

@@ -40,15 +40,20 @@ def train(
 ) -> Path:
     """Trains by a recipe and leaves the model in `out`; gives its path.
 
-    resume: goes on from the folder's checkpoint, if it has one.  A run that is killed at any
-    moment and resumed ends with the weights of one that was not, bit for bit on one CPU.
+    resume: goes on from the folder's checkpoint, if it has one, and leaves a finished model as it
+    is.  A run that is killed at any moment and resumed ends with the weights of one that was not,
+    bit for bit on one CPU.
     Raises TrainError for what stops it; the last good checkpoint is then intact.
     """
     group = parallel.join(device)
+    progress = (progress or Progress()) if group.first else Progress(quiet=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0) if group.first else nullcontext():
-            return Run(recipe, out, group, resume, progress or Progress()).go()
+            if _left_finished(recipe, out, resume):
+                progress.say(f"{recipe.recipe}: finished before")
+                return out / checkpoint.MODEL
+            return Run(recipe, out, group, resume, progress).go()
     except Timeout:
         raise TrainError(f"{out}: another run is training there") from None
     except torch.OutOfMemoryError:
@@ -63,8 +68,7 @@ class Run:
     def __init__(
         self, recipe: Recipe, out: Path, group: Group, resume: bool, progress: Progress
     ) -> None:
-        self.recipe, self.out, self.group = recipe, out, group
-        self.progress = progress if group.first else Progress(quiet=True)
+        self.recipe, self.out, self.group, self.progress = recipe, out, group, progress
         self.config = recipe.model_dump(mode="json", by_alias=True)
         before = checkpoint.about(out)
         if before and not resume:
@@ -108,9 +112,10 @@ class Run:
 
     def go(self) -> Path:
         metrics, model = self.out / METRICS, self.out / checkpoint.MODEL
-        finished = self.done == self.steps == checkpoint.steps_of_model(self.out)
+        written = checkpoint.card(self.out)
         self.group.wait()  # all have looked before one writes
-        if finished:
+        if written and written["steps"] == self.done == self.steps:
+            self.progress.say(f"{self.recipe.recipe}: finished before")
             return model
         if self.group.first:
             _forget_after(metrics, self.done)
@@ -229,20 +234,47 @@ class Run:
         self.group.wait()
 
     def _card(self) -> dict[str, Any]:
-        rows = [json.loads(line) for line in (self.out / METRICS).read_text().splitlines()]
+        metrics = self.out / METRICS
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        rows = [json.loads(line) for line in lines]
+        seconds = round(sum(row["seconds"] for row in rows), 1)
         return {
             "recipe": self.config,
             "steps": self.done,
             **({"lengths": self.lengths} if len(self.lengths) > 1 else {}),
             "images": self.done * self.recipe.batch_size,
-            "seconds": round(sum(row["seconds"] for row in rows), 1),
-            "last": rows[-1],
+            **({"seconds": seconds, "last": rows[-1]} if rows else {}),
             "processes": self.group.size,
             "hardware": _hardware(self.group.device),
             **_peak(self.group.device),
             "torch": torch.__version__,
             "commit": _commit(),
         }
+
+
+def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
+    """Whether the folder has the recipe's finished model without a checkpoint to go on from.
+
+    Raises TrainError before a model is written over unasked.
+    """
+    model = out / checkpoint.MODEL
+    if not model.exists() or checkpoint.about(out) is not None:
+        return False
+    if not resume:
+        raise TrainError(
+            f"{out} has a finished model: --resume leaves it as it is; to train anew delete "
+            f"{model} or choose another --out"
+        )
+    card, now = checkpoint.card(out), recipe.model_dump(mode="json", by_alias=True)
+    if card is None:
+        raise TrainError(f"{model}: damaged, or of no training; choose another --out")
+    _check_same(out, card["recipe"], now)
+    if any(card["recipe"].get(length) != now[length] for length in ("steps", "epochs")):
+        raise TrainError(
+            f"{model} is of {card['steps']} steps, without the checkpoint that another length "
+            "would go on from; choose another --out"
+        )
+    return True
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

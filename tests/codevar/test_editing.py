@@ -117,6 +117,10 @@ def test_another_class_changes_the_edit(plan, small_vqvae):
         ({"images": torch.rand(2, 3, 16, 16)}, "(B, 3, 8, 8)"),
         ({"images": torch.rand(3, 8, 8), "labels": [1, 2, 3]}, "(B, 3, 8, 8)"),
         ({"labels": torch.tensor(3)}, "labels"),
+        ({"labels": ["heart", "disc"]}, "labels must be a list of classes 0..9, not ['heart'"),
+        ({"labels": None}, "labels must be a list of classes 0..9, not None"),
+        ({"labels": [True, False]}, "labels must be a list of classes 0..9, not [True, False]"),
+        ({"labels": [3, 10**30]}, "labels must be a list of classes 0..9, not [3, 1000"),
         ({"images": torch.ones(2, 3, 8, 8, dtype=torch.uint8)}, "[0, 1], not torch.uint8"),
     ],
 )

@@ -12,7 +12,7 @@ import tiny
 import torch
 
 import codevar
-from codevar import Sampling
+from codevar import Sampling, VARConfig
 from codevar.plan import (
     Plan,
     Step,
@@ -261,6 +261,44 @@ def test_scales_outside_the_pyramid_are_refused(d30, d16, k):
         swap_scale(d30, d16, scale=k)
     with tiny.refused("scale", "1..10", str(k)):
         subnet(d30, depth=2, scales=[3, k])
+
+
+@pytest.mark.parametrize("wrong", [None, "var_d16", 16, VARConfig(depth=2), "a vqvae"])
+def test_what_is_no_model_is_refused_by_the_name_of_its_argument(small_vqvae, d30, wrong):
+    wrong = small_vqvae if wrong == "a vqvae" else wrong
+    for name, plan in {
+        "model": lambda: original(wrong),
+        "drafter": lambda: code(wrong, d30, draft_steps=2),
+        "refiner": lambda: code(d30, wrong, draft_steps=2),
+        "base": lambda: swap_scale(wrong, d30, scale=4),
+        "other": lambda: swap_scale(d30, wrong, scale=4),
+        "a step's model": lambda: Step(wrong, (0,)),
+        "steps": lambda: Plan((wrong,) * 10),
+    }.items():
+        with tiny.refused(name, "not "):
+            plan()
+
+
+@pytest.mark.parametrize("wrong", [7.5, 7.0, "7", None, [[7], [8]], torch.ones(3, 2)])
+def test_what_is_no_whole_number_is_refused_by_the_name_of_its_argument(d30, d16, wrong):
+    for name, plan in {
+        "draft_steps": lambda: code(d30, d16, draft_steps=wrong),
+        "depth": lambda: variant(d30, depth=wrong, bridge_scales=6),
+        "bridge_scales": lambda: variant(d30, depth=2, bridge_scales=wrong),
+        "scale": lambda: swap_scale(d30, d16, scale=wrong),
+        "each of the scales": lambda: subnet(d30, depth=2, scales=[wrong]),
+        "scales": lambda: subnet(d30, depth=2, scales=wrong),
+        "layers": lambda: Step(d30, wrong),
+    }.items():
+        with tiny.refused(name, "whole number", "not "):
+            plan()
+
+
+def test_whole_numbers_are_those_of_numpy_and_torch_too(d30, d16):
+    assert code(d30, d16, draft_steps=np.int64(6)) == code(d30, d16, draft_steps=torch.tensor(6))
+    wanted = subnet(d30, depth=2, scales=[7, 8])
+    assert subnet(d30, depth=2, scales=np.array([7, 8])) == wanted
+    assert subnet(d30, depth=2, scales=torch.tensor([7, 8])) == wanted
 
 
 DISAGREEING = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -201,3 +202,17 @@ def test_impossible_values_are_refused(name, value, wanted):
     for given in (value, [1, value]):
         with tiny.refused(name, wanted, str(value)):
             Sampling(**{name: given})
+
+
+@pytest.mark.parametrize("name", ["cfg", "top_k", "top_p", "temperature", "more_smooth"])
+@pytest.mark.parametrize(
+    "value", [np.ones(10), torch.ones(10), torch.tensor(1.0), "1", None, [None], [[1, 1]], 1j]
+)
+def test_what_is_no_number_is_refused(name, value):
+    wanted = "True or False" if name == "more_smooth" else "a number or a list of them"
+    with tiny.refused(name, wanted, "not "):
+        Sampling(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Sampling(cfg=np.float32(2), top_k=np.int64(5)) == Sampling(cfg=2.0, top_k=5)

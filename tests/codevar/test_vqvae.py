@@ -97,6 +97,32 @@ def test_images_of_whole_numbers_are_refused(small_vqvae):
         small_vqvae.encode(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize(
+    ("scaled", "said"),
+    [
+        (lambda images: images * 255, "not [0, 255]"),
+        (lambda images: images * 2 - 1, "not [-1, 1]"),
+        (lambda images: images * 1.1, "not [0, 1.1]"),
+        (lambda images: images * torch.nan, "not [nan, nan]"),
+    ],
+)
+def test_images_out_of_range_are_refused(small_vqvae, scaled, said):
+    images = tiny.images()
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    with tiny.refused("images must be in [0, 1]", said):
+        small_vqvae.encode(scaled(images))
+    with tiny.refused("images must be in [0, 1]", said):
+        codevar.edit(tiny.var(), small_vqvae, scaled(images), [3, 7], torch.ones(8, 8))
+
+
+def test_images_may_be_out_of_range_by_rounding(small_vqvae):
+    images = tiny.images()
+    images[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    wanted = small_vqvae.encode(images)
+    for rounded in (images * 1.000001, images - 1e-6):
+        assert torch.equal(small_vqvae.encode(rounded), wanted)
+
+
 @pytest.mark.parametrize("shape", [(2, 29), (2, 31), (30,), (2, 1, 30)])
 def test_tokens_that_do_not_fill_the_scales_are_refused(small_vqvae, shape):
     with tiny.refused("(B, 30)", str(shape)):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torchvision.io import read_image
 
-from codevar.mini.world import CLASSES, World, picture
+from codevar.mini.world import CLASSES, World, main, picture
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -68,3 +69,27 @@ def test_every_class_has_its_own_silhouette():
 def test_the_picture_of_the_docs_is_this_world():
     shown = read_image(str(DOCS / "pictures" / "mini-world.png")) / 255
     assert (shown - picture()).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "usage: "),
+        (["a.png", "b.png"], "usage: "),
+        (["--help"], "usage: "),
+        (["nowhere/a.png"], "nowhere/a.png: the picture cannot be written (No such file"),
+        (["a.nonsense"], "unknown file extension"),
+        (["."], "unknown file extension"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_picture_is_written(tmp_path):
+    assert main([str(tmp_path / "world.png")]) == 0
+    assert (read_image(str(tmp_path / "world.png")) / 255 - picture()).abs().max() < 0.01

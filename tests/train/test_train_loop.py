@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import codevar
 from bench.cli import app
+from codevar.mini.cards import row
 from codevar.mini.classifier import load_classifier
 from codevar.train import checkpoint, loop, parallel
 from codevar.train.progress import Progress
@@ -295,6 +296,23 @@ def test_a_run_that_is_stopped_after_a_checkpoint_has_kept_its_model(folder, tmp
     assert steps_of(path.with_name("model_50.safetensors")) == 3
 
 
+@pytest.mark.parametrize("lines", [None, "", '{"step": 2, "lo'])
+def test_a_run_that_lost_its_metrics_at_its_last_step_is_finished(folder, tmp_path, lines):
+    values = config(folder, "var", out=str(tmp_path / "o"), steps=2)
+    path = train(values)
+    wanted = load_file(path)
+    path.unlink()
+    path.with_name(loop.METRICS).unlink()
+    if lines is not None:
+        path.with_name(loop.METRICS).write_text(lines)
+    train(values, resume=True)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_file(path).items())
+    card = json.loads(path.with_name(checkpoint.CARD).read_text())
+    assert card["steps"] == 2
+    assert card.keys() & {"seconds", "last"} == set()  # nobody knows
+    assert "| ? | ? |" in row("lost", card)
+
+
 def test_a_run_that_is_stopped_after_its_model_has_its_card(folder, tmp_path, monkeypatch):
     values = config(folder, "var", out=str(tmp_path / "o"))
     stopped_after(
@@ -398,6 +416,50 @@ def test_a_finished_run_is_left_as_it_is(folder, tmp_path):
     before = path.stat().st_mtime_ns
     assert train(values, resume=True) == path
     assert path.stat().st_mtime_ns == before
+
+
+def test_a_finished_model_without_its_checkpoint_is_not_overwritten(folder, tmp_path):
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    path = train(values)
+    path.with_name(checkpoint.FILE).unlink()
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    with refused("has a finished model", f"to train anew delete {path}"):
+        train(values)
+    with refused("begun with batch_size = 8, not 16"):
+        train(values | {"batch_size": 16}, resume=True)
+    with refused("of 6 steps", "choose another --out"):
+        train(values | {"steps": 8}, resume=True)
+    assert train(values, resume=True) == path
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+    path.write_bytes(b"no model")
+    with refused("damaged, or of no training", "choose another --out"):
+        train(values, resume=True)
+    path.unlink()
+    assert train(values) == path
+
+
+def test_all_goes_on_past_a_model_that_is_finished(folder, tmp_path):
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    for n in (1, 2):
+        values = config(folder, "var", out=str(tmp_path / f"o{n}"), steps=2)
+        (configs / f"{n}.toml").write_text(toml(values))
+    command = ["train", "all", "--config", str(configs), "--device", "cpu"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    first, second = (tmp_path / f"o{n}" for n in (1, 2))
+    (first / checkpoint.FILE).unlink()
+    (second / checkpoint.MODEL).unlink()
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert str(first / checkpoint.MODEL) in line
+    done = CliRunner().invoke(app, [*command, "--resume"])
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[:2] == [
+        "var: finished before",
+        f"model: {first}/model.safetensors",
+    ]
+    assert (second / checkpoint.MODEL).exists()
 
 
 def test_lists_make_a_run_each_and_lines_tell_how_far_it_is(folder, tmp_path):

@@ -1,0 +1,37 @@
+"""What is said of an argument that is of the wrong kind: one line that names it."""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+
+import torch
+
+
+def whole(name: str, value: object) -> int:
+    """The number, of whatever type whole numbers come in.  Raises ValueError for what is none."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {shown(value)}") from None
+
+
+def labels_of(labels: object, classes: int) -> torch.Tensor:
+    """(B,) int64 of a list of classes.  Raises ValueError for what is none."""
+    try:
+        labels_B = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        labels_B = torch.empty(0)
+    kind = labels_B.dtype
+    whole_numbers = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+    if labels_B.ndim != 1 or len(labels_B) == 0 or not whole_numbers:
+        raise ValueError(f"labels must be a list of classes 0..{classes - 1}, not {shown(labels)}")
+    labels_B = labels_B.long()
+    if labels_B.min() < 0 or labels_B.max() >= classes:
+        raise ValueError(f"labels must be 0..{classes - 1}, not {labels_B.tolist()}")
+    return labels_B
+
+
+def shown(value: object) -> str:
+    """Its repr, cut to fit into a line: that of a model or a tensor has many."""
+    return " ".join(reprlib.repr(value).split())
