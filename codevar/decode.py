@@ -21,8 +21,9 @@ import torch.nn.functional as F
 
 from codevar import graphs
 from codevar.cache import Cache, GrowingCache, Part, StaticCache
+from codevar.checks import labels_of, shown
 from codevar.noise import Noise, Seed, by_images, noise_of
-from codevar.packed import fitting
+from codevar.packed import PackedLinear, fitting
 from codevar.plan import Plan, original
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published, smooth_codes
 from codevar.stacks import PRECISIONS, Stack
@@ -44,7 +45,7 @@ class Generated:
     """What the transformers made, before the VQVAE.
 
     tokens: (B, L) of all scales.
-    f_hat: (B, Z, h, w) the feature map.
+    f_hat: (B, Z, h, w) the feature map; NaN if the models gave anything that is not finite.
     kv_cache_bytes: K numbers, held in caches while scale k was predicted.
     """
 
@@ -76,7 +77,8 @@ def decode(
     not on the batch (beyond rounding: see `docs/quality.md`).  stack: `modern` in the models'
     precision by default.
 
-    Raises ValueError for labels, models or settings that do not fit each other.
+    Raises ValueError for labels, models or settings that do not fit each other, FloatingPointError
+    if the models give anything that is not finite.
     """
     plan = original(plan)
     stack = stack or default_stack(plan)
@@ -85,9 +87,17 @@ def decode(
 
 
 def images_of(made: Generated, vqvae: VQVAE, stack: Stack) -> torch.Tensor:
-    """(B, 3, H, W) images in [0, 1]."""
+    """(B, 3, H, W) images in [0, 1].
+
+    Raises FloatingPointError if the models gave anything that is not finite.
+    """
     with stack.running(made.f_hat.device):
-        return vqvae.decode_features(made.f_hat)
+        images = vqvae.decode_features(made.f_hat)
+    if not made.f_hat.isfinite().all():
+        raise FloatingPointError(
+            f"the models gave NaN or infinity: damaged weights, or too large for {stack.precision}"
+        )
+    return images
 
 
 def default_stack(plan: Plan) -> Stack:
@@ -164,6 +174,7 @@ def scale_by_scale(
         codes_BlZ = quantizer.codes(tokens_Bl)
         if sampling.more_smooth:
             codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
+        codes_BlZ = codes_BlZ + reader.zero_or_nan
         kv_cache_bytes.append(sum(r.cache_bytes for r in readers.values()))
         if k == plan.last_scale_of(step.model):
             del readers[step.model], reader
@@ -205,6 +216,8 @@ class Reader:
     """One model during one decode: its condition, what it has read, its cache.
 
     cache_bytes: held by the cache during the last pass.
+    zero_or_nan: NaN if anything that the last pass gave is not finite.  Tokens do not show it: the
+        best of no numbers is a token like any other.
     """
 
     def __init__(self, model: VAR, plan: Plan, labels_2B: torch.Tensor, stack: Stack) -> None:
@@ -216,6 +229,7 @@ class Reader:
             plan.tokens_read_again(model), stack.precision
         )
         self.cache_bytes = 0
+        self.zero_or_nan: torch.Tensor
         self.cond_BC = model.class_emb(labels_2B)
         self.positions_1LC = model.positions().float()
         with stack.running(self.cond_BC.device):
@@ -252,7 +266,9 @@ class Reader:
             if k == self.last_scale and not self.stack.as_published:
                 del self.cache
             self._hold(*self._held, x_BnC)
-            return self.model.features(x_BnC[:, -self.model.scales.tokens[k] :], self.cond_BC)
+            h_2BlC = self.model.features(x_BnC[:, -self.model.scales.tokens[k] :], self.cond_BC)
+            self.zero_or_nan = 0 * h_2BlC.sum(dtype=torch.float32)
+            return h_2BlC
 
     def _through(
         self,
@@ -260,11 +276,13 @@ class Reader:
         x_BnC: torch.Tensor,
         masks: Sequence[torch.Tensor | None],
         cache: Cache,
-        rows: slice = slice(None),
+        rows: slice | None = None,
     ) -> torch.Tensor:
-        """x, these rows of the batch, through the layers."""
+        """x through the layers.  rows: of the batch, which x is; None for all."""
         for layer, mask in zip(layers, masks, strict=True):
-            modulation = [m[rows] for m in self._modulation(layer)]
+            modulation = self._modulation(layer)
+            if rows:
+                modulation = [m[rows] for m in modulation]
             x_BnC = self.model.blocks[layer](x_BnC, modulation, mask, cache, layer)
         return x_BnC
 
@@ -309,16 +327,11 @@ def guidance_labels(
     plan: Plan, vqvae: VQVAE, labels: torch.Tensor | Sequence[int], stack: Stack
 ) -> torch.Tensor:
     """(2B,) the labels, then as many "no class"; everything the loop relies on is checked."""
+    if not isinstance(stack, Stack):
+        raise ValueError(f"stack must be one that codevar.stack makes, not {shown(stack)}")
     model = plan.steps[0].model
     classes = model.config.classes
-    labels_B = torch.as_tensor(labels)
-    if labels_B.is_floating_point():
-        raise ValueError(f"labels must be whole numbers, not {labels_B.tolist()}")
-    labels_B = labels_B.long()
-    if labels_B.ndim != 1 or len(labels_B) == 0:
-        raise ValueError(f"labels must be a list of classes, not of shape {list(labels_B.shape)}")
-    if labels_B.min() < 0 or labels_B.max() >= classes:
-        raise ValueError(f"labels must be 0..{classes - 1}, not {labels_B.tolist()}")
+    labels_B = labels_of(labels, classes)
     for name in ("patch_sizes", "vocab", "channels"):
         ours, theirs = getattr(model.config, name), getattr(vqvae.config, name)
         if ours != theirs:
@@ -327,6 +340,10 @@ def guidance_labels(
         if model.dtype != stack.weights:
             raise ValueError(
                 f"the {stack.name} stack needs weights in {stack.weights}, not {model.dtype}"
+            )
+        if isinstance(model.head, PackedLinear) and not stack.packs:
+            raise ValueError(
+                f"the {stack.name} stack needs a model as loaded, not prepared for another stack"
             )
         if model.device != vqvae.device:
             raise ValueError(f"the VAR is on {model.device}, the VQVAE on {vqvae.device}")

@@ -84,8 +84,15 @@ class VARConfig:
         if patch_sizes is None:
             known = [PATCH_SIZES_256, PATCH_SIZES_512]
             patch_sizes = next((p for p in known if tokens == Scales(p).L), None)
-        if patch_sizes is None or tokens != Scales(patch_sizes).L:
-            raise ValueError(f"pos_1LC has {tokens} tokens, patch sizes {patch_sizes}")
+            if patch_sizes is None:
+                raise ValueError(
+                    f"pos_1LC has {tokens} tokens, as no known pyramid; give patch_sizes=(1, ...)"
+                )
+        if tokens != Scales(patch_sizes).L:
+            raise ValueError(
+                f"pos_1LC has {tokens} tokens, but patch_sizes {patch_sizes} make "
+                f"{Scales(patch_sizes).L}"
+            )
         l2_norm = "blocks.0.attn.scale_mul_1H11" in shapes
         return cls(
             depth=depth,

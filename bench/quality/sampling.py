@@ -108,8 +108,12 @@ def tokens_of(
 
 def pixels(loaded: Loaded, made: Generated) -> torch.Tensor:
     """(B, H, W, 3) uint8."""
+    try:
+        images_BCHW = images_of(made, loaded.vqvae, loaded.how)
+    except FloatingPointError as e:
+        raise UsageError(f"{loaded.case.label}: {e}") from None
     # Cut off, not rounded, as the published sampling of VAR and CoDe does.
-    images_BCHW = images_of(made, loaded.vqvae, loaded.how).mul_(255).to(torch.uint8)
+    images_BCHW = images_BCHW.mul_(255).to(torch.uint8)
     return images_BCHW.permute(0, 2, 3, 1).contiguous()
 
 

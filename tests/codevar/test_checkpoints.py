@@ -381,9 +381,12 @@ def test_what_is_no_tensor_is_named(weights, save):
         load(source)
 
 
-@pytest.mark.parametrize("patch_sizes", [(1, 2, 3, 5), None])
-def test_patch_sizes_that_do_not_give_the_tokens_are_refused(weights, patch_sizes):
-    with tiny.refused("pos_1LC", "30", str(patch_sizes), error=CheckpointError):
+@pytest.mark.parametrize(
+    ("patch_sizes", "said"),
+    [((1, 2, 3, 5), "(1, 2, 3, 5) make 39"), (None, "no known pyramid; give patch_sizes=")],
+)
+def test_patch_sizes_that_do_not_give_the_tokens_are_refused(weights, patch_sizes, said):
+    with tiny.refused("pos_1LC has 30 tokens", said, error=CheckpointError):
         codevar.load_var(weights, device="cpu", patch_sizes=patch_sizes)
 
 

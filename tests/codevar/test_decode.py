@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import codevar
 from codevar import Sampling, Scales
 from codevar.decode import generate
+from codevar.packed import can_pack
 from codevar.plan import Plan, Step, code, original, subnet, swap_scale, variant
+from codevar.stacks import STACKS
 
 GREEDY = Sampling(cfg=1.5, top_k=1, top_p=0)
 LABELS = [3, 7]
@@ -263,6 +265,18 @@ def test_the_global_generator_is_left_alone(big, small_vqvae):
 # What is refused
 
 
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(more_smooth=True)])
+def test_images_of_models_gone_wrong_are_refused(small_vqvae, value, stack, sampling):
+    """By a refiner at its last scale, after all else went well."""
+    drafter, refiner = tiny.var(depth=2), tiny.var(depth=2, seed=1)
+    refiner.blocks[1].ffn.fc2.weight.data[5] = value
+    plan = code(drafter, refiner, 3)
+    with pytest.raises(FloatingPointError, match=r"NaN or infinity: .* torch\.float32"):
+        codevar.decode(plan, small_vqvae, LABELS, sampling, stack=codevar.stack(stack))
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
@@ -273,6 +287,14 @@ def test_the_global_generator_is_left_alone(big, small_vqvae):
         ([[1, 2]], "labels"),
         (3, "labels"),
         ([1.7], "labels"),
+        ("heart", "a list of classes 0..9, not 'heart'"),
+        (["heart"], "a list of classes 0..9, not ['heart']"),
+        (None, "a list of classes 0..9, not None"),
+        ([None], "a list of classes 0..9, not [None]"),
+        ([[1], [2, 3]], "a list of classes 0..9, not [[1], [2, 3]]"),
+        ([True, False], "a list of classes 0..9, not [True, False]"),
+        ([10**30], "a list of classes 0..9, not [1000"),
+        (torch.tensor([1j]), "a list of classes 0..9, not tensor"),
     ],
 )
 def test_labels_are_refused(big, small_vqvae, labels, said):
@@ -302,6 +324,20 @@ def test_a_stack_refuses_weights_of_another_precision(small_vqvae, stack, precis
     plan = code(tiny.var(dtype=made.weights), tiny.var(dtype=weights), 2)
     with tiny.refused(stack, str(made.weights), str(weights)):
         codevar.decode(plan, small_vqvae, LABELS, stack=made)
+
+
+@pytest.mark.parametrize("stack", ["modern", codevar.stack])
+def test_what_is_no_stack_is_refused(big, small_vqvae, stack):
+    with tiny.refused("stack must be one that codevar.stack makes, not "):
+        codevar.decode(big, small_vqvae, LABELS, stack=stack)
+
+
+@pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN in this torch")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_published_refuses_a_model_that_was_prepared_for_modern(small_vqvae, precision):
+    packed = codevar.stack("modern").prepare(tiny.var())
+    with tiny.refused("the published stack", "prepared for another stack"):
+        codevar.decode(packed, small_vqvae, LABELS, stack=codevar.stack("published", precision))
 
 
 @pytest.mark.parametrize(

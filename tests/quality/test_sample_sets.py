@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import json
@@ -13,6 +14,7 @@ import socket
 import threading
 import time
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -327,6 +329,19 @@ def test_a_folder_with_other_samples_is_refused(tmp_path, changes, said):
     with refused(str(tmp_path), "holds a sample set", "--resume"):
         sample(tmp_path)
     assert (tmp_path / "samples.json").read_text() == before
+
+
+def test_a_model_gone_wrong_is_one_line(tmp_path, monkeypatch):
+    def broken(case, download):
+        loaded = tiny_loaded(case, download)
+        weights = copy.deepcopy(loaded.plan.models[0])
+        weights.blocks[0].ffn.fc2.bias.data[3] = torch.nan
+        return replace(loaded, plan=case.plan(weights))
+
+    monkeypatch.setattr(sampling.Loaded, "of", broken)
+    with refused("VAR-d2: the models gave NaN or infinity"):
+        sample(tmp_path)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 @pytest.mark.parametrize("finished", [True, False])
