@@ -32,6 +32,8 @@ from codevar.transfer import send
 from codevar.var import VAR, Modulation
 from codevar.vqvae import VQVAE, Quantizer
 
+TOKENS = 1024  # at least, that products with large weights are to have at a time
+
 #: Called with 0 before the first scale and with k after scale k = 1..K.
 OnScale = Callable[[int], None]
 #: (f_hat, h, k from 0) -> f_hat with the feature map h of scale k added.
@@ -257,7 +259,8 @@ class Reader:
             masks = self._masks(first, k, layers)
             if isinstance(self.cache, StaticCache) and not x_BnC.is_cuda:
                 # In place, as many rows at a time as stay in a CPU's cache between operations.
-                for rows in slices(len(x_BnC), fitting(x_BnC[0].numel())):
+                some = max(fitting(x_BnC[0].numel()), TOKENS // x_BnC.shape[1])
+                for rows in slices(len(x_BnC), some):
                     part = Part(self.cache, rows, of=len(x_BnC))
                     x_BnC[rows] = self._through(layers, x_BnC[rows], masks, part, rows)
             else:
