@@ -27,7 +27,7 @@ from matplotlib.transforms import Bbox
 from bench import frames
 from bench.cases import Case, UsageError, trained_as, weights_name
 from bench.frames import Run
-from bench.machine import BUSY_CORES
+from bench.machine import BUSY_CORES, commit_of
 from codevar.stacks import STACKS
 
 Row = dict[str, Any]  # `frames.frame`'s, without empty cells; with `case` and `name`
@@ -205,11 +205,10 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
         else ["predicted from shapes (nothing was measured)"]
     )
     if any("latency_s" in row for row in rows):
-        changed = " + changes" if env.get("dirty") else ""
         settings = [
             f"measured on {env['gpus'][0]['name'] if env['gpus'] else env['cpu']}",
             f"torch {env['packages'].get('torch', 'unknown')}",
-            f"commit {(env.get('commit') or 'unknown')[:9]}{changed}",
+            f"commit {commit_of(env)}",
         ]
     batches, stacks = distinct(rows, "batch_size"), stacks_of(rows)
     settings += [f"batch {batches[0]}"] if len(batches) == 1 else []
