@@ -154,7 +154,7 @@ def run(
     changes: Changes = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="skip what --out has finished")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="only what --out lacks, or what failed")] = False,
     paired: Annotated[
         bool, typer.Option("--paired", help="each case also in turn with its baseline: A B B A")
     ] = False,
@@ -202,9 +202,11 @@ def run(
             raise UsageError("--trace and --snapshot are of one case on one machine; no --cluster")
         place = str(out or RESULTS / "{machine}" / f"{Path(experiment_).stem}-{now}")
         folders = many.run(experiment_, changes, cluster, on, place, console, resume, download)
-        printing.show(tables.measured(*map(frames.load, folders)), Format.rich)
+        measured = list(map(frames.load, folders))
+        printing.show(tables.measured(*measured), Format.rich)
         for path in folders:
             console.print(f"records: {path / records.FILE}", soft_wrap=True, highlight=False)
+        check_measured(*measured)
         return
     if on is not None:
         raise UsageError("--on goes with --cluster")
@@ -212,12 +214,26 @@ def run(
     found = machine.environment()
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     runner.run(sweep, folder, found, console, resume, download, keep)
-    printing.show(tables.measured(*with_quality([frames.load(folder)])), Format.rich)
+    measured = with_quality([frames.load(folder)])
+    printing.show(tables.measured(*measured), Format.rich)
     console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
     for kind, to in keep.items():
         file = tracing.file_of(kind, to, sweep.cases[0])
         said = file if file.exists() else f"none was made, see {folder / 'logs'}"
         console.print(f"{kind}: {said}", soft_wrap=True, highlight=False)
+    check_measured(*measured)
+
+
+def check_measured(*runs: frames.Run) -> None:
+    """Exit code 1 where no case came to a result."""
+    if all(record["status"] in records.FAILED for run in runs for record in run.records):
+        folders = ", ".join(str(run.folder) for run in runs)
+        print(
+            f"bench.py: nothing was measured, every case failed: see the logs in {folders}; "
+            "--resume tries again",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -291,6 +307,7 @@ def profile(
     command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
     for path in pages.write(printed, measured, top, folder, command):
         console.print(path, soft_wrap=True, highlight=False)
+    check_measured(measured)
 
 
 @app.command()

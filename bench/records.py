@@ -120,6 +120,8 @@ class Line(TypedDict):
 
 
 LINE = TypeAdapter(Line)
+#: What is no result; that memory runs out is one.
+FAILED = ("error", "timeout")
 #: Of a stack that could not be all it stands for: what a line says why by, in short, and at length.
 LOST = {
     "not_compiled": ("not compiled", "it ran as modern does"),
@@ -171,9 +173,10 @@ class RunFolder:
                 "--out"
             )
         records, complaints = read_lines(self.file)
-        if complaints:  # a line cut short by a crash: the rest is kept
-            write_lines(self.file, records)
-        return records
+        kept = [record for record in records if record["status"] not in FAILED]  # tried again
+        if complaints or len(kept) < len(records):  # a line cut short by a crash: the rest is kept
+            write_lines(self.file, kept)
+        return kept
 
     def append(self, record: Record) -> None:
         """Adds a line and waits until it is on disk; a line that does not fit leaves no part."""

@@ -125,7 +125,7 @@ def scaling(run: Run, rows: list[Row]) -> Figure:
     notes += [] if all(panel.whole for panel in drawn) else ["Not all methods are shown."]
     if any(panel.letter == "s" for panel in drawn):
         notes.append("The models of the two image sizes differ in depth, measured and predicted.")
-    if failed := [row for row in rows if row["status"] in ("error", "timeout")]:
+    if failed := [row for row in rows if row["status"] in records.FAILED]:
         told = (f"{row['name']} batch {row['batch_size']} ({row['status']})" for row in failed)
         notes.append(f"Failed: {', '.join(told)}.")
     title = "Latency by batch, depth and image size"

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import fake_run
+from synthetic import fake_run, invent
 from typer.testing import CliRunner
 
-from bench import cli
+from bench import cli, runner
+from bench.cases import make_case
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,6 +120,27 @@ def test_a_run_keeps_a_trace_with_its_scales(bench, tmp_path):
     assert {name for name in names if name.startswith("scale ")} == {
         f"scale {k}" for k in range(1, 11)
     }
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"), [(["error", "timeout"], 1), (["error", "oom"], 0), (["ok", "error"], 0)]
+)
+def test_a_run_in_which_everything_failed_ends_with_exit_code_1(
+    bench, tmp_path, monkeypatch, ends, code
+):
+    left = iter(ends)
+
+    def in_process(job, *_):
+        good = invent(make_case(job["case"]), 1, gpu_gib=99)
+        end = next(left)
+        return good if end == "ok" else {"status": end, "reason": "no luck"}
+
+    monkeypatch.setattr(runner, "in_process", in_process)
+    words = "run d16_cpu --set method=var --set rounds=1 --device cpu --out".split()
+    result = bench(*words, str(tmp_path / "run"))
+    assert result.exit_code == code, result.output
+    said = "nothing was measured, every case failed: see the logs in"
+    assert [said in line for line in result.stderr.splitlines()] == [True] * code
 
 
 def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):

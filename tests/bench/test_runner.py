@@ -168,6 +168,20 @@ def test_what_failed_once_is_not_tried_in_further_rounds(tiny, children, tmp_pat
     assert len(run(tiny, tmp_path / "run", resume=True)) == 5
 
 
+def test_resume_measures_again_what_failed_but_not_what_ran_out_of_memory(tiny, children, tmp_path):
+    ends = iter(["oom", "error", "timeout"])
+    good = children.says
+    children.says = lambda job: {"status": next(ends), "reason": "no"}
+    run(tiny, tmp_path / "run")
+    del children[:]
+    children.says = good
+    again = run(tiny, tmp_path / "run", resume=True)
+    assert children == [case.model_dump() for case in tiny.cases[1:]]
+    assert [r["status"] for r in again] == ["oom", "ok", "ok"]
+    assert records.read(tmp_path / "run")[0] == again
+    assert list(frames.frame(frames.load(tmp_path / "run"))["status"]) == ["oom", "ok", "ok"]
+
+
 def test_each_case_is_paired_with_its_baseline_but_not_with_itself(tiny, children, tmp_path):
     asked = []
     good = children.says
