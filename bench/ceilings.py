@@ -180,6 +180,7 @@ def of_run(folder: Path, device: str, console: Console, resume: bool) -> Ceiling
     """
     if resume and (found := load(folder)):
         return found
+    records.check_unclaimed(folder)
     if not resume and (folder / "run.json").exists():
         raise UsageError(f"{folder}: holds a run already; --resume it or choose --out")
     try:

@@ -156,6 +156,7 @@ class RunFolder:
     def _prepare(self, run: dict[str, Any], env: dict[str, Any], resume: bool) -> list[Record]:
         before = read_json(self.path / "run.json")
         if before is None:
+            check_unclaimed(self.path)
             write_json(self.path / "run.json", run)
             write_json(self.path / "env.json", env)
             return []
@@ -199,6 +200,12 @@ class RunFolder:
 
     def close(self) -> None:
         self._held.release()
+
+
+def check_unclaimed(folder: Path) -> None:
+    """Raises UsageError for records of which no run.json says what they are."""
+    if (folder / FILE).exists() and not (folder / "run.json").exists():
+        raise UsageError(f"{folder}: holds {FILE} but no run.json; choose another --out")
 
 
 def prepare(folder: Path) -> None:

@@ -204,6 +204,18 @@ def test_a_second_run_into_a_folder_needs_resume(tiny, children, tmp_path):
     assert len(records.read(tmp_path / "run")[0]) == 3
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_records_without_their_run_json_are_not_added_to(tiny, children, tmp_path, resume):
+    run(tiny, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    before = (tmp_path / "run" / "records.jsonl").read_bytes()
+    with pytest.raises(UsageError) as e:
+        run(tiny, tmp_path / "run", resume=resume)
+    assert one_line(e).endswith("run: holds records.jsonl but no run.json; choose another --out")
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == before
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_an_edited_experiment_is_not_mixed_into_a_run(tiny, children, tmp_path):
     run(tiny, tmp_path / "run")
     (tmp_path / "tiny.toml").write_text(TINY.replace("[6, 8]", "[6, 9]"))
