@@ -352,9 +352,10 @@ def write_lines(file: Path, records: list[Record]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes whole or not at all.  Raises UsageError."""
+    """Writes whole or not at all, into a folder that it makes if need be.  Raises UsageError."""
     temporary = None
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             "w", dir=file.parent, delete=False, encoding="utf-8"
         ) as temporary:
