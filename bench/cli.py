@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -64,6 +65,13 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def finite(value: float | None) -> float | None:
+    """For options: a minimum lets "inf" pass and, by version of typer, "nan"."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 app = typer.Typer(
     cls=OneLineErrors,
     add_completion=False,
@@ -119,9 +127,14 @@ def predict(
         typer.Option(help="the card keeps 1/16 for ECC: L20, L40S, A6000; not A100, H100"),
     ] = True,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="hours instead, at so many TFLOP/s of a card")
+        float | None,
+        typer.Option(
+            min=0.001, callback=finite, help="hours instead, at so many TFLOP/s of a card"
+        ),
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="of an hour of a card")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="of an hour of a card")
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="cards that share the work")] = 1,
     images: Annotated[
         int | None, typer.Option(min=1, help="hours to sample so many with each case")
@@ -380,8 +393,12 @@ def recommend(
         str, typer.Option(help="what the decode may take: of a card of 48 GiB some 44.5GiB")
     ] = "16GiB",
     batch: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 1,
-    max_fid: Annotated[float | None, typer.Option(help="the worst FID to accept")] = None,
-    max_latency: Annotated[float | None, typer.Option(help="seconds a batch may take")] = None,
+    max_fid: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="the worst FID to accept")
+    ] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="seconds a batch may take")
+    ] = None,
     stack: Annotated[str, typer.Option(help="published, modern or compiled")] = "modern",
     precision: Annotated[
         str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
