@@ -167,7 +167,9 @@ def run(
     changes: Changes = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="only what --out lacks, or what failed")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="only what --out does not have, or what failed there")
+    ] = False,
     paired: Annotated[
         bool, typer.Option("--paired", help="each case also in turn with its baseline: A B B A")
     ] = False,

@@ -141,8 +141,8 @@ def test_a_run_in_which_everything_failed_ends_with_exit_code_1(
         return good if end == "ok" else {"status": end, "reason": "no luck"}
 
     monkeypatch.setattr(runner, "in_process", in_process)
-    words = "run d16_cpu --set method=var --set rounds=1 --device cpu --out".split()
-    result = bench(*words, str(tmp_path / "run"))
+    axes = ["--set", "method=var", "--set", "rounds=1"]
+    result = bench("run", "d16_cpu", *axes, "--device", "cpu", "--out", str(tmp_path / "run"))
     assert result.exit_code == code, result.output
     said = "nothing was measured, every case failed: see the logs in"
     assert [said in line for line in result.stderr.splitlines()] == [True] * code
