@@ -31,7 +31,7 @@ from bench.card import Card, use
 from bench.cases import Baseline, Case, VARCase, make_case
 from bench.generator import Generator, Made, labels_of
 from codevar import PRESETS, VQVAE, graphs
-from codevar.checkpoints import CheckpointError, Source
+from codevar.checkpoints import CheckpointError, Source, is_oom
 from codevar.compiled import cannot_compile
 from codevar.decode import Generated, OnScale, generate, images_of
 from codevar.plan import Plan
@@ -249,15 +249,6 @@ def limit_memory(device: torch.device, limit_gib: float | None) -> None:
     available = psutil.virtual_memory().available
     limit = available if limit_gib is None else min(available, int(limit_gib * 2**30))
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
-def is_oom(e: BaseException) -> bool:
-    """Whether memory ran out, in any of the words for it."""
-    if isinstance(e, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(e, RuntimeError) and any(
-        words in str(e) for words in ("can't allocate memory", "out of memory", "bad_alloc")
-    )
 
 
 def reason(e: Exception) -> str:

@@ -13,9 +13,10 @@ import torch
 import codevar
 from bench import experiment, runner
 from bench.cases import Case, Methods, UsageError, VARCase, sampled, trained_as
-from bench.child import Loaded, is_oom, reason
+from bench.child import Loaded, reason
 from bench.experiment import Experiment, Sweep
 from codevar import PRESETS
+from codevar.checkpoints import is_oom
 from codevar.mini.world import CLASSES
 
 #: Keys of a case that do not change what it draws.

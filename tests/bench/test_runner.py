@@ -467,6 +467,18 @@ def test_a_case_without_its_weights_is_an_error_with_one_line(tmp_path):
     assert "\n" not in result["reason"]
 
 
+def test_a_file_of_weights_too_large_to_read_is_out_of_memory_and_not_damaged(tmp_path):
+    shape = {"dtype": "F32", "shape": [2**32], "data_offsets": [0, 2**34]}
+    header = json.dumps({"pos_start": shape}).encode()
+    with open(tmp_path / "var_d1.safetensors", "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2**34)  # takes no room on the disk
+    asked = job(weights=str(tmp_path), memory_limit_gib=4)
+    result = runner.in_process(asked, 120, tmp_path / "log")
+    assert result["status"] == "oom"
+    assert "damaged" not in result["reason"]
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
