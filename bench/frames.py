@@ -57,7 +57,8 @@ class Run:
     @functools.cached_property
     def quality(self) -> Linked:
         """What the evaluations say of the cases."""
-        return link(self.sweep.cases, self.evaluations)
+        weights = {key: own[-1].get("weights_sha256", {}) for key, own in self.by_key.items()}
+        return link(self.sweep.cases, self.evaluations, weights)
 
     @property
     def by_key(self) -> dict[str, list[Record]]:

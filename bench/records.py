@@ -108,6 +108,7 @@ class Line(TypedDict):
     gpu: NotRequired[dict[str, Any]]  # `Card.state` before and after the samples, `Card.others`
     tokens_sha256: NotRequired[str]
     sources: NotRequired[list[str]]
+    weights_sha256: NotRequired[dict[str, str]]  # by source, the VQVAE's too; none of random ones
     sampling: NotRequired[dict[str, Any]]  # `Sampling.numbers`: what the preset came to
     torch_threads: NotRequired[int]
     not_compiled: NotRequired[str]  # of stack `compiled`: why it ran as `modern` does

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from bench.cases import UsageError, VARCase
-from bench.child import Loaded, reason, source_of
+from bench.child import Loaded, reason, sources_of
 from bench.quality.sample_set import (
     FILE,
     SCHEMA,
@@ -200,7 +200,7 @@ def begin(
     classes, sources = models[0].config.classes, [str(source) for source in loaded.sources]
     try:
         numbers = PRESETS[wanted.case.sampling].numbers(loaded.plan.scales, vqvae.vocab)
-        every = [*sources, str(source_of(wanted.case, wanted.case.vqvae_name))]
+        every = sources_of(wanted.case)
         hashes = {source: sha for source in every if (sha := weights_sha256(source))}
     except ValueError as e:  # a preset for ten scales on a model of another number
         raise UsageError(str(e)) from None

@@ -23,6 +23,7 @@ from bench import child, experiment, frames, machine, records, runner, tables
 from bench.cases import Original, UsageError, make_case
 from bench.predict import predict
 from bench.timing import Samples
+from codevar.checkpoints import weights_sha256
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -112,6 +113,17 @@ def test_records_hold_what_a_reader_needs(tiny, children, tmp_path):
         assert (line["batch_size"], line["stack"], line["status"]) == (1, "published", "ok")
         assert line["samples"]["latency_s"] == [1.0, 3.0, 2.0]
         assert line["predicted"]["kv_cache_mib"] == line["memory"]["kv_cache_mib"]
+
+
+def test_a_record_has_the_hashes_of_its_weights_the_vqvaes_too(children, tmp_path):
+    tiny = TINY.replace("depth = 2", "weights = ['mini', 'seeded']\ndepth = 12")
+    (tmp_path / "tiny.toml").write_text(tiny)
+    sweep = experiment.load(str(tmp_path / "tiny.toml"), ["method=var"], device="cpu")
+    mini, seeded = run(sweep, tmp_path / "run")
+    names = ("mini_large", "mini_vqvae")
+    assert mini["weights_sha256"] == {name: weights_sha256(name) for name in names}
+    assert "weights_sha256" not in seeded
+    assert records.read(tmp_path / "run") == ([mini, seeded], [])
 
 
 def test_a_record_is_on_disk_before_the_next_case_starts(tiny, children, tmp_path):
