@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -501,6 +501,31 @@ def trained_as(case: Case) -> str:
     if is_finetuned(case):
         return "fine-tuned"
     return "training-free" if is_training_free(case) else Path(weights_name(case.weights)).name
+
+
+def set_apart(case: Case, cases: Iterable[Case], columns: Sequence[str] = ()) -> dict[str, str]:
+    """What sets it apart from cases of the same label that are alike in `columns`, by key:
+    "cfg 2.5"."""
+    own = case.model_dump()
+    same = [other.model_dump() for other in cases if other.label == case.label]
+    likes = [values for values in same if all(values[key] == own[key] for key in columns)]
+    apart = (key for key in own if any(values[key] != own[key] for values in likes))
+    return {key: f"{key} {'-' if own[key] is None else own[key]}" for key in apart}
+
+
+def name_of(
+    case: Case, cases: Iterable[Case], columns: Sequence[str] = (), without: Collection[str] = ()
+) -> str:
+    """Its label and what sets it apart, but for the keys `without`, as a picture tells it:
+    "VAR-d16, fp16"."""
+    told = {
+        key: value if isinstance(value := getattr(case, key), str) else words
+        for key, words in set_apart(case, cases, columns).items()
+        if key not in without
+    }
+    if "weights" in told:
+        told["weights"] = trained_as(case)
+    return ", ".join([case.label, *told.values()])
 
 
 def with_batch(case: AnyKind, batch_size: int) -> AnyKind:

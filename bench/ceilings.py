@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
-from bench import machine, records, timing
+from bench import machine, records, runner, timing
 from bench.card import use
 from bench.cases import UsageError, explain
 from codevar.packed import PackedLinear, can_pack
@@ -61,7 +61,7 @@ class Ceilings(BaseModel):
     products: every shape that was tried, in every precision; float32 without TF32.
     copy_bytes_per_s: read and written bytes counted.  read_bytes_per_s: of a sum.
     launch_s: an operator on one element, called back to back: dispatch, and on a GPU the launch.
-    other_load_cores: what else the machine did meanwhile.
+    other_load_cores: what else the machine did meanwhile.  measured_at: "" in older files.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -73,6 +73,7 @@ class Ceilings(BaseModel):
     read_bytes_per_s: float
     launch_s: float
     other_load_cores: float = 0.0
+    measured_at: str = ""
 
     def best(self, precision: str) -> Product:
         """The fastest product of a precision."""
@@ -107,6 +108,7 @@ def measure(device: torch.device) -> Ceilings:
         copy_bytes_per_s=copied,
         read_bytes_per_s=read,
         launch_s=seconds_of(lambda: one.add_(1), device),
+        measured_at=runner.now(),
     )
 
 
@@ -180,6 +182,7 @@ def of_run(folder: Path, device: str, console: Console, resume: bool) -> Ceiling
     """
     if resume and (found := load(folder)):
         return found
+    records.check_unclaimed(folder)
     if not resume and (folder / "run.json").exists():
         raise UsageError(f"{folder}: holds a run already; --resume it or choose --out")
     try:

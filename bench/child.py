@@ -9,6 +9,7 @@ a reason.  Nothing else goes to standard output.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from bench.card import Card, use
 from bench.cases import Baseline, Case, VARCase, make_case
 from bench.generator import Generator, Made, labels_of
 from codevar import PRESETS, VQVAE, graphs
-from codevar.checkpoints import CheckpointError, Source
+from codevar.checkpoints import CheckpointError, Source, is_oom, weights_sha256
 from codevar.compiled import cannot_compile
 from codevar.decode import Generated, OnScale, generate, images_of
 from codevar.plan import Plan
@@ -239,6 +241,24 @@ def source_of(case: Case, name: str) -> Source:
     return str(next((path for path in found if path.is_file()), found[-1]))
 
 
+def sources_of(case: Case) -> list[str]:
+    """Of its models, then of its VQVAE; none of a baseline, whose images are not sampled."""
+    names = [*case.model_names(), case.vqvae_name] if isinstance(case, VARCase) else []
+    return [str(source_of(case, name)) for name in names]
+
+
+def hashes_of(case: Case) -> dict[str, str]:
+    """SHA-256 by source of those of its weights that are here; random ones have none."""
+    found = {}
+    for source in sources_of(case):
+        with suppress(CheckpointError):
+            found[source] = hash_of(source)
+    return {source: sha256 for source, sha256 in found.items() if sha256}
+
+
+hash_of = functools.cache(weights_sha256)  # gigabytes are read for one
+
+
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:
     """Makes too large an allocation fail here, as a row, instead of harming the machine."""
     if device.type == "cuda":
@@ -249,15 +269,6 @@ def limit_memory(device: torch.device, limit_gib: float | None) -> None:
     available = psutil.virtual_memory().available
     limit = available if limit_gib is None else min(available, int(limit_gib * 2**30))
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
-def is_oom(e: BaseException) -> bool:
-    """Whether memory ran out, in any of the words for it."""
-    if isinstance(e, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(e, RuntimeError) and any(
-        words in str(e) for words in ("can't allocate memory", "out of memory", "bad_alloc")
-    )
 
 
 def reason(e: Exception) -> str:

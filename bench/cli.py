@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -64,6 +65,13 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def finite(value: float | None) -> float | None:
+    """For options: a minimum lets "inf" pass and, by version of typer, "nan"."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 app = typer.Typer(
     cls=OneLineErrors,
     add_completion=False,
@@ -119,9 +127,14 @@ def predict(
         typer.Option(help="the card keeps 1/16 for ECC: L20, L40S, A6000; not A100, H100"),
     ] = True,
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="hours instead, at so many TFLOP/s of a card")
+        float | None,
+        typer.Option(
+            min=0.001, callback=finite, help="hours instead, at so many TFLOP/s of a card"
+        ),
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="of an hour of a card")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="of an hour of a card")
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="cards that share the work")] = 1,
     images: Annotated[
         int | None, typer.Option(min=1, help="hours to sample so many with each case")
@@ -154,7 +167,9 @@ def run(
     changes: Changes = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="skip what --out has finished")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="only what --out does not have, or what failed there")
+    ] = False,
     paired: Annotated[
         bool, typer.Option("--paired", help="each case also in turn with its baseline: A B B A")
     ] = False,
@@ -202,9 +217,11 @@ def run(
             raise UsageError("--trace and --snapshot are of one case on one machine; no --cluster")
         place = str(out or RESULTS / "{machine}" / f"{Path(experiment_).stem}-{now}")
         folders = many.run(experiment_, changes, cluster, on, place, console, resume, download)
-        printing.show(tables.measured(*map(frames.load, folders)), Format.rich)
+        measured = list(map(frames.load, folders))
+        printing.show(tables.measured(*measured), Format.rich)
         for path in folders:
             console.print(f"records: {path / records.FILE}", soft_wrap=True, highlight=False)
+        check_measured(*measured)
         return
     if on is not None:
         raise UsageError("--on goes with --cluster")
@@ -212,12 +229,26 @@ def run(
     found = machine.environment()
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     runner.run(sweep, folder, found, console, resume, download, keep)
-    printing.show(tables.measured(*with_quality([frames.load(folder)])), Format.rich)
+    measured = with_quality([frames.load(folder)])
+    printing.show(tables.measured(*measured), Format.rich)
     console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
     for kind, to in keep.items():
         file = tracing.file_of(kind, to, sweep.cases[0])
         said = file if file.exists() else f"none was made, see {folder / 'logs'}"
         console.print(f"{kind}: {said}", soft_wrap=True, highlight=False)
+    check_measured(*measured)
+
+
+def check_measured(*runs: frames.Run) -> None:
+    """Exit code 1 where no case came to a result."""
+    if all(record["status"] in records.FAILED for run in runs for record in run.records):
+        folders = ", ".join(str(run.folder) for run in runs)
+        print(
+            f"bench.py: nothing was measured, every case failed: see the logs in {folders}; "
+            "--resume tries again",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -291,6 +322,7 @@ def profile(
     command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
     for path in pages.write(printed, measured, top, folder, command):
         console.print(path, soft_wrap=True, highlight=False)
+    check_measured(measured)
 
 
 @app.command()
@@ -363,8 +395,12 @@ def recommend(
         str, typer.Option(help="what the decode may take: of a card of 48 GiB some 44.5GiB")
     ] = "16GiB",
     batch: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 1,
-    max_fid: Annotated[float | None, typer.Option(help="the worst FID to accept")] = None,
-    max_latency: Annotated[float | None, typer.Option(help="seconds a batch may take")] = None,
+    max_fid: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="the worst FID to accept")
+    ] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="seconds a batch may take")
+    ] = None,
     stack: Annotated[str, typer.Option(help="published, modern or compiled")] = "modern",
     precision: Annotated[
         str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")

@@ -18,18 +18,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench import frames
-from bench.cases import Case, VARCase, is_finetuned, is_training_free
+from bench.cases import Case, VARCase, is_finetuned, is_training_free, name_of
 from bench.frames import Run
 from bench.pages import (
     BLACK,
     BLUE,
     BRIDGES,
-    DETAILS,
     DOT,
     FRONT,
     GREY,
     NARROW,
     SERIES,
+    SHOWN,
     SKY,
     VERMILLION,
     WIDE,
@@ -44,7 +44,6 @@ from bench.pages import (
     lacks,
     logarithmic,
     lost_handle,
-    name_of,
     panels,
     place_labels,
     quality_note,
@@ -76,10 +75,10 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
         ours = at_common_batch(run, ours)
         of_weights = weights_handles(ours)
         others = stacks_of(ours)[1:]
-        told = [detail for detail in DETAILS if not (of_weights and detail == "weights")]
+        cases, marked = [row["case"] for row in ours], ["weights"] if of_weights else []
         dots.append([])
         for row in ours:
-            name = name_of(row, ours, told) if measured else row["method_paper"]
+            name = name_of(row["case"], cases, SHOWN, marked) if measured else row["method_paper"]
             other = row["stack"] in others
             hollow = is_training_free(row["case"]) if of_weights else other
             fid = row["fid" if measured else "fid_paper"]

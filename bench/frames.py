@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from bench import records, summary
-from bench.cases import Case, UsageError, explain, weights_name
+from bench.cases import Case, UsageError, explain, set_apart, weights_name
 from bench.experiment import PAPERS, Experiment, Sweep
 from bench.predict import MIB, Prediction, memory_differs, predict
 from bench.quality.evaluations import COLUMNS, Evaluation, Linked, Quality, link
@@ -57,7 +57,8 @@ class Run:
     @functools.cached_property
     def quality(self) -> Linked:
         """What the evaluations say of the cases."""
-        return link(self.sweep.cases, self.evaluations)
+        weights = {key: own[-1].get("weights_sha256", {}) for key, own in self.by_key.items()}
+        return link(self.sweep.cases, self.evaluations, weights)
 
     @property
     def by_key(self) -> dict[str, list[Record]]:
@@ -132,15 +133,8 @@ def case_columns(case: Case) -> dict[str, Any]:
 
 def details(case: Case, cases: Sequence[Case]) -> str:
     """What sets it apart from cases that tables otherwise tell nothing from: "attention math"."""
-    own, columns = case.model_dump(), ("batch_size", "stack", "precision", "weights")
-    likes = [
-        values
-        for other in cases
-        if other.label == case.label
-        and all((values := other.model_dump())[name] == own[name] for name in columns)
-    ]
-    apart = (key for key in own if any(values[key] != own[key] for values in likes))
-    return ", ".join(f"{key} {'-' if own[key] is None else own[key]}" for key in apart)
+    columns = ("batch_size", "stack", "precision", "weights")
+    return ", ".join(set_apart(case, cases, columns).values())
 
 
 def predicted_columns(predicted: Prediction) -> dict[str, Any]:

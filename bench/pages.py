@@ -25,9 +25,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bench import frames
-from bench.cases import Case, UsageError, trained_as, weights_name
+from bench.cases import UsageError, name_of, weights_name
 from bench.frames import Run
-from bench.machine import BUSY_CORES
+from bench.machine import BUSY_CORES, commit_of
 from codevar.stacks import STACKS
 
 Row = dict[str, Any]  # `frames.frame`'s, without empty cells; with `case` and `name`
@@ -85,7 +85,8 @@ class NoData(UsageError):
 
 # Rows
 
-DETAILS = ("precision", "attention", "device", "weights", "sampling", "seed", "steps")
+#: Keys that a page shows otherwise than in a row's name.
+SHOWN = ("batch_size", "stack")
 
 
 def rows_of(run: Run) -> list[Row]:
@@ -94,21 +95,8 @@ def rows_of(run: Run) -> list[Row]:
     for case, cells in zip(run.sweep.cases, frames.frame(run).to_dict("records"), strict=False):
         row = {str(key): value for key, value in cells.items() if not frames.missing(value)}
         rows.append({**row, "case": case})
-    for row in rows:
-        row["name"] = name_of(row, rows, DETAILS)
-    return rows
-
-
-def name_of(row: Row, rows: list[Row], details: Iterable[str]) -> str:
-    """Its method, and which of these details set it apart from its likes."""
-    same = ("method", "batch_size", "stack")
-    likes = [other["case"] for other in rows if all(other[k] == row[k] for k in same)]
-    apart = [d for d in details if len({getattr(case, d, None) for case in likes}) > 1]
-    return ", ".join([row["method"], *(told(row["case"], d) for d in apart)])
-
-
-def told(case: Case, detail: str) -> str:
-    return trained_as(case) if detail == "weights" else str(getattr(case, detail, ""))
+    cases = [row["case"] for row in rows]
+    return [{**row, "name": name_of(row["case"], cases, SHOWN)} for row in rows]
 
 
 def lacks(run: Run, what: str, experiment: str) -> NoData:
@@ -205,11 +193,10 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
         else ["predicted from shapes (nothing was measured)"]
     )
     if any("latency_s" in row for row in rows):
-        changed = " + changes" if env.get("dirty") else ""
         settings = [
             f"measured on {env['gpus'][0]['name'] if env['gpus'] else env['cpu']}",
             f"torch {env['packages'].get('torch', 'unknown')}",
-            f"commit {(env.get('commit') or 'unknown')[:9]}{changed}",
+            f"commit {commit_of(env)}",
         ]
     batches, stacks = distinct(rows, "batch_size"), stacks_of(rows)
     settings += [f"batch {batches[0]}"] if len(batches) == 1 else []

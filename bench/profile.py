@@ -23,7 +23,7 @@ from bench.cases import VARCase
 from bench.ceilings import Ceilings
 from bench.floor import Floor, compute_bound_from, floor_of, launches
 from bench.frames import Run
-from bench.machine import BUSY_CORES
+from bench.machine import BUSY_CORES, commit_of
 from bench.pages import BLACK, GREY, SERIES, STACK_LINES, STYLE, WIDE, Row
 from bench.printing import Printed
 
@@ -182,13 +182,12 @@ def about(run: Run, command: str) -> list[str]:
     gpus = [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in env.get("gpus", [])]
     drivers = {f"driver {gpu['driver']}" for gpu in env.get("gpus", []) if "driver" in gpu}
     packages = env.get("packages", {})
-    changed = " + changes" if env.get("dirty") else ""
     facts = {
         "GPU": "; ".join([*gpus, *sorted(drivers)]),
         "CPU": f"{env.get('cpu')}, {env.get('cpu_threads')} threads, {env.get('memory_gib')} GiB",
         "Software": f"torch {packages.get('torch')}, Python {env.get('python')}, {env.get('os')}",
         "CUDA": env.get("cuda") if gpus else "",
-        "Commit": f"{(env.get('commit') or 'unknown')[:9]}{changed}",
+        "Commit": commit_of(env),
         "Command": f"`{command}`",
     }
     return [f"- {name}: {value}" for name, value in facts.items() if value] + [""]

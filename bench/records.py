@@ -108,6 +108,7 @@ class Line(TypedDict):
     gpu: NotRequired[dict[str, Any]]  # `Card.state` before and after the samples, `Card.others`
     tokens_sha256: NotRequired[str]
     sources: NotRequired[list[str]]
+    weights_sha256: NotRequired[dict[str, str]]  # by source, the VQVAE's too; none of random ones
     sampling: NotRequired[dict[str, Any]]  # `Sampling.numbers`: what the preset came to
     torch_threads: NotRequired[int]
     not_compiled: NotRequired[str]  # of stack `compiled`: why it ran as `modern` does
@@ -120,6 +121,8 @@ class Line(TypedDict):
 
 
 LINE = TypeAdapter(Line)
+#: What is no result; that memory runs out is one.
+FAILED = ("error", "timeout")
 #: Of a stack that could not be all it stands for: what a line says why by, in short, and at length.
 LOST = {
     "not_compiled": ("not compiled", "it ran as modern does"),
@@ -154,6 +157,7 @@ class RunFolder:
     def _prepare(self, run: dict[str, Any], env: dict[str, Any], resume: bool) -> list[Record]:
         before = read_json(self.path / "run.json")
         if before is None:
+            check_unclaimed(self.path)
             write_json(self.path / "run.json", run)
             write_json(self.path / "env.json", env)
             return []
@@ -171,9 +175,10 @@ class RunFolder:
                 "--out"
             )
         records, complaints = read_lines(self.file)
-        if complaints:  # a line cut short by a crash: the rest is kept
-            write_lines(self.file, records)
-        return records
+        kept = [record for record in records if record["status"] not in FAILED]  # tried again
+        if complaints or len(kept) < len(records):  # a line cut short by a crash: the rest is kept
+            write_lines(self.file, kept)
+        return kept
 
     def append(self, record: Record) -> None:
         """Adds a line and waits until it is on disk; a line that does not fit leaves no part."""
@@ -196,6 +201,12 @@ class RunFolder:
 
     def close(self) -> None:
         self._held.release()
+
+
+def check_unclaimed(folder: Path) -> None:
+    """Raises UsageError for records of which no run.json says what they are."""
+    if (folder / FILE).exists() and not (folder / "run.json").exists():
+        raise UsageError(f"{folder}: holds {FILE} but no run.json; choose another --out")
 
 
 def prepare(folder: Path) -> None:
@@ -342,9 +353,10 @@ def write_lines(file: Path, records: list[Record]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes whole or not at all.  Raises UsageError."""
+    """Writes whole or not at all, into a folder that it makes if need be.  Raises UsageError."""
     temporary = None
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             "w", dir=file.parent, delete=False, encoding="utf-8"
         ) as temporary:

@@ -58,7 +58,7 @@ def reproduce(
 
     from bench import plots, runner
     from bench import reproduce as whole
-    from bench.cli import with_quality
+    from bench.cli import check_measured, with_quality
     from bench.quality import features
     from bench.quality.watch import Watch
 
@@ -86,6 +86,7 @@ def reproduce(
     )
     del network
     torch.cuda.empty_cache()  # or the processes that are timed would have to do without it
+    runs = []
     for sweep, folder in zip(sweeps, folders, strict=True):
         run = frames.Run(sweep, folder=folder)
         if speed:
@@ -95,6 +96,9 @@ def reproduce(
         printing.show(tables.measured(measured), Format.rich)
         for path in plots.draw(measured, [], ROOT / "plots") if speed else []:
             console.print(path, soft_wrap=True, highlight=False)
+        runs.append(measured)
+    if speed:
+        check_measured(*runs)
 
 
 def folders_of(names: Sequence[str], out: Path | None) -> list[Path]:

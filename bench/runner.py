@@ -26,6 +26,7 @@ from rich.progress import (
 
 from bench import machine, tracing
 from bench.cases import Case, UsageError
+from bench.child import hashes_of
 from bench.experiment import Sweep
 from bench.predict import MIB, Prediction, predict
 from bench.records import SCHEMA, Record, RunFolder
@@ -186,6 +187,8 @@ def run_case(
         need = f"needs at least {predicted.need_bytes / GIB:.1f} GiB for weights and KV cache"
         result["reason"] = "; ".join(filter(None, [result.get("reason"), need]))
     load, took = round(others.cores(), 3), round(time.monotonic() - began, 3)
+    if result["status"] == "ok" and (hashes := hashes_of(case)):
+        result["weights_sha256"] = hashes
     return as_record(case, sweep, env, round_, result, load, started_at, took)
 
 

@@ -125,7 +125,7 @@ def scaling(run: Run, rows: list[Row]) -> Figure:
     notes += [] if all(panel.whole for panel in drawn) else ["Not all methods are shown."]
     if any(panel.letter == "s" for panel in drawn):
         notes.append("The models of the two image sizes differ in depth, measured and predicted.")
-    if failed := [row for row in rows if row["status"] in ("error", "timeout")]:
+    if failed := [row for row in rows if row["status"] in records.FAILED]:
         told = (f"{row['name']} batch {row['batch_size']} ({row['status']})" for row in failed)
         notes.append(f"Failed: {', '.join(told)}.")
     title = "Latency by batch, depth and image size"
@@ -138,7 +138,7 @@ def ceilings_for(run: Run, rows: list[Row]) -> Ceilings | None:
     folder = run.folder
     if folder is None:
         return None
-    beside = sorted(folder.parent.glob(f"*/{ceilings.FILE}"), key=lambda f: -f.stat().st_mtime)
+    fitting, beside = [], sorted(folder.parent.glob(f"*/{ceilings.FILE}"))
     wanted = {row["precision"] for row in rows}
     wanted |= {"float32" for row in rows if row["stack"] == "published"}  # its head
     for place in [folder, *(file.parent for file in beside)]:
@@ -150,8 +150,8 @@ def ceilings_for(run: Run, rows: list[Row]) -> Ceilings | None:
         if not (found and same and {row["device"] for row in rows} == {found.device}):
             continue
         if wanted <= {product.precision for product in found.products}:
-            return found
-    return None
+            fitting.append((place == folder, found.measured_at, found))
+    return max(fitting, key=lambda one: one[:2], default=(None,))[-1]
 
 
 # Panels: what changes, of rows that are alike but for that

@@ -19,7 +19,7 @@ from bench.baselines import weights
 from bench.cases import MINI, K, Methods, with_batch
 from bench.experiment import Sweep
 from bench.frames import Run, frame, missing, predicted_columns
-from bench.machine import BUSY_CORES
+from bench.machine import BUSY_CORES, commit_of
 from bench.predict import largest_batch, predict
 from bench.printing import Printed
 from bench.quality.evaluations import COLUMNS
@@ -249,8 +249,7 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
 
 def software(of: Mapping[str, Any]) -> str:
     """Of a record, or of a machine's description with its `torch`."""
-    commit = (of["commit"] or "unknown")[:9] + (" + changes" if of["dirty"] else "")
-    return f"torch {of['torch']}, commit {commit}"
+    return f"torch {of['torch']}, commit {commit_of(of)}"
 
 
 def is_shared(row: Mapping[Any, Any]) -> bool:

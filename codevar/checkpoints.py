@@ -60,6 +60,14 @@ class CheckpointError(ValueError):
     """A source that cannot be loaded; the message is one line that names it."""
 
 
+def is_oom(e: BaseException) -> bool:
+    """Whether memory ran out, in any of the words for it."""
+    if isinstance(e, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")
+    return isinstance(e, RuntimeError | OSError) and any(word in str(e) for word in words)
+
+
 def load_var(
     source: Source,
     *,
@@ -219,6 +227,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as e:
         raise CheckpointError(f"{path}: no state dict of plain tensors, or damaged") from e
     except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
+        if is_oom(e):
+            raise
         raise CheckpointError(f"{path}: damaged or no checkpoint ({_first_line(e)})") from e
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a state dict")

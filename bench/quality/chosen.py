@@ -12,16 +12,15 @@ import torch
 
 import codevar
 from bench import experiment, runner
-from bench.cases import Case, Methods, UsageError, VARCase, sampled, trained_as
-from bench.child import Loaded, is_oom, reason
+from bench.cases import Case, Methods, UsageError, VARCase, name_of, sampled
+from bench.child import Loaded, reason
 from bench.experiment import Experiment, Sweep
 from codevar import PRESETS
+from codevar.checkpoints import is_oom
 from codevar.mini.world import CLASSES
 
 #: Keys of a case that do not change what it draws.
 SPEED_ONLY = {"batch_size", "attention", "memory_limit_gib"}
-#: Keys that tell two cases of the same method apart, in the order in which they are named.
-APART = ("weights", "sampling", "stack", "precision", "device", "seed")
 BATCH = 16  # pictures decoded at a time
 
 
@@ -60,13 +59,7 @@ def title_of(targets: Sequence[str]) -> str:
 
 def names_of(cases: Sequence[VARCase]) -> list[str]:
     """What each is called: its method, and what else sets it apart from its likes."""
-    names = []
-    for case in cases:
-        likes = [other for other in cases if other.label == case.label]
-        apart = [key for key in APART if len({getattr(other, key) for other in likes}) > 1]
-        values = [trained_as(case) if k == "weights" else str(getattr(case, k)) for k in apart]
-        names.append(", ".join([case.label, *values]))
-    return names
+    return [name_of(case, cases, without=SPEED_ONLY) for case in cases]
 
 
 def load(case: VARCase, download: bool) -> Loaded:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
@@ -202,31 +202,39 @@ def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
 
 
 class Pair(NamedTuple):
-    """A case, and one evaluation that speaks of it, by the case that was sampled for that."""
+    """A case with what is known of its weights (SHA-256 by source), and one evaluation that
+    speaks of it, by the case that was sampled for that."""
 
     case: Case
+    weights_sha256: Mapping[str, str]
     sampled: Case
     evaluation: Evaluation
 
 
-def link(cases: Sequence[Case], evaluations: Iterable[Evaluation]) -> Linked:
+def link(
+    cases: Sequence[Case],
+    evaluations: Iterable[Evaluation],
+    weights_sha256: Mapping[str, Mapping[str, str]] | None = None,
+) -> Linked:
     """What the evaluations (newest first) say of each case.
 
+    weights_sha256: by a case's key, of its weights by source, as far as they are known.
     All figures of a group of `TOGETHER` are by one network against one reference: those of most
     of the cases, or else the newest.  Of several evaluations of a case the one that is most like
     it counts, then the newest.
     """
     known = [(case, e) for e in evaluations if (case := case_of(e)) is not None]
+    hashes = weights_sha256 or {}
+    pairs = [
+        pair
+        for sampled, e in known
+        for case in cases
+        if speaks_of(pair := Pair(case, hashes.get(case.key, {}), sampled, e))
+    ]
     by_key: dict[str, Quality] = {}
     how: dict[str, str] = {}
     for metrics in TOGETHER:
-        found = [
-            Pair(case, sampled, e)
-            for sampled, e in known
-            if metrics & e["metrics"].keys()
-            for case in cases
-            if speaks_of(sampled, case)
-        ]
+        found = [pair for pair in pairs if metrics & pair.evaluation["metrics"].keys()]
         of_one = of_one_protocol(found, metrics)
         shown: list[Pair] = []
         for case in dict.fromkeys(pair.case for pair in of_one):
@@ -250,25 +258,32 @@ def of_one_protocol(found: Sequence[Pair], metrics: set[str]) -> list[Pair]:
     return [pair for p, pair in zip(of_pair, found, strict=True) if p == chosen]
 
 
-def speaks_of(sampled: Case, case: Case) -> bool:
+def speaks_of(pair: Pair) -> bool:
     """Whether it is the same method, and of the same weights; random ones are as fast as any of
     the same size, so that a speed measured with them goes with the quality of what was trained."""
+    sampled, case = pair.sampled, pair.case
     if sampled.in_mini_world != case.in_mini_world:  # other sizes under the same names
         return False
     seeded = case.weights == "seeded"
-    return what(sampled) == what(case) and (seeded or sources(sampled) == sources(case))
+    return what(sampled) == what(case) and (seeded or same_weights(pair))
 
 
-def sources(case: Case) -> list[Any]:
-    """Where its weights come from: "published" and "finetuned" are the same for a plain VAR."""
-    from bench.child import source_of
+def same_weights(pair: Pair) -> bool:
+    """By their hashes, so that a file which was trained on is another one; where one side has
+    none, by their sources ("published" and "finetuned" are the same for a plain VAR)."""
+    from bench.child import sources_of
 
-    return [source_of(case, name) for name in case.model_names()]
+    known, sampled = pair.weights_sha256, pair.evaluation["weights_sha256"] or {}
+    return all(
+        known[mine] == sampled[theirs] if mine in known and theirs in sampled else mine == theirs
+        for mine, theirs in zip(sources_of(pair.case), sources_of(pair.sampled), strict=True)
+    )
 
 
-def differences(case: Case, sampled: Case) -> dict[str, str]:
+def differences(pair: Pair) -> dict[str, str]:
     """What differs between the case and the one that was sampled, as a reader is told."""
-    same = {"weights"} if sources(case) == sources(sampled) else set()
+    case, sampled = pair.case, pair.sampled
+    same = {"weights"} if same_weights(pair) else set()
     return {
         key: f"{name} {getattr(sampled, key)}, speed with {getattr(case, key)}"
         for key, name in MARKED.items()
@@ -280,7 +295,7 @@ def of_one_set(own: Sequence[Pair]) -> list[Pair]:
     """Of a case's, those of the samples that are most like it; of several such the newest."""
 
     def which(pair: Pair) -> tuple[dict[str, str], str]:
-        return differences(pair.case, pair.sampled), pair.evaluation["samples_sha256"]
+        return differences(pair), pair.evaluation["samples_sha256"]
 
     best = min(map(which, own), key=lambda one: len(one[0]))
     return [pair for pair in own if which(pair) == best]
@@ -288,9 +303,9 @@ def of_one_set(own: Sequence[Pair]) -> list[Pair]:
 
 def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
     """Of one case's pairs of one set of samples, newest first: each figure from the first."""
-    words = "; ".join(differences(own[0].case, own[0].sampled).values())
+    words = "; ".join(differences(own[0]).values())
     quality = Quality({}, {}, {}, {})
-    for _, _, evaluation in own:
+    for evaluation in (pair.evaluation for pair in own):
         for name in metrics & evaluation["metrics"].keys() - quality.figures.keys():
             quality.figures[name] = evaluation["metrics"][name]
             quality.images[name], quality.differs[name] = evaluation["images"], words

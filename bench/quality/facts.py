@@ -13,6 +13,7 @@ from typing import Any
 
 from bench import frames, pages, records
 from bench.cases import Case, UsageError
+from bench.child import hashes_of
 from bench.frames import Run
 from bench.quality import evaluations
 
@@ -45,7 +46,8 @@ def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -
         words = pages.footer(run, shown)
         found.sources.append(f"Speed and memory: {words[0].lower()}{words[1:]}")
     homes = [results, folder] if folder else [results]
-    evaluated = evaluations.link(cases, evaluations.every(*homes)[0])
+    weights = {case.key: hashes_of(case) for case in cases}  # of the pictures, which are made now
+    evaluated = evaluations.link(cases, evaluations.every(*homes)[0], weights)
     fids = {
         key: quality.figures["fid"]
         for key, quality in evaluated.by_key.items()

@@ -35,6 +35,7 @@ from torch_fidelity.registry import register_feature_extractor
 import codevar.mini
 from bench.cases import UsageError
 from bench.quality.images import ImageSet, Pixels, digest_of
+from codevar.checkpoints import is_oom
 from codevar.mini.classifier import FEATURES, Classifier, load_classifier
 
 VERSION = 1  # of what this file computes; features cached by another are not read
@@ -323,6 +324,8 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError:  # its message is a page on how to be careless
         raise UsageError(f"{path}: no state dict of plain tensors, or damaged") from None
     except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
+        if is_oom(e):
+            raise UsageError(f"{path}: out of memory ({_first_line(e)})") from None
         raise UsageError(f"{path}: damaged or no weights ({_first_line(e)})") from None
 
 

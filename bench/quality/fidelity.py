@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from bench.cases import UsageError, make_case, sampled
-from bench.child import is_oom, reason
+from bench.child import reason
 from bench.printing import Printed
 from bench.quality.evaluate import check_counts, enough_for_halves, measured_by
 from bench.quality.features import Extractor, Features, extract
@@ -41,7 +41,7 @@ from bench.quality.sampling import load, pixels, tokens_of
 from bench.quality.wanted import FREE
 from bench.records import append_line
 from codevar import Scales
-from codevar.checkpoints import weights_sha256
+from codevar.checkpoints import is_oom, weights_sha256
 
 SCHEMA = 1
 FILE = "fidelity.jsonl"

@@ -76,7 +76,7 @@ def folder(path: Path) -> ImageSet:
     and an Inception Score over 5000 images of few classes is too low.
     """
     if sets := sorted(file.parent for file in path.rglob(FILE)):
-        raise UsageError(f"{path}: holds {len(sets)} sample sets; name one, as {sets[0]}")
+        raise UsageError(f"{path}: holds sample sets; name one, as {sets[0]}")
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS)
     if not files:
         raise UsageError(f"{path}: no PNG or JPEG in this folder, and no {FILE}")

@@ -126,6 +126,7 @@ def save_statistics(
     np.savez(written, allow_pickle=False, **arrays)
     part = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
         with open(descriptor, "wb") as file:
             file.write(written.getbuffer())

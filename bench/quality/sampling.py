@@ -24,7 +24,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from bench.cases import UsageError, VARCase
-from bench.child import Loaded, is_oom, reason, source_of
+from bench.child import Loaded, reason, sources_of
 from bench.quality.sample_set import (
     FILE,
     SCHEMA,
@@ -41,7 +41,7 @@ from bench.quality.watch import Watch
 from bench.quality.writing import FORMS, Form, Writer, threads_here
 from bench.records import write_json
 from codevar import PRESETS
-from codevar.checkpoints import CheckpointError, weights_sha256
+from codevar.checkpoints import CheckpointError, is_oom, weights_sha256
 from codevar.decode import Choose, Generated, generate, images_of
 from codevar.train import TrainError, parallel
 from codevar.train.parallel import Group
@@ -204,7 +204,7 @@ def begin(
     classes, sources = models[0].config.classes, [str(source) for source in loaded.sources]
     try:
         numbers = PRESETS[wanted.case.sampling].numbers(loaded.plan.scales, vqvae.vocab)
-        every = [*sources, str(source_of(wanted.case, wanted.case.vqvae_name))]
+        every = sources_of(wanted.case)
         hashes = {source: sha for source in every if (sha := weights_sha256(source))}
     except ValueError as e:  # a preset for ten scales on a model of another number
         raise UsageError(str(e)) from None

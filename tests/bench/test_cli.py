@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import fake_run
+from synthetic import fake_run, invent
 from typer.testing import CliRunner
 
-from bench import cli
+from bench import cli, runner
+from bench.cases import make_case
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,11 @@ def bench(tmp_path, monkeypatch):
         ("predict d16_cpu --memory 48GiB", "--memory goes with --max-batch"),
         ("predict d16_cpu --max-batch --memory 48", "a size must be like 48GiB"),
         ("predict d16_cpu --max-batch --memory lots", "a size must be like 48GiB"),
+        ("predict d16_cpu --rate nan", "'--rate'"),
+        ("predict d16_cpu --rate inf", "'--rate': inf is not a finite number"),
+        ("predict d16_cpu --rate 9 --price inf", "'--price': inf is not a finite number"),
+        ("run d16_cpu --throughput nan", "stream_seconds must be at least 0, not nan"),
+        ("run d16_cpu --set max_seconds=nan", "max_seconds must be above 0, not nan"),
         ("plot memory", "no run under"),
         ("run --colour", "No such option: --colour"),
         ("predict d16_cpu --format jsn", "'--format'"),
@@ -119,6 +125,27 @@ def test_a_run_keeps_a_trace_with_its_scales(bench, tmp_path):
     assert {name for name in names if name.startswith("scale ")} == {
         f"scale {k}" for k in range(1, 11)
     }
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"), [(["error", "timeout"], 1), (["error", "oom"], 0), (["ok", "error"], 0)]
+)
+def test_a_run_in_which_everything_failed_ends_with_exit_code_1(
+    bench, tmp_path, monkeypatch, ends, code
+):
+    left = iter(ends)
+
+    def in_process(job, *_):
+        good = invent(make_case(job["case"]), 1, gpu_gib=99)
+        end = next(left)
+        return good if end == "ok" else {"status": end, "reason": "no luck"}
+
+    monkeypatch.setattr(runner, "in_process", in_process)
+    axes = ["--set", "method=var", "--set", "rounds=1"]
+    result = bench("run", "d16_cpu", *axes, "--device", "cpu", "--out", str(tmp_path / "run"))
+    assert result.exit_code == code, result.output
+    said = "nothing was measured, every case failed: see the logs in"
+    assert [said in line for line in result.stderr.splitlines()] == [True] * code
 
 
 def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):

@@ -139,6 +139,7 @@ def test_ceilings_of_this_machine(monkeypatch):
     assert found.best("float32").flop_per_s == found.rate(torch.float32) > 1e8
     assert found.bandwidth == max(found.copy_bytes_per_s, found.read_bytes_per_s) > 1e7
     assert 1e-8 < found.launch_s < 1e-3
+    assert found.measured_at
     assert Ceilings.model_validate_json(found.model_dump_json()) == found
 
 

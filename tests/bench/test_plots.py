@@ -320,3 +320,13 @@ def test_by_default_nothing_to_draw_is_an_error(tmp_path):
     with pytest.raises(pages.NoData) as error:
         plots.draw(run, [], tmp_path)
     assert "bench.py run d30_cpu`" in one_line(error)
+
+
+def test_rows_that_differ_in_settings_alone_have_different_names(tmp_path):
+    text = '[[cases]]\nmethod = "aim"\ncfg = [1.5, 2.5]\n[[cases]]\nmethod = "var"\ndepth = 4\n'
+    text += 'precision = ["fp16", "bf16"]\nmemory_limit_gib = 8.0\nbatch_size = [1, 2]\n'
+    (tmp_path / "own.toml").write_text(f'title = "own"\n{text}')
+    names = [row["name"] for row in pages.rows_of(fake_run(str(tmp_path / "own.toml")))]
+    var = ["VAR-d4, fp16", "VAR-d4, bf16"]
+    assert names[:2] == ["AiM-XL, cfg 1.5", "AiM-XL, cfg 2.5"]
+    assert sorted(names[2:]) == sorted(2 * var)

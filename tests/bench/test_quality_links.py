@@ -15,6 +15,7 @@ from bench import cli, frames, pages, plots, tables
 from bench.cases import VARCase, make_case
 from bench.quality import evaluations
 from bench.quality.evaluations import link
+from codevar.checkpoints import SHIPPED
 
 
 def case(**values):
@@ -119,6 +120,40 @@ def test_other_trained_weights_have_another_quality():
     assert free.key not in found
     assert found[tuned.key].figures["fid"] == 2.27
     assert found[case(weights="finetuned").key].differs["fid"] == ""
+
+
+def measured_with(weights: str, **sha256: str):
+    """A run of VAR-d12 of those weights, with the hashes that its record has."""
+    axes = {"method": "var", "depth": 12, "weights": weights, "stack": "modern"}
+    run = fake_run("quick", **axes, batch_size=1, precision="fp16")
+    run.records[0]["weights_sha256"] = sha256
+    return run
+
+
+def test_weights_that_were_trained_on_since_have_another_quality():
+    run = measured_with("mini", mini_large="a", mini_vqvae="v")
+    line = fake_evaluation(run.sweep.cases[0], fid=5.0)
+    for hashes, linked in (
+        ({"mini_large": "a", "mini_vqvae": "v"}, True),
+        ({"mini_large": "b", "mini_vqvae": "v"}, False),
+        ({"mini_large": "a", "mini_vqvae": "w"}, False),
+        ({"mini_large": "a"}, True),  # of an older set
+        (None, True),
+    ):
+        found = dataclasses.replace(run, evaluations=[line | {"weights_sha256": hashes}])
+        assert ("fid" in frames.frame(found)) == linked, hashes
+
+
+def test_the_same_weights_have_their_quality_under_any_name(tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.symlink_to(SHIPPED["mini_large"])
+    run = measured_with(f"mini:{copy}", **{str(copy): "a", "mini_vqvae": "v"})
+    sampled = run.sweep.cases[0].model_copy(update={"weights": "mini"})
+    line = fake_evaluation(sampled, fid=5.0)
+    for hashes, linked in (({"mini_large": "a", "mini_vqvae": "v"}, True), ({}, False)):
+        found = dataclasses.replace(run, evaluations=[line | {"weights_sha256": hashes}])
+        row = frames.frame(found).to_dict("records")[0]
+        assert ("fid" in row, "fid_differs" in row) == (linked, False)
 
 
 def test_of_several_evaluations_the_one_most_like_the_case_counts_then_the_newest():

@@ -23,6 +23,7 @@ from bench import child, experiment, frames, machine, records, runner, tables
 from bench.cases import Original, UsageError, make_case
 from bench.predict import predict
 from bench.timing import Samples
+from codevar.checkpoints import weights_sha256
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -114,6 +115,17 @@ def test_records_hold_what_a_reader_needs(tiny, children, tmp_path):
         assert line["predicted"]["kv_cache_mib"] == line["memory"]["kv_cache_mib"]
 
 
+def test_a_record_has_the_hashes_of_its_weights_the_vqvaes_too(children, tmp_path):
+    tiny = TINY.replace("depth = 2", "weights = ['mini', 'seeded']\ndepth = 12")
+    (tmp_path / "tiny.toml").write_text(tiny)
+    sweep = experiment.load(str(tmp_path / "tiny.toml"), ["method=var"], device="cpu")
+    mini, seeded = run(sweep, tmp_path / "run")
+    names = ("mini_large", "mini_vqvae")
+    assert mini["weights_sha256"] == {name: weights_sha256(name) for name in names}
+    assert "weights_sha256" not in seeded
+    assert records.read(tmp_path / "run") == ([mini, seeded], [])
+
+
 def test_a_record_is_on_disk_before_the_next_case_starts(tiny, children, tmp_path):
     seen = []
 
@@ -168,6 +180,20 @@ def test_what_failed_once_is_not_tried_in_further_rounds(tiny, children, tmp_pat
     assert len(run(tiny, tmp_path / "run", resume=True)) == 5
 
 
+def test_resume_measures_again_what_failed_but_not_what_ran_out_of_memory(tiny, children, tmp_path):
+    ends = iter(["oom", "error", "timeout"])
+    good = children.says
+    children.says = lambda job: {"status": next(ends), "reason": "no"}
+    run(tiny, tmp_path / "run")
+    del children[:]
+    children.says = good
+    again = run(tiny, tmp_path / "run", resume=True)
+    assert children == [case.model_dump() for case in tiny.cases[1:]]
+    assert [r["status"] for r in again] == ["oom", "ok", "ok"]
+    assert records.read(tmp_path / "run")[0] == again
+    assert list(frames.frame(frames.load(tmp_path / "run"))["status"]) == ["oom", "ok", "ok"]
+
+
 def test_each_case_is_paired_with_its_baseline_but_not_with_itself(tiny, children, tmp_path):
     asked = []
     good = children.says
@@ -188,6 +214,18 @@ def test_a_second_run_into_a_folder_needs_resume(tiny, children, tmp_path):
         run(tiny, tmp_path / "run")
     assert "--resume" in one_line(e)
     assert len(records.read(tmp_path / "run")[0]) == 3
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_records_without_their_run_json_are_not_added_to(tiny, children, tmp_path, resume):
+    run(tiny, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    before = (tmp_path / "run" / "records.jsonl").read_bytes()
+    with pytest.raises(UsageError) as e:
+        run(tiny, tmp_path / "run", resume=resume)
+    assert one_line(e).endswith("run: holds records.jsonl but no run.json; choose another --out")
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == before
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_an_edited_experiment_is_not_mixed_into_a_run(tiny, children, tmp_path):
@@ -439,6 +477,18 @@ def test_a_case_without_its_weights_is_an_error_with_one_line(tmp_path):
     assert result["status"] == "error"
     assert str(tmp_path / "var_d1.pth") in result["reason"]
     assert "\n" not in result["reason"]
+
+
+def test_a_file_of_weights_too_large_to_read_is_out_of_memory_and_not_damaged(tmp_path):
+    shape = {"dtype": "F32", "shape": [2**32], "data_offsets": [0, 2**34]}
+    header = json.dumps({"pos_start": shape}).encode()
+    with open(tmp_path / "var_d1.safetensors", "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2**34)  # takes no room on the disk
+    asked = job(weights=str(tmp_path), memory_limit_gib=4)
+    result = runner.in_process(asked, 120, tmp_path / "log")
+    assert result["status"] == "oom"
+    assert "damaged" not in result["reason"]
 
 
 @pytest.mark.parametrize(

@@ -122,16 +122,36 @@ def test_the_prediction_is_fitted_over_the_same_points(whole):
     assert "predicted: FLOPs" in words(page(whole))
 
 
-def test_where_the_machine_was_profiled_the_prediction_is_the_floor(whole, tmp_path):
+def top_of(**about):
     kinds = ("float32", "fp16")
-    top = ceilings.Ceilings(
+    return ceilings.Ceilings(
         device="cuda",
         threads=1,
         products=[ceilings.Product(precision=k, M=1, K=1, N=1, flop_per_s=1e14) for k in kinds],
         copy_bytes_per_s=1e12,
         read_bytes_per_s=1e12,
         launch_s=1e-6,
+        **about,
     )
+
+
+def test_of_several_profiles_of_the_machine_the_last_measured_counts(whole, tmp_path, monkeypatch):
+    """Whatever the files' dates, which a clone does not keep."""
+    dates = {"a": "2026-02-01", "b": "2026-03-01", "c": "2026-01-01", "d": ""}
+    for name, date in dates.items():
+        (tmp_path / name).mkdir()
+        top = top_of(measured_at=date)
+        records.write_json(tmp_path / name / ceilings.FILE, top.model_dump())
+        records.write_json(tmp_path / name / "env.json", {"machine": "l20"})
+    monkeypatch.setattr(whole, "folder", tmp_path / "scaling")
+    rows = pages.rows_of(whole)
+    assert scaling.ceilings_for(whole, rows).measured_at == "2026-03-01"
+    monkeypatch.setattr(whole, "folder", tmp_path / "c")  # its own come first
+    assert scaling.ceilings_for(whole, rows).measured_at == "2026-01-01"
+
+
+def test_where_the_machine_was_profiled_the_prediction_is_the_floor(whole, tmp_path):
+    top = top_of()
     (tmp_path / "profile").mkdir()
     records.write_json(tmp_path / "profile" / ceilings.FILE, top.model_dump())
     whole.folder = tmp_path / "scaling"

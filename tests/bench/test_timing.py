@@ -35,7 +35,7 @@ def clock(monkeypatch):
     return clock
 
 
-def measure(clock, latencies, card=NO_CARD, **effort):
+def measure(clock, latencies, card=NO_CARD, stands_for=(), **effort):
     """Samples of a decode of two scales that takes the given seconds, one after the other."""
     times = iter(latencies)
 
@@ -51,7 +51,7 @@ def measure(clock, latencies, card=NO_CARD, **effort):
         clock.now += 0.5
 
     defaults = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 100}
-    return timing.sample(decode, images, CPU, Effort(**(defaults | effort)), card)
+    return timing.sample(decode, images, CPU, Effort(**(defaults | effort)), card, stands_for)
 
 
 def test_a_sample_is_the_sum_of_its_scales(clock):
@@ -120,6 +120,14 @@ def test_samples_of_a_throttled_gpu_are_counted_and_left_out(clock):
     assert len(taken.latency_s) == len(taken.scale_latency_s) == 6
     assert (taken.discarded_latency_s, taken.discarded_for) == ([9.0, 9.0], hot)
     assert taken.energy_j == 100
+
+
+def test_steps_stand_for_others_in_every_latency_the_discarded_too(clock):
+    card = HotCard(itertools.chain([[], ["hw_slowdown"]], itertools.repeat([])))
+    taken = measure(clock, itertools.repeat(4.0), card, stands_for=(5, 10))
+    assert taken.scale_latency_s == [[1.0, 3.0]] * 6
+    latencies = taken.warmup_latency_s, taken.discarded_latency_s, taken.latency_s
+    assert [set(seconds) for seconds in latencies] == [{35.0}] * 3
 
 
 def test_a_gpu_that_always_throttles_ends_with_no_sample(clock):

@@ -271,7 +271,7 @@ def test_a_damaged_cache_is_made_again(run, sets, tmp_path):
 
 def test_saved_statistics_stand_for_the_images(run, sets, tmp_path, classifier):
     other = write_folder(tmp_path / "other", pixels(150, 500))
-    saved = tmp_path / "other.npz"
+    saved = tmp_path / "new" / "folder" / "other.npz"
     assert run(other, "--save-statistics", saved, reference=None).exit_code == 0
     assert run(sets / "npz", "--metrics", "fid", reference=other).exit_code == 0
     expected = record(tmp_path)["metrics"]["fid"]

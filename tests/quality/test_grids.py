@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from bench import cli, experiment, pictures_cli, records
 from bench.cases import UsageError
+from bench.child import hashes_of
 from bench.quality import facts, grids
 from bench.quality.chosen import names_of, title_of
 from bench.runner import default_device
@@ -146,6 +147,9 @@ def test_fids_of_a_margin_are_of_the_very_cases_by_one_network(tmp_path, weights
     lines.append(evaluation(cases[0], 99.0, extractor="other", evaluated_at="2026-01-03"))
     lines.append(evaluation(cases[1], 5.0, evaluated_at="2026-01-04"))
     lines.append(evaluation(cases[2].model_copy(update={"precision": "bf16"}), 7.0))
+    other_weights = dict.fromkeys(hashes_of(cases[2]), "0" * 64)
+    assert len(other_weights) == 3
+    lines.append(evaluation(cases[2], 8.0, weights_sha256=other_weights))
     for line in lines:
         records.append_line(tmp_path / "evaluations.jsonl", line)
     (tmp_path / "more").mkdir()

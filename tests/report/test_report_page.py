@@ -47,7 +47,7 @@ def cell(grid, method, group, heading):
 
 
 def test_the_file_asks_for_nothing_and_allows_only_its_own_scripts(bench, quick, tmp_path):
-    out = tmp_path / "report.html"
+    out = tmp_path / "new" / "folder" / "report.html"
     result = bench(on_disk(quick, tmp_path / "run"), "-o", out)
     assert result.exit_code == 0, result.stderr
     html = out.read_text("utf-8")
