@@ -41,7 +41,7 @@ from codevar.stacks import M, Stack, stack
 
 
 def main() -> None:
-    die_with_parent()
+    die_with(runner=int(sys.argv[1]))
     out, sys.stdout = sys.stdout, sys.stderr
     job = json.load(sys.stdin)
     try:
@@ -55,11 +55,13 @@ def main() -> None:
     json.dump(result, out)
 
 
-def die_with_parent() -> None:
+def die_with(runner: int) -> None:
     """A runner that is killed takes its case along, so that nothing measures beside an orphan."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != runner:  # killed while this process was starting
+        sys.exit(1)
 
 
 def load(case: Case, download: bool) -> Generator:

@@ -261,7 +261,7 @@ def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, An
         raise UsageError(f"{log}: cannot be written ({e.strerror})") from None
     with errors:
         child = subprocess.Popen(
-            [sys.executable, "-m", "bench.child"],
+            [sys.executable, "-m", "bench.child", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
