@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -116,12 +118,29 @@ def watched(
 ) -> Footprint:
     """The footprint of a decode of so many images, whose networks are on the meta device."""
     ledger = Ledger(images)
-    with simulated(device, attention):
+    with interrupts_wait(), simulated(device, attention):
         for network in networks:
             ledger.leave_out(fill(network, device))
         with ledger:
             decode(ledger.on_scale)
     return Footprint(tuple(np.unique(p, axis=0) for p in ledger.peaks), tuple(ledger.left))
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C counts at the end of the block: in a weak reference's callback, of which fake tensors
+    have many, an exception is lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 class Keeps(Block):

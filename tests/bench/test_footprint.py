@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import gc
+import signal
+import weakref
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 from bench import memory
 from bench.cases import make_case
 from bench.experiment import PAPERS
-from bench.footprint import PRIME, of_plan
+from bench.footprint import PRIME, of_plan, watched
 from bench.predict import CUBLAS_BYTES, largest_batch, memory_differs, predict
 from bench.runner import prediction_json
 from bench.tables import usable_bytes
@@ -77,6 +79,23 @@ def test_a_decode_holds_what_its_footprint_says(method, precision, name, drafter
     assert running == pytest.approx(used.running_mib, rel=0.1 if name == "published" else 0.001)
     assert used.unaccounted_mib == 0
     assert used.accounted
+
+
+def test_ctrl_c_during_a_prediction_is_not_lost():
+    """Python drops an exception that is raised while a weak reference dies."""
+    done = []
+
+    def decode(on_scale):
+        tensor = torch.empty(1)
+        weakref.finalize(tensor, signal.raise_signal, signal.SIGINT)
+        del tensor
+        done.append(1)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        watched([], decode, "cpu", "auto")
+    assert done
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_parts_add_up_and_a_cache_is_freed_at_the_hand_over(drafter, refiner, vqvae):
