@@ -521,6 +521,8 @@ def test_out_of_memory_is_told_from_other_errors():
 def start(folder, *more):
     command = [sys.executable, "bench.py", "run", str(folder / "tiny.toml"), "--device", "cpu"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A shell that put the tests into the background ignores Ctrl-C, and so would this.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([*command, "--out", str(folder / "run"), *more], cwd=ROOT, **options)
 
 
