@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import codevar
 from codevar import Sampling, Scales
 from codevar.decode import generate
-from codevar.packed import can_pack
 from codevar.plan import Plan, Step, code, original, subnet, swap_scale, variant
 from codevar.stacks import STACKS
 
@@ -332,14 +331,6 @@ def test_a_stack_refuses_weights_of_another_precision(small_vqvae, stack, precis
 def test_what_is_no_stack_is_refused(big, small_vqvae, stack):
     with tiny.refused("stack must be one that codevar.stack makes, not "):
         codevar.decode(big, small_vqvae, LABELS, stack=stack)
-
-
-@pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN in this torch")
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_published_refuses_a_model_that_was_prepared_for_modern(small_vqvae, precision):
-    packed = codevar.stack("modern").prepare(tiny.var())
-    with tiny.refused("the published stack", "prepared for another stack"):
-        codevar.decode(packed, small_vqvae, LABELS, stack=codevar.stack("published", precision))
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,13 @@ def test_published_models_stay_as_they_are():
     assert any(isinstance(module, torch.nn.Linear) for module in var.modules())
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_published_refuses_a_model_that_was_prepared_for_modern(precision):
+    packed = codevar.stack("modern").prepare(tiny.var())
+    with tiny.refused("the published stack", "prepared for another stack"):
+        codevar.decode(packed, tiny.vqvae(), [3], stack=codevar.stack("published", precision))
+
+
 @pytest.mark.parametrize("keys", [1, 30, 300])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_in_pieces_is_attention(keys, masked, monkeypatch):
