@@ -40,11 +40,13 @@ class Memory:
     peak_by_scale_mib, live_by_scale_mib: the most during a scale, and what is left after it.
     kv_cache_by_scale_mib: held while the scale was predicted.
     workspace_mib: the part of running that is cuBLAS's and stays.
+    rounding_mib: the part of running that no tensor asked for, at the peak: the caching allocator
+        leaves up to 1 MiB of a block with the tensor that it was cut for.
     unaccounted_mib: the most, between scales and at the end, that the allocator holds and no
         tensor or workspace does; accounted says whether that is next to nothing.
     reserved_mib: what the caching allocator took from the device at its peak; fragmentation_mib
         the part of it that was not allocated, inactive_split_mib of that what lies between
-        allocated pieces of a block.  None on a CPU, as is workspace_mib.
+        allocated pieces of a block.  None on a CPU, as are workspace_mib and rounding_mib.
     graph_pool_mib, in records of decodes that are CUDA graphs: their pool, which stays, in the
         place of KV cache and running, which are those of kernels launched one by one.
     process_mib: the process's memory, as process_by says.
@@ -60,6 +62,7 @@ class Memory:
     unaccounted_mib: float
     accounted: bool
     workspace_mib: float | None
+    rounding_mib: float | None
     reserved_mib: float | None
     fragmentation_mib: float | None
     inactive_split_mib: float | None
@@ -78,6 +81,7 @@ class Watched:
     live: list[int] = field(default_factory=list)
     unaccounted: list[int] = field(default_factory=list)
     workspace: int | None = None
+    rounding: int | None = None
     reserved: int | None = None
     fragmentation: int | None = None
     inactive_split: int | None = None
@@ -118,6 +122,7 @@ def measure(
         unaccounted_mib=unaccounted,
         accounted=unaccounted <= UNACCOUNTED_MIB,
         workspace_mib=_mib(seen.workspace),
+        rounding_mib=_mib(seen.rounding),
         reserved_mib=_mib(seen.reserved),
         fragmentation_mib=_mib(seen.fragmentation),
         inactive_split_mib=_mib(seen.inactive_split),
@@ -177,6 +182,8 @@ def _on_cuda(
     during = readings[1:]
     seen.peaks = [reading["allocated_bytes.all.peak"] - others for reading in during]
     seen.live = [reading["allocated_bytes.all.current"] - others for reading in during]
+    asked = max(reading["requested_bytes.all.peak"] for reading in during) - others
+    seen.rounding = max(seen.peaks) - asked
     seen.reserved = max(reading["reserved_bytes.all.peak"] for reading in during)
     seen.fragmentation = seen.reserved - max(seen.peaks) - others
     seen.inactive_split = max(reading["inactive_split_bytes.all.peak"] for reading in during)

@@ -151,6 +151,7 @@ def test_memory_that_runs_out_in_a_capture_costs_the_graphs_alone(ready, monkeyp
 @pytest.mark.parametrize("name", ["published", "modern"])
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_memory_is_what_shapes_predict(meta, name, precision):
+    images = 64  # of few, attention by tiles splits keys among the GPU's processors, each with sums
     how = codevar.stack(name, precision)
     options = {"device": "cuda", "dtype": how.weights}
     vqvae = codevar.load_vqvae(reference_state_dict(*meta["vae"]), **options)
@@ -160,11 +161,11 @@ def test_memory_is_what_shapes_predict(meta, name, precision):
     plan = code(drafter, refiner, 6)
 
     def decode(on_scale):
-        return generate(plan, vqvae, [1, 2, 3, 4], stack=how, on_scale=on_scale)
+        return generate(plan, vqvae, [1] * images, stack=how, on_scale=on_scale)
 
     decode(lambda k: None)  # cuBLAS takes its workspace
     used, _ = memory.measure(decode, [drafter, refiner, vqvae], CUDA)
-    assert used.kv_cache_by_scale_mib == [b / 2**20 for b in kv_cache_bytes(plan, 4, how)]
+    assert used.kv_cache_by_scale_mib == [b / 2**20 for b in kv_cache_bytes(plan, images, how)]
     parts = used.params_mib + used.kv_cache_mib + used.running_mib
     assert used.total_mib == pytest.approx(parts)
     assert params_bytes(plan, vqvae.config, how) > 0
@@ -174,8 +175,9 @@ def test_memory_is_what_shapes_predict(meta, name, precision):
     with torch.device("meta"):
         models = [codevar.VAR(model.config).to(how.weights) for model in (drafter, refiner)]
     lines = of_plan(code(*models, 6), how, codevar.Sampling(), "cuda")
-    running = max(lines.peak_bytes(4)) / 2**20 - used.kv_cache_mib
-    assert used.running_mib - used.workspace_mib == pytest.approx(running, rel=0.1, abs=1)
+    running = max(lines.peak_bytes(images)) / 2**20 - used.kv_cache_mib
+    taken = used.running_mib - used.workspace_mib - used.rounding_mib
+    assert taken == pytest.approx(running, rel=0.1, abs=1)
 
 
 def test_a_snapshot_and_a_trace_are_written(models, tmp_path):

@@ -98,6 +98,7 @@ def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
         unaccounted_mib=0.0,
         accounted=True,
         workspace_mib=CUBLAS_BYTES / MIB,
+        rounding_mib=0.0,
         reserved_mib=total * 1.02,
         fragmentation_mib=total * 0.02,
         inactive_split_mib=total * 0.01,
