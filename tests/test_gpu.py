@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: `make test-gpu`."""
+"""What only a CUDA device can show: `make test-gpu`.  tests/fake_cuda runs all but the kernels."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from codevar.decode import generate
 from codevar.plan import code, original, variant
 
 pytestmark = pytest.mark.gpu
+FAKE = "FAKE_CUDA" in os.environ  # tests/fake_cuda: all but the kernels
+computes = pytest.mark.skipif(FAKE, reason="kernels do nothing here")
+is_a_card = pytest.mark.skipif(FAKE, reason="no NVML, no CUPTI")
 os.environ |= CHILD_ENVIRON
 GREEDY = codevar.Sampling(cfg=3.0, top_k=1, top_p=0)
 CUDA = torch.device("cuda")
@@ -48,6 +51,7 @@ def models(meta):
     ]
 
 
+@computes
 @pytest.mark.parametrize("name", ["published", "modern"])
 @pytest.mark.parametrize("N", [1, 6, 9])
 def test_greedy_tokens_are_the_references_but_for_ties(models, cases, labels, name, N):
@@ -76,6 +80,7 @@ def never_waiting():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@computes
 def test_compiled_decodes_what_modern_does_and_never_waits(models, ready, labels):
     vqvae, *transformers = models
     run = (code(*ready[1:], 6), vqvae, labels.tolist(), GREEDY)
@@ -94,6 +99,7 @@ PLANS = {
 }
 
 
+@computes
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("seeds", [[1, 2, 3, 4], [[5, 6], [7, 8], [9, 5], [6, 7]]])
 def test_graphs_make_what_launched_kernels_do(ready, name, seeds):
@@ -180,6 +186,7 @@ def test_memory_is_what_shapes_predict(meta, name, precision):
     assert taken == pytest.approx(running, rel=0.1, abs=1)
 
 
+@is_a_card
 def test_a_snapshot_and_a_trace_are_written(models, tmp_path):
     vqvae, drafter, _ = models
 
@@ -202,6 +209,7 @@ def test_a_decode_never_waits_for_the_gpu(models, stack):
         generate(decoded, vqvae, [1, 2], stack=how)
 
 
+@computes
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_logits_are_not_rounded(models, precision):
     """The head multiplies in half precision and tells float32."""
@@ -231,6 +239,7 @@ def test_scales_add_up_to_the_total(models):
     assert sum(by_scale) <= start.elapsed_time(end) / 1000
 
 
+@is_a_card
 def test_the_card_tells_its_clocks_and_its_energy_grows(models):
     vqvae, drafter, _ = models
     found = Card(CUDA)
@@ -278,6 +287,7 @@ def test_too_large_a_batch_is_out_of_memory(tmp_path):
     assert child.is_oom(torch.OutOfMemoryError())
 
 
+@computes
 def test_ceilings_are_those_of_a_gpu(monkeypatch):
     monkeypatch.setattr(ceilings, "FIGURE_S", 0.2)
     found = ceilings.measure(CUDA)

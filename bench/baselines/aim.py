@@ -250,7 +250,10 @@ def one_token(
     fade_BI, dt_BI, D_I = (part.repeat_interleave(I // heads, -1) for part in (fade_BH, dt_BH, D_H))
     state_BIN.mul_(fade_BI.to(dtype)[..., None])
     state_BIN.addcmul_((dt_BI * x_BI).to(dtype)[..., None], b_BN.to(dtype)[:, None])
-    y_BI = torch.bmm(state_BIN, c_BN.to(dtype)[..., None])[..., 0]
+    if torch.compiler.is_compiling():  # one kernel with the above; a product would read a copy
+        y_BI = (state_BIN * c_BN.to(dtype)[:, None]).sum(-1)
+    else:
+        y_BI = torch.bmm(state_BIN, c_BN.to(dtype)[..., None])[..., 0]
     return (y_BI + D_I * x_BI).float() * F.silu(gate_BI.float())
 
 

@@ -1,0 +1,95 @@
+"""CoDe's Table 3 by torch's own caching allocator, on a card of the papers' size: run by
+test_fake_cuda.py."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import pytest
+import torch
+
+import codevar
+from bench import memory
+from bench.cases import make_case
+from bench.child import Loaded
+from bench.experiment import PAPERS
+from bench.machine import CHILD_ENVIRON
+from bench.predict import memory_differs, predict
+from bench.runner import prediction_json
+from codevar import VAR, VQVAE, VARConfig, VQVAEConfig, graphs
+
+pytestmark = pytest.mark.gpu
+os.environ |= CHILD_ENVIRON
+CUDA = torch.device("cuda", 0)
+
+
+def on_card(model, device, dtype, **_):
+    """The model with whatever the card's memory holds for weights."""
+    model = model.cast(dtype) if isinstance(model, VQVAE) else model.to(dtype)
+    return model.to_empty(device=device).eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(monkeypatch):
+    def var(source, **options):
+        with torch.device("meta"):
+            _, name, _ = source.split(":")  # as in seeded:var_d30:0
+            model = VAR(VARConfig.published(int(name.removeprefix("var_d"))))
+        return on_card(model, **options)
+
+    def vqvae(source, **options):
+        with torch.device("meta"):
+            model = VQVAE(VQVAEConfig())
+        return on_card(model, **options)
+
+    monkeypatch.setattr(codevar, "load_var", var)
+    monkeypatch.setattr(codevar, "load_vqvae", vqvae)
+
+
+def measured(case):
+    loaded = Loaded.of(case, download=False)
+    with graphs.launched():
+        loaded.decode(lambda k: None)
+    return memory.measure(loaded.decode, loaded.networks, CUDA)[0]
+
+
+def rows():
+    with open(PAPERS / "code_table3.csv") as file:
+        for row in csv.DictReader(file):
+            yield pytest.param(row, id=f"{row['method']} {row['batch_size']}")
+
+
+@pytest.mark.parametrize("row", rows())
+def test_memory_is_the_papers_and_the_predicted(row):
+    values = {"method": "var", "batch_size": int(row["batch_size"]), "device": "cuda"}
+    if row["method"].startswith("CoDe"):
+        values |= {"method": "code", "draft_steps": 6, "sampling": "code"}
+    case = make_case(values | {"precision": "fp16"})
+    if row["oom"] == "yes":
+        with pytest.raises(torch.OutOfMemoryError):
+            measured(case)
+        return
+    used = measured(case)
+    assert used.accounted
+    assert used.params_mib == pytest.approx(float(row["params_mb"]), rel=1e-3)
+    assert used.kv_cache_mib == pytest.approx(float(row["kv_cache_mb"]), rel=8e-3)
+    running = used.running_mib - used.rounding_mib
+    assert running == pytest.approx(float(row["running_mb"]), rel=0.01)
+    assert memory_differs(vars(used), prediction_json(predict(case)), "cuda") == []
+
+
+METHODS = {
+    "var": {},
+    "code": {"draft_steps": 6},
+    "variant": {"subnet_depth": 16, "bridge_scales": 6},
+}
+
+
+@pytest.mark.parametrize("name", ["modern", "compiled"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_memory_of_every_stack_is_the_predicted(name, method, batch_size):
+    values = {"method": method, "stack": name, "batch_size": batch_size, "precision": "bf16"}
+    case = make_case(METHODS[method] | values | {"device": "cuda"})
+    assert memory_differs(vars(measured(case)), prediction_json(predict(case)), "cuda") == []
