@@ -24,6 +24,9 @@ from codevar.shapes import Shapes, count, size
 # at scales 2 and 7 and float rounding decided, so the result is kept.
 _PHI_OF_TEN_SCALES = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
 ROUNDING = 1 / 255  # how far images may be out of [0, 1]
+# The decoder draws so many at a time, 16 images of 256 px: of 256 images its layers would hold
+# several times what a decode's cache does.
+PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,9 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def decode_features(self, f_hat_BZhw: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) images in [0, 1] of a feature map."""
-        pixels = self.decoder(self.post_quant_conv(f_hat_BZhw.to(self.dtype)))
+        pixels_of_one = (f_hat_BZhw.shape[-1] * self.config.stride) ** 2
+        parts = f_hat_BZhw.to(self.dtype).split(max(1, PIXELS // pixels_of_one))
+        pixels = torch.cat([self.decoder(self.post_quant_conv(part)) for part in parts])
         return pixels.float().clamp_(-1, 1).add_(1).mul_(0.5)
 
     @torch.no_grad()

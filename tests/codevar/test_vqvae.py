@@ -50,6 +50,17 @@ def test_images_are_decoded_from_the_last_partial_sum(small_vqvae):
     assert torch.equal(small_vqvae.decode(tokens), small_vqvae.decode_features(sums[-1]))
 
 
+def test_of_many_images_a_few_at_a_time_go_through_the_decoder(small_vqvae, monkeypatch):
+    tokens, seen = random_tokens(7), []
+    wanted = small_vqvae.decode(tokens)
+    small_vqvae.decoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr(codevar.vqvae, "PIXELS", 3 * wanted[0, 0].numel())
+    images = small_vqvae.decode(tokens)
+    small_vqvae.decoder._forward_pre_hooks.clear()
+    assert seen == [3, 3, 1]
+    torch.testing.assert_close(images, wanted)
+
+
 def test_partial_sums_depend_on_the_scales_so_far_only(small_vqvae):
     tokens, changed = random_tokens(), random_tokens()
     changed[:, 5:14] = (changed[:, 5:14] + 1) % 128

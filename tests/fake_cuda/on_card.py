@@ -79,6 +79,13 @@ def test_memory_is_the_papers_and_the_predicted(row):
     assert memory_differs(vars(used), prediction_json(predict(case)), "cuda") == []
 
 
+def test_images_of_the_papers_largest_decode_fit():
+    """VARiant-d2 at batch 256 has 40 of the card's 44.5 GiB; its images must not need more."""
+    values = {"method": "variant", "subnet_depth": 2, "bridge_scales": 6, "batch_size": 256}
+    loaded = Loaded.of(make_case(values | {"precision": "fp16", "device": "cuda"}), False)
+    assert len(loaded.images(loaded.decode(lambda k: None))) == 256
+
+
 METHODS = {
     "var": {},
     "code": {"draft_steps": 6},
