@@ -4,6 +4,7 @@ test_fake_cuda.py."""
 from __future__ import annotations
 
 import csv
+import gc
 import os
 
 import pytest
@@ -28,6 +29,12 @@ def on_card(model, device, dtype, **_):
     """The model with whatever the card's memory holds for weights."""
     model = model.cast(dtype) if isinstance(model, VQVAE) else model.to(dtype)
     return model.to_empty(device=device).eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def an_empty_card():
+    gc.collect()  # an OutOfMemoryError keeps the frames it came through
+    torch.cuda.empty_cache()
 
 
 @pytest.fixture(autouse=True)
