@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from codevar import graphs
 from codevar.decode import OnScale
 from codevar.stacks import Stack
 
@@ -78,10 +79,12 @@ class Method(ABC):
 
 def one_graph(step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """The step compiled whole; on a GPU launched as one CUDA graph, whose output is good until the
-    next step.  What it writes in place must be `static`."""
+    next step.  What it writes in place must be `static`.  As it stands under `graphs.launched`."""
     fast = torch.compile(step, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
     def run(*args: Any) -> torch.Tensor:
+        if graphs.LAUNCHED.get():
+            return step(*args)
         torch.compiler.cudagraph_mark_step_begin()
         return fast(*args)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from itertools import product
 
 import pytest
 import small_baselines as small
@@ -64,19 +65,21 @@ def test_a_step_as_one_cuda_graph_gives_the_same_tokens(config):
         assert torch.equal(generate(fast, [3, 7], 0, small.MODERN).tokens, wanted)
 
 
-@pytest.mark.parametrize("stack", ["published", "modern"])
+SMALL = {
+    "dit": {"size": "S/2"},
+    "mar": {"denoising_steps": 4},
+    "llamagen": {"size": "B", "resolution": 256},
+    "aim": {"size": "B"},
+}
+
+
 @pytest.mark.parametrize(
-    "keys",
-    [
-        {"method": "dit", "size": "S/2", "max_steps": 3},
-        {"method": "mar", "denoising_steps": 4, "max_steps": 3},
-        {"method": "llamagen", "size": "B", "resolution": 256, "max_steps": 3},
-        {"method": "aim", "size": "B", "max_steps": 3},
-    ],
-    ids=lambda keys: keys["method"],
+    ("method", "stack"),
+    [*product(SMALL, ["published", "modern"]), *product(["llamagen", "aim"], ["compiled"])],
 )
-def test_memory_is_as_predicted(keys, stack, job, tmp_path):
-    case = make_case({**keys, "stack": stack, "batch_size": 8, "device": "cuda"})
+def test_memory_is_as_predicted(method, stack, job, tmp_path):
+    values = {"method": method, "stack": stack, "max_steps": 3, "batch_size": 8, "device": "cuda"}
+    case = make_case(values | SMALL[method])
     # In a process of its own: CUDA graphs of the tests before leave memory without an owner.
     result = runner.in_process(job | {"case": case.model_dump()}, 300, tmp_path / "log")
     assert result["status"] == "ok", result.get("reason")

@@ -28,7 +28,7 @@ def card(tmp_path_factory):
 FILES = {  # and how many tests are not skipped
     "fake_cuda/on_card.py": 34,
     "test_gpu.py": 16,
-    "baselines/test_baselines_gpu.py": 8,
+    "baselines/test_baselines_gpu.py": 10,
 }
 SLOW = "baselines/test_baselines_gpu.py"
 
