@@ -109,10 +109,16 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", ["modern", "compiled"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("batch_size", [1, 64])
-def test_memory_of_every_stack_is_the_predicted(name, method, batch_size):
-    values = {"method": method, "stack": name, "batch_size": batch_size, "precision": "bf16"}
+@pytest.mark.parametrize(
+    ("stack", "method", "batch_size"),
+    [
+        ("modern", "var", 1),
+        ("modern", "code", 64),
+        ("modern", "variant", 64),
+        ("compiled", "var", 1),
+    ],
+)
+def test_memory_of_every_stack_is_the_predicted(stack, method, batch_size):
+    values = {"method": method, "stack": stack, "batch_size": batch_size, "precision": "bf16"}
     case = make_case(METHODS[method] | values | {"device": "cuda"})
     assert memory_differs(vars(measured(case)), prediction_json(predict(case)), "cuda") == []
