@@ -30,11 +30,11 @@ FILES = {  # and how many tests are not skipped
     "test_gpu.py": 16,
     "baselines/test_baselines_gpu.py": 10,
 }
-SLOW = "baselines/test_baselines_gpu.py"
+QUICK = "test_gpu.py"
 
 
 @pytest.mark.parametrize(
-    "file", [pytest.param(file, marks=[pytest.mark.slow] * (file == SLOW)) for file in FILES]
+    "file", [pytest.param(file, marks=[pytest.mark.slow] * (file != QUICK)) for file in FILES]
 )
 def test_what_needs_no_kernel_passes(card, file):
     """Cases, memory, out of memory, streams, captured graphs and their replay, Triton's code."""
