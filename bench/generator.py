@@ -51,6 +51,11 @@ class Generator(Protocol):
     @property
     def stands_for(self) -> tuple[int, ...]: ...
 
+    @property
+    def in_graph(self) -> bool:
+        """Whether torch makes CUDA graphs of its steps, which our own `codevar.graphs` are not."""
+        ...
+
     def decode(self, on_step: OnScale, batch: int = 0) -> Made:
         """One decode, up to the image decoder; `batch` changes classes and seed.
 

@@ -314,6 +314,7 @@ class NextToken(Method):
 
     def compile(self) -> None:
         self.compiled = one_graph(self.model.one_token)
+        self.in_graph = True
 
     def step(self, state: Writing, i: int) -> None:
         x_2B1C = state.class_2BC[:, None]

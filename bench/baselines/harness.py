@@ -82,6 +82,10 @@ class Loaded:
     def stands_for(self) -> tuple[int, ...]:
         return stand_for(self.chosen, self.method.steps) if self.case.in_part else ()
 
+    @property
+    def in_graph(self) -> bool:
+        return self.method.in_graph
+
     def decode(self, on_step: OnScale, batch: int = 0) -> Made:
         labels = labels_of(self.case, self.method.classes, batch)
         seed = self.case.seed + batch

@@ -258,6 +258,7 @@ class NextToken(Method):
 
     def compile(self) -> None:
         self.compiled = one_graph(self.model.one_token_anywhere)
+        self.in_graph = True
 
     def step(self, state: Writing, i: int) -> None:
         model = self.model

@@ -46,12 +46,13 @@ class Method(ABC):
     """A baseline.
 
     model: its transformer.  classes: how many it knows; the next label is "no class".
-    steps: of a decode.
+    steps: of a decode.  in_graph: whether its step is `one_graph`.
     """
 
     model: nn.Module
     classes: int
     steps: int
+    in_graph: bool = False
 
     @abstractmethod
     def start(

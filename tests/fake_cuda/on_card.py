@@ -1,4 +1,4 @@
-"""CoDe's Table 3 by torch's own caching allocator, on a card of the papers' size: run by
+"""Both papers' memory tables by torch's own caching allocator, on a card of their size: run by
 test_fake_cuda.py."""
 
 from __future__ import annotations
