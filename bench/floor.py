@@ -5,7 +5,8 @@ Bytes are those that no implementation of the plan avoids at these precisions:
 - the weights of the layers that run and of the head, read once a pass; those of AdaLN once an
   image where the stack computes it once an image;
 - the cache: of the layers that run, what is cached read once a pass, what is new written once;
-- the logits (float32), written by the head and read by the sampling.
+- the logits (float32), written by the head and read by the sampling; guided ones, but in the
+  published stack.
 
 Activations inside a pass are left out: fused kernels can keep them on chip.  So are the copies
 that the published stack makes (casts of its weights, its cache's concatenation): they are a
@@ -31,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.cases import Case, VARCase, configs, meta_plan
 from bench.ceilings import Ceilings
-from bench.predict import flops, head_flops
+from bench.predict import flops, head_flops, logit_rows
 from codevar import VAR, VQVAE, VQVAEConfig
 from codevar.compiled import chain_var, merge_biases
 from codevar.decode import generate
@@ -74,7 +75,7 @@ def floor_of(case: Case, ceilings: Ceilings) -> Floor:
 def floor(plan: Plan, batch_size: int, run: Stack, ceilings: Ceilings) -> Floor:
     work, moved = flops(plan, batch_size, run), bytes_moved(plan, batch_size, run)
     heads = [
-        2 * batch_size * head_flops(step.model, tokens)
+        head_flops(step.model, batch_size, tokens, run)
         for step, tokens in zip(plan.steps, plan.scales.tokens, strict=True)
     ]
     # Under autocast the head alone stays in the weights' precision.
@@ -103,7 +104,7 @@ def bytes_moved(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
             cache = sum(cached[layer] + tokens for layer in layers)
             for layer in layers:
                 cached[layer] += tokens
-            logits = rows * plan.scales.tokens[last] * config.vocab
+            logits = logit_rows(batch_size, run) * plan.scales.tokens[last] * config.vocab
             moved[last] += (
                 weights * run.weights.itemsize + per_token * cache + 2 * logits * FLOAT32_BYTES
             )

@@ -2,8 +2,9 @@
 
 The real loop runs, with every operator it calls, on fake tensors: they have shapes and lifetimes
 but no memory.  What is alive after each operator is the prediction, so no formula has to follow
-the code.  Scratch inside an operator is not seen: on a CPU there is next to none, on a GPU sort
-and top-k of 4096 codes work in place and attention is by tiles.
+the code.  Scratch inside an operator is not seen: on a CPU there is next to none but in attention
+with AMX, which is told, on a GPU sort and top-k of 4096 codes work in place and attention is by
+tiles.
 
 Two things make it quick.  On a GPU one decode tells every batch size: it is run with PRIME images,
 and a storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU work is
@@ -37,11 +38,13 @@ from bench.cases import Baseline, Case, VARCase, make_case, meta_plan
 from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig, noise
 from codevar.cache import StaticCache
 from codevar.decode import OnScale, generate
+from codevar.packed import has_amx
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 from codevar.var import Block, Modulation, VARConfig
 
 aten = torch.ops.aten
+CPU_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu.default
 PRIME = 1009  # divides no width, vocabulary or number of tokens
 
 
@@ -261,7 +264,8 @@ class Ledger(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self.born(tensor.untyped_storage())
-        self.events.append(self.now.copy())
+        scratch = repacked(*args) if func is CPU_ATTENTION else 0
+        self.events.append(self.now + self.split(scratch))
         return out
 
     def born(self, storage: torch.UntypedStorage) -> None:
@@ -278,6 +282,15 @@ class Ledger(TorchDispatchMode):
         """(constant, per image) of a storage."""
         grows = self.images == PRIME and nbytes % PRIME == 0
         return np.array([0, nbytes // PRIME] if grows else [nbytes, 0])
+
+
+def repacked(query, key, value, *_) -> int:
+    """Bytes of the keys and values that torch's attention lays out anew for AMX (torch 2.15: from
+    64 queries and keys on)."""
+    tokens = min(query.shape[2], key.shape[2])
+    if query.dtype != torch.bfloat16 or not has_amx() or tokens < 64:
+        return 0
+    return key.nbytes + value.nbytes
 
 
 def attention_on_gpu(query, key, value, attn_mask=None, scale=None, **_):

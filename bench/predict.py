@@ -167,7 +167,7 @@ def flops(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
             work[last] += (
                 pass_flops(model, batch_size, first, tokens, len(layers), attended)
                 + 2 * batch_size * adaln_flops(model, len(new), first_pass=first == 0)
-                + 2 * batch_size * head_flops(model, plan.scales.tokens[last])
+                + head_flops(model, batch_size, plan.scales.tokens[last], run)
             )
     return tuple(work)
 
@@ -193,7 +193,12 @@ def adaln_flops(model: VAR, layers: int, first_pass: bool) -> int:
     return layers * 12 * C * C
 
 
-def head_flops(model: VAR, tokens: int) -> int:
-    """Norm's condition and logits of one row."""
-    C = model.config.width
-    return 4 * C * C + 2 * tokens * C * model.config.vocab
+def head_flops(model: VAR, batch_size: int, tokens: int, run: Stack) -> int:
+    """The last norm's condition, and logits."""
+    C, rows = model.config.width, logit_rows(batch_size, run)
+    return 2 * batch_size * 4 * C * C + rows * 2 * tokens * C * model.config.vocab
+
+
+def logit_rows(batch_size: int, run: Stack) -> int:
+    """Rows that the head makes logits of: guidance comes first, but in the published stack."""
+    return 2 * batch_size if run.as_published else batch_size

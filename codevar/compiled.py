@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from codevar import var as eager
@@ -58,15 +59,21 @@ def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
     the cache comes out in its precision."""
 
     def norm(x_BLC, scale_B1C, shift_B1C):
-        return eager.modulated_norm(x_BLC, scale_B1C, shift_B1C).to(dtype)
+        h_BLC = F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6)
+        return torch.addcmul(shift_B1C, h_BLC, scale_B1C + 1).to(dtype)
 
     def add_and_norm(x_BLC, out_BLC, gamma_B1C, scale_B1C, shift_B1C):
-        x_BLC, h_BLC = eager.add_and_norm(x_BLC, out_BLC, gamma_B1C, scale_B1C, shift_B1C)
-        return x_BLC, h_BLC.to(dtype)
+        x_BLC = torch.addcmul(x_BLC, out_BLC, gamma_B1C)
+        return x_BLC, norm(x_BLC, scale_B1C, shift_B1C)
 
     def heads_of(qkv_BL3C, log_scale_1H11):
-        q_BHLc, k_BHLc, v_BHLc = eager.heads_of(qkv_BL3C, log_scale_1H11)
-        return q_BHLc.to(dtype), k_BHLc.to(dtype), v_BHLc
+        scale_1H1 = log_scale_1H11[..., 0].float().clamp_max(eager.MAX_LOG_SCALE).exp()
+        qkv_BL3Hc = qkv_BL3C.unflatten(-1, (3, scale_1H1.shape[1], -1))
+        qk_BL2Hc = qkv_BL3Hc[:, :, :2].float()
+        norm_BL2H1 = torch.linalg.vector_norm(qk_BL2Hc, dim=-1, keepdim=True).clamp_min(1e-12)
+        over_2H1 = torch.cat((scale_1H1, torch.ones_like(scale_1H1)))
+        qk_2BHLc = (qk_BL2Hc * (over_2H1 / norm_BL2H1)).to(dtype).permute(2, 0, 3, 1, 4)
+        return *qk_2BHLc.unbind(0), qkv_BL3Hc[:, :, 2].transpose(1, 2)
 
     return norm, add_and_norm, heads_of
 

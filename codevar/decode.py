@@ -167,12 +167,14 @@ def scale_by_scale(
         reader, at = readers[step.model], settings[k]
         pass_ = k, step.layers, input_maps
         if choose or sampling.more_smooth:
-            logits_BlV = at.filtered(reader.logits(*pass_))
+            logits_BlV = reader.filtered(*pass_, at)
             tokens_Bl = choose(logits_BlV, k) if choose else draw(logits_BlV, at.temperature, noise)
         elif stack.as_published:
             tokens_Bl = draw_as_published(reader.logits(*pass_), at, noise)
         else:
-            tokens_Bl = draw_in_parts(reader.features(*pass_), step.model, at, noise)
+            h_BlC = at.guided(reader.features(*pass_))
+            tokens_Bl = draw_in_parts(h_BlC, step.model, at, noise)
+            del h_BlC
         codes_BlZ = quantizer.codes(tokens_Bl)
         if sampling.more_smooth:
             codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
@@ -192,20 +194,17 @@ def scale_by_scale(
     return Generated(tokens_BL, f_hat, tuple(kv_cache_bytes))
 
 
-def draw_in_parts(
-    h_2BlC: torch.Tensor, model: VAR, at: ScaleSampling, noise: Noise
-) -> torch.Tensor:
+def draw_in_parts(h_BlC: torch.Tensor, model: VAR, at: ScaleSampling, noise: Noise) -> torch.Tensor:
     """(B, l) tokens.  On a CPU their logits are made, filtered and drawn from a few rows at a
     time: the same tokens, and no map of all logits in memory."""
-    if h_2BlC.is_cuda:
-        return draw(at.filtered(model.project(h_2BlC)), at.temperature, noise)
-    h_2BlC = h_2BlC.unflatten(0, (2, -1))
-    _, B, length, _ = h_2BlC.shape
+    if h_BlC.is_cuda:
+        return draw(at.kept(model.project(h_BlC)), at.temperature, noise)
+    B, length, _ = h_BlC.shape
     tokens_Bl = torch.empty(B, length, dtype=torch.long)
     most = fitting(2 * model.config.vocab)
     for images, own in by_images(noise, slices(B, max(1, most // length))):
         for part in slices(length, most):
-            logits_BlV = at.filtered(model.project(h_2BlC[:, images, part].flatten(0, 1)))
+            logits_BlV = at.kept(model.project(h_BlC[images, part]))
             tokens_Bl[images, part] = draw(logits_BlV, at.temperature, own)
     return tokens_Bl
 
@@ -247,6 +246,18 @@ class Reader:
         input_maps: (B, l, Z) each, of the scales from the second on.
         """
         return self.model.project(self.features(k, layers, input_maps))
+
+    def filtered(
+        self,
+        k: int,
+        layers: tuple[int, ...],
+        input_maps: list[torch.Tensor],
+        at: ScaleSampling,
+    ) -> torch.Tensor:
+        """(B, l, V) float32, guided, after top-k and top-p."""
+        if self.stack.as_published:
+            return at.filtered(self.logits(k, layers, input_maps))
+        return at.kept(self.model.project(at.guided(self.features(k, layers, input_maps))))
 
     def features(
         self, k: int, layers: tuple[int, ...], input_maps: list[torch.Tensor]

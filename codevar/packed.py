@@ -90,8 +90,9 @@ def attend(
 ) -> torch.Tensor:
     """Attention of bf16 tensors, with scores and softmax in float32.
 
-    torch's own kernel for a CPU multiplies bf16 at the speed of float32; oneDNN does it at twice
-    that, once told that the products of float32 scores may be of bf16 numbers, as these are.
+    Without AMX torch's own kernel for a CPU multiplies bf16 at the speed of float32; oneDNN does it
+    at twice that, once told that the products of float32 scores may be of bf16 numbers, as these
+    are.
     """
     B, H, L, c = q_BHLc.shape
     if scale != 1:
@@ -132,14 +133,20 @@ def bf16_products() -> Iterator[None]:
 @functools.cache
 def has_bf16() -> bool:
     """Whether this CPU multiplies bf16 numbers without turning them into float32 first."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_avx512_bf16_supported() or has_amx()
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether it has units for matrices of bf16, which torch's own attention then uses."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 def pack_var(var: VAR) -> None:
     """Packs all linear layers, in place, once; the VAR can then decode and nothing else."""
     if isinstance(var.head, PackedLinear):
         return
-    own_attention = var.dtype == torch.bfloat16 and has_bf16()
+    own_attention = var.dtype == torch.bfloat16 and has_bf16() and not has_amx()
     for block in cast("Iterable[Block]", var.blocks):
         attn, ffn = block.attn, block.ffn
         if own_attention:

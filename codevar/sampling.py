@@ -120,7 +120,19 @@ class ScaleSampling:
         are written over.
         """
         cond, uncond = logits_2BlV.chunk(2)
-        logits_BlV = cond.mul_(1 + self.guidance).sub_(uncond.mul_(self.guidance))
+        return self.kept(cond.mul_(1 + self.guidance).sub_(uncond.mul_(self.guidance)))
+
+    def guided(self, h_2BlC: torch.Tensor) -> torch.Tensor:
+        """(B, l, C) what a linear head makes guided logits of: (1 + t) cond - t uncond can be
+        taken before it as well as behind, for half the product and half the logits.
+
+        h_2BlC: as above, float32.
+        """
+        cond, uncond = h_2BlC.chunk(2)
+        return torch.lerp(uncond, cond, 1 + self.guidance)
+
+    def kept(self, logits_BlV: torch.Tensor) -> torch.Tensor:
+        """(B, l, V) guided logits, in place: -inf where top-k and then top-p leave nothing."""
         vocab = logits_BlV.shape[-1]
         k = min(self.top_k or vocab, vocab)
         if k < vocab or self.top_p > 0:

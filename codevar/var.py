@@ -174,15 +174,15 @@ class VAR(nn.Module):
         return self.project(self.features(x_BLC, cond_BC))
 
     def features(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
-        """(B, L, C) what `project` takes.  The head runs in the weights' precision, also under
-        autocast."""
+        """(B, L, C) what `project` takes, as precise as x."""
         with torch.autocast(x_BLC.device.type, enabled=False):
-            return self.head_nm(x_BLC, cond_BC.to(self.dtype)).to(self.head.weight.dtype)
+            return self.head_nm(x_BLC, cond_BC.to(self.dtype))
 
     def project(self, h_BLC: torch.Tensor) -> torch.Tensor:
-        """(B, L, V) float32 logits."""
+        """(B, L, V) float32 logits.  The head runs in the weights' precision, also under
+        autocast."""
         with torch.autocast(h_BLC.device.type, enabled=False):
-            return self.head(h_BLC)
+            return self.head(h_BLC.to(self.head.weight.dtype))
 
 
 def ada_lin(width: int, chunks: int) -> nn.Sequential:

@@ -111,6 +111,16 @@ def test_attention_in_pieces_is_attention(keys, masked, monkeypatch):
     torch.testing.assert_close(got.double(), wanted, atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bf16 kernels for this CPU")
+@pytest.mark.parametrize("amx", [False, True])
+def test_with_amx_attention_is_torchs(amx, monkeypatch):
+    monkeypatch.setattr("codevar.packed.has_bf16", lambda: True)
+    monkeypatch.setattr("codevar.packed.has_amx", lambda: amx)
+    stack = codevar.stack("modern", "bf16")
+    block = stack.prepare(tiny.var(2, dtype=stack.weights)).blocks[0]
+    assert block.attn.attend is (F.scaled_dot_product_attention if amx else attend)
+
+
 def test_attention_leaves_torch_as_it_was():
     before = torch.backends.mkldnn.matmul.fp32_precision
     attend(*(torch.randn(1, 1, 2, 4).bfloat16() for _ in range(3)))

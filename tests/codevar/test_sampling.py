@@ -90,6 +90,14 @@ def test_guided_logits(k):
     assert torch.equal(guided, (1 + t) * cond - t * uncond)
 
 
+@pytest.mark.parametrize("k", [0, 4, 9])
+def test_guidance_before_the_head_gives_guided_logits(k):
+    at, head = Sampling(cfg=3.0, top_k=0, top_p=0).at(k, TEN), torch.nn.Linear(16, 32)
+    h_2BlC = random_logits(4, 5, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(at.kept(head(at.guided(h_2BlC))), at.filtered(head(h_2BlC)))
+
+
 @pytest.mark.parametrize("top_k", [0, 1, 7, 900])
 @pytest.mark.parametrize("top_p", [0, 0.5, 0.96])
 @pytest.mark.parametrize("temperature", [0.7, 1.1])
