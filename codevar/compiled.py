@@ -29,9 +29,11 @@ def chain_var(var: VAR, compiles: bool) -> None:
     """Puts what stands between the products in place, such that no float32 copy of what is to be
     rounded outlives it; compiled if asked, or warns of what is lost."""
     works = compiles and var.device.type != "meta" and can_compile(var.device)
-    norm, add_and_norm, heads_of = (compiled_chains if works else chains)(var.dtype)
+    made = compiled_chains(var.dtype) if works else chains(var.dtype, in_place=not compiles)
+    norm, add_and_norm, heads_of = made
     for block in cast("Iterable[Block]", var.blocks):
         block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of
+        block.add = torch.Tensor.addcmul_
 
 
 def can_compile(device: torch.device) -> bool:
@@ -54,16 +56,20 @@ def cannot_compile(device: torch.device) -> str:
     return ""
 
 
-def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
+def chains(dtype: torch.dtype, in_place: bool) -> tuple[Callable[..., Any], ...]:
     """A block's `norm`, `add_and_norm` and its attention's `heads_of`; what goes into a product or
-    the cache comes out in its precision."""
+    the cache comes out in its precision.
+
+    in_place: x is written over, and queries and keys; the compiler would only copy them back."""
+    add = torch.Tensor.addcmul_ if in_place else torch.addcmul
+    times = torch.Tensor.mul_ if in_place else torch.mul
 
     def norm(x_BLC, scale_B1C, shift_B1C):
         h_BLC = F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6)
-        return torch.addcmul(shift_B1C, h_BLC, scale_B1C + 1).to(dtype)
+        return torch.addcmul(shift_B1C, h_BLC, scale_B1C + 1, out=h_BLC).to(dtype)
 
     def add_and_norm(x_BLC, out_BLC, gamma_B1C, scale_B1C, shift_B1C):
-        x_BLC = torch.addcmul(x_BLC, out_BLC, gamma_B1C)
+        x_BLC = add(x_BLC, out_BLC, gamma_B1C)
         return x_BLC, norm(x_BLC, scale_B1C, shift_B1C)
 
     def heads_of(qkv_BL3C, log_scale_1H11):
@@ -72,7 +78,7 @@ def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
         qk_BL2Hc = qkv_BL3Hc[:, :, :2].float()
         norm_BL2H1 = torch.linalg.vector_norm(qk_BL2Hc, dim=-1, keepdim=True).clamp_min(1e-12)
         over_2H1 = torch.cat((scale_1H1, torch.ones_like(scale_1H1)))
-        qk_2BHLc = (qk_BL2Hc * (over_2H1 / norm_BL2H1)).to(dtype).permute(2, 0, 3, 1, 4)
+        qk_2BHLc = times(qk_BL2Hc, over_2H1 / norm_BL2H1).to(dtype).permute(2, 0, 3, 1, 4)
         return *qk_2BHLc.unbind(0), qkv_BL3Hc[:, :, 2].transpose(1, 2)
 
     return norm, add_and_norm, heads_of
@@ -81,7 +87,7 @@ def chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
 @functools.cache
 def compiled_chains(dtype: torch.dtype) -> tuple[Callable[..., Any], ...]:
     """The same for all models, so that their layers share graphs."""
-    return tuple(map(compiled, chains(dtype)))
+    return tuple(map(compiled, chains(dtype, in_place=False)))
 
 
 def compiled(chain: Callable[..., Any]) -> Callable[..., Any]:

@@ -196,6 +196,11 @@ def modulated_norm(
     return F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6).mul(scale_B1C + 1).add_(shift_B1C)
 
 
+def gated_sum(x_BLC: torch.Tensor, out_BLC: torch.Tensor, gamma_B1C: torch.Tensor) -> torch.Tensor:
+    """The sum x with what a branch adds to it; the branch's result is written over."""
+    return x_BLC + out_BLC.mul_(gamma_B1C)
+
+
 def add_and_norm(
     x_BLC: torch.Tensor,
     out_BLC: torch.Tensor,
@@ -203,8 +208,8 @@ def add_and_norm(
     scale_B1C: torch.Tensor,
     shift_B1C: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum x with what a branch adds to it, and its norm for the next."""
-    x_BLC = torch.addcmul(x_BLC, out_BLC, gamma_B1C)
+    """`gated_sum` and its norm for the next branch."""
+    x_BLC = gated_sum(x_BLC, out_BLC, gamma_B1C)
     return x_BLC, modulated_norm(x_BLC, scale_B1C, shift_B1C)
 
 
@@ -212,8 +217,10 @@ class Block(nn.Module):
     """Attention and feed-forward, both modulated by the condition.  Whatever the precision of the
     products, the sum x that the blocks add to is as precise as it comes in."""
 
-    #: What stands between the products; the `compiled` stack puts its own here, to the same result.
+    #: What stands between the products, as published; other stacks put their own here, which round
+    #: less in half precision and may write over x.
     norm: Callable[..., torch.Tensor] = staticmethod(modulated_norm)
+    add: Callable[..., torch.Tensor] = staticmethod(gated_sum)
     add_and_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = staticmethod(add_and_norm)
 
     def __init__(self, config: VARConfig) -> None:
@@ -247,7 +254,7 @@ class Block(nn.Module):
         x_BLC, h_BLC = self.add_and_norm(
             x_BLC, self.attn(h_BLC, mask, cache, layer), gamma1, scale2, shift2
         )
-        return torch.addcmul(x_BLC, self.ffn(h_BLC), gamma2)
+        return self.add(x_BLC, self.ffn(h_BLC), gamma2)
 
 
 def heads_of(
