@@ -32,7 +32,8 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bf16"}
 
 
 def parts() -> Iterator[tuple[str, str, Run, Run]]:
-    """What it is, at what size, as torch has it, as `modern` has it."""
+    """What it is, at what size, as torch has it, as `modern` has it (with AMX its attention is
+    torch's)."""
     for dtype, name in NAMES.items():
         if not can_pack(dtype):
             continue
@@ -44,15 +45,19 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
     for B, H, L, K, c in ((2, 16, 16, 30, 64), (2, 16, 256, 680, 64), (128, 4, 144, 448, 32)):
         q, k, v = (torch.randn(B, H, n, c).bfloat16() for n in (L, K, K))
         size = f"B {B}, H {H}, L {L}, K {K}, c {c}"
-        yield "attention, bf16", size, *bound(F.scaled_dot_product_attention, attend, q, k, v)
-    for B, tokens, V in ((1, 256, 4096), (64, 144, 512)):
-        logits = torch.randn(2 * B, tokens, V)
+        yield (
+            "attention in pieces, bf16",
+            size,
+            *bound(F.scaled_dot_product_attention, attend, q, k, v),
+        )
+    for B, tokens, C, V in ((1, 256, 1024, 4096), (64, 144, 128, 512)):
+        head, h_2BlC = nn.Linear(C, V), torch.randn(2 * B, tokens, C)
         at, noise = Sampling().at(9, Scales(PATCH_SIZES_256)), torch.Generator()
         yield (
-            "guidance, top-k, top-p, draw",
-            f"B {B}, {tokens} tokens, V {V}",
-            functools.partial(draw_as_published, logits, at, noise),
-            functools.partial(filter_and_draw, logits, at, noise),
+            "head, guidance, top-k, top-p, draw",
+            f"B {B}, {tokens} tokens, C {C}, V {V}",
+            functools.partial(as_published, head, h_2BlC, at, noise),
+            functools.partial(guided_first, head, h_2BlC, at, noise),
         )
     for dtype, name in NAMES.items():
         torch.manual_seed(0)
@@ -70,8 +75,16 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
         )
 
 
-def filter_and_draw(logits_2BlV: torch.Tensor, at: ScaleSampling, noise: Noise) -> torch.Tensor:
-    return draw(at.filtered(logits_2BlV.clone()), at.temperature, noise)
+def as_published(
+    head: nn.Linear, h_2BlC: torch.Tensor, at: ScaleSampling, noise: Noise
+) -> torch.Tensor:
+    return draw_as_published(head(h_2BlC), at, noise)
+
+
+def guided_first(
+    head: nn.Linear, h_2BlC: torch.Tensor, at: ScaleSampling, noise: Noise
+) -> torch.Tensor:
+    return draw(at.kept(head(at.guided(h_2BlC))), at.temperature, noise)
 
 
 def bound(plain: Callable, ours: Callable, *given: torch.Tensor) -> tuple[Run, Run]:

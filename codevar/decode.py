@@ -172,9 +172,7 @@ def scale_by_scale(
         elif stack.as_published:
             tokens_Bl = draw_as_published(reader.logits(*pass_), at, noise)
         else:
-            h_BlC = at.guided(reader.features(*pass_))
-            tokens_Bl = draw_in_parts(h_BlC, step.model, at, noise)
-            del h_BlC
+            tokens_Bl = draw_in_parts(at.guided(reader.features(*pass_)), step.model, at, noise)
         codes_BlZ = quantizer.codes(tokens_Bl)
         if sampling.more_smooth:
             codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
