@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -104,7 +104,8 @@ def of_plan(
     for model in plan.models:
         computed = {step.layers[-1] for step in plan.steps if step.model is model}
         for layer in set(range(model.config.depth)) - computed:
-            model.blocks[layer] = Keeps(model.config, run)
+            last = cast("Block", model.blocks[max(computed)])
+            model.blocks[layer] = Keeps(model.config, run, last.writes_over_x)
 
     def decode(on_scale: OnScale) -> object:
         return generate(plan, vqvae, [0] * images, sampling, stack=run, on_scale=on_scale)
@@ -149,9 +150,9 @@ def interrupts_wait() -> Iterator[None]:
 class Keeps(Block):
     """A block that computes nothing but leaves behind what another does."""
 
-    def __init__(self, config: VARConfig, run: Stack) -> None:
+    def __init__(self, config: VARConfig, run: Stack, writes_over_x: bool) -> None:
         nn.Module.__init__(self)
-        self.config, self.run = config, run
+        self.config, self.run, self.writes_over_x = config, run, writes_over_x
 
     def modulation(self, condition: torch.Tensor) -> Modulation:
         if not self.run.condition_once:
@@ -160,7 +161,7 @@ class Keeps(Block):
         return (condition.new_empty(len(condition), width, dtype=torch.float32),)
 
     def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
-        out_BLC = torch.empty_like(x_BLC)
+        out_BLC = x_BLC if self.writes_over_x else torch.empty_like(x_BLC)
         if self.run.cache is StaticCache:  # there as soon as any layer writes to it
             return out_BLC
         B, L, C = x_BLC.shape

@@ -33,7 +33,7 @@ def chain_var(var: VAR, compiles: bool) -> None:
     norm, add_and_norm, heads_of = made
     for block in cast("Iterable[Block]", var.blocks):
         block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of
-        block.add = torch.Tensor.addcmul_
+        block.add, block.writes_over_x = torch.Tensor.addcmul_, not compiles
 
 
 def can_compile(device: torch.device) -> bool:
