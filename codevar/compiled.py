@@ -1,6 +1,6 @@
 """What stands between a block's matrix products: `modern` casts it at once, `compiled` compiles it.
 
-A norm, its modulation and its cast are five passes over a scale's tokens, and on a GPU five
+A norm, its modulation and its cast are three passes over a scale's tokens, and on a GPU four
 launches; torch.compile makes one of them.  Products and attention stay the vendors': the compiler
 would call them too.  What is compiled are plain functions of tensors, so all layers share them, and
 tokens and rows are dynamic, so two graphs of each (one token, several) serve every scale and batch.
@@ -60,7 +60,8 @@ def chains(dtype: torch.dtype, in_place: bool) -> tuple[Callable[..., Any], ...]
     """A block's `norm`, `add_and_norm` and its attention's `heads_of`; what goes into a product or
     the cache comes out in its precision.
 
-    in_place: x is written over, and queries and keys; the compiler would only copy them back."""
+    in_place: x is written over, and queries and keys; the compiler would only copy them back.
+    """
     add = torch.Tensor.addcmul_ if in_place else torch.addcmul
     times = torch.Tensor.mul_ if in_place else torch.mul
 

@@ -132,13 +132,13 @@ def bf16_products() -> Iterator[None]:
 
 @functools.cache
 def has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 numbers without turning them into float32 first."""
-    return torch.cpu._is_avx512_bf16_supported() or has_amx()
+    """Whether this CPU's vector units take bf16 numbers without turning them into float32 first."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 @functools.cache
 def has_amx() -> bool:
-    """Whether it has units for matrices of bf16, which torch's own attention then uses."""
+    """Whether this CPU has units for matrices of bf16, which torch's own attention then uses."""
     return torch.cpu._is_amx_tile_supported()
 
 

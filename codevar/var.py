@@ -222,7 +222,7 @@ class Block(nn.Module):
     norm: Callable[..., torch.Tensor] = staticmethod(modulated_norm)
     add: Callable[..., torch.Tensor] = staticmethod(gated_sum)
     add_and_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = staticmethod(add_and_norm)
-    writes_over_x = False
+    writes_over_x = False  #: whether they do
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
