@@ -28,7 +28,7 @@ from rich.console import Console
 from bench import machine, records, runner, timing
 from bench.card import use
 from bench.cases import UsageError, explain
-from codevar.packed import PackedLinear, can_pack
+from codevar.packed import can_pack, packed
 from codevar.stacks import PRECISIONS
 
 FILE = "ceilings.json"
@@ -125,8 +125,8 @@ def product(kind: str, M: int, K: int, N: int, device: torch.device) -> Product:
     weight_NK = torch.randn(N, K, device=device).to(dtype)
     ways: list[Callable[[], object]] = [lambda: F.linear(x_MK, weight_NK)]
     if device.type == "cpu" and can_pack(dtype):
-        packed = PackedLinear(weight_NK, None)
-        ways.append(lambda: packed(x_MK))
+        layer = packed(weight_NK, None)
+        ways.append(lambda: layer(x_MK))
     with torch.no_grad(), tf32(kind == "tf32"):
         seconds = min(seconds_of(way, device) for way in ways)
     return Product(precision=kind, M=M, K=K, N=N, flop_per_s=2 * M * K * N / seconds)

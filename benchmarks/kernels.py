@@ -21,7 +21,7 @@ from torch.utils.benchmark import Timer
 
 from bench import machine
 from codevar.noise import Noise
-from codevar.packed import PackedLinear, attend, can_pack
+from codevar.packed import attend, can_pack, packed
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published
 from codevar.scales import PATCH_SIZES_256, Scales
 from codevar.vqvae import VQVAE, VQVAEConfig
@@ -37,11 +37,14 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
     for dtype, name in NAMES.items():
         if not can_pack(dtype):
             continue
-        layer = nn.Sequential(nn.Linear(1024, 4096), nn.GELU(approximate="tanh")).to(dtype)
-        packed = PackedLinear(layer[0].weight, layer[0].bias, gelu=True)
+        fc1 = nn.Sequential(nn.Linear(1024, 4096), nn.GELU(approximate="tanh")).to(dtype)
+        fc2 = nn.Linear(4096, 1024).to(dtype)
+        fast1 = packed(fc1[0].weight, fc1[0].bias, gelu=True)
+        fast2 = packed(fc2.weight, fc2.bias)
         for n in (2, 50, 512):
-            x = torch.randn(1, n, 1024, dtype=dtype)
-            yield f"linear and GELU, {name}", f"n {n}, C 1024", *bound(layer, packed, x)
+            x, h = (torch.randn(1, n, C, dtype=dtype) for C in (1024, 4096))
+            yield f"linear and GELU, {name}", f"n {n}, C 1024", *bound(fc1, fast1, x)
+            yield f"linear, {name}", f"n {n}, C 4096 to 1024", *bound(fc2, fast2, h)
     for B, H, L, K, c in ((2, 16, 16, 30, 64), (2, 16, 256, 680, 64), (128, 4, 144, 448, 32)):
         q, k, v = (torch.randn(B, H, n, c).bfloat16() for n in (L, K, K))
         size = f"B {B}, H {H}, L {L}, K {K}, c {c}"

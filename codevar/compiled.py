@@ -34,6 +34,7 @@ def chain_var(var: VAR, compiles: bool) -> None:
     for block in cast("Iterable[Block]", var.blocks):
         block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of
         block.add, block.writes_over_x = torch.Tensor.addcmul_, not compiles
+        block.takes_gains = True
 
 
 def can_compile(device: torch.device) -> bool:
@@ -65,13 +66,13 @@ def chains(dtype: torch.dtype, in_place: bool) -> tuple[Callable[..., Any], ...]
     add = torch.Tensor.addcmul_ if in_place else torch.addcmul
     times = torch.Tensor.mul_ if in_place else torch.mul
 
-    def norm(x_BLC, scale_B1C, shift_B1C):
+    def norm(x_BLC, gain_B1C, shift_B1C):
         h_BLC = F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=1e-6)
-        return torch.addcmul(shift_B1C, h_BLC, scale_B1C + 1, out=h_BLC).to(dtype)
+        return torch.addcmul(shift_B1C, h_BLC, gain_B1C, out=h_BLC).to(dtype)
 
-    def add_and_norm(x_BLC, out_BLC, gamma_B1C, scale_B1C, shift_B1C):
+    def add_and_norm(x_BLC, out_BLC, gamma_B1C, gain_B1C, shift_B1C):
         x_BLC = add(x_BLC, out_BLC, gamma_B1C)
-        return x_BLC, norm(x_BLC, scale_B1C, shift_B1C)
+        return x_BLC, norm(x_BLC, gain_B1C, shift_B1C)
 
     def heads_of(qkv_BL3C, log_scale_1H11):
         scale_1H1 = log_scale_1H11[..., 0].float().clamp_max(eager.MAX_LOG_SCALE).exp()

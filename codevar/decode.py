@@ -266,9 +266,9 @@ class Reader:
             x_BnC = self._input(first, k, input_maps)
             self._hold(x_BnC)
             masks = self._masks(first, k, layers)
-            if isinstance(self.cache, StaticCache) and not x_BnC.is_cuda:
-                # In place, as many rows at a time as stay in a CPU's cache between operations.
-                some = max(fitting(x_BnC[0].numel()), TOKENS // x_BnC.shape[1])
+            # As many rows at a time as stay in a CPU's cache between operations.
+            some = max(fitting(x_BnC[0].numel()), TOKENS // x_BnC.shape[1])
+            if isinstance(self.cache, StaticCache) and not x_BnC.is_cuda and some < len(x_BnC):
                 for rows in slices(len(x_BnC), some):
                     part = Part(self.cache, rows, of=len(x_BnC))
                     x_BnC[rows] = self._through(layers, x_BnC[rows], masks, part, rows)

@@ -223,6 +223,7 @@ class Block(nn.Module):
     add: Callable[..., torch.Tensor] = staticmethod(gated_sum)
     add_and_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = staticmethod(add_and_norm)
     writes_over_x = False  #: whether they do
+    takes_gains = False  #: whether a norm takes 1 + scale, worked out once an image
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -240,6 +241,8 @@ class Block(nn.Module):
             chunks_B16C = condition.view(-1, 1, 6, self.width) + self.ada_gss
         else:
             chunks_B16C = self.ada_lin(condition).view(-1, 1, 6, self.width)
+        if self.takes_gains:
+            chunks_B16C[:, :, 2:4].add_(1)
         return chunks_B16C.unbind(2)
 
     def forward(

@@ -80,9 +80,9 @@ def test_it_rounds_no_more_than_modern_does():
     log_scale = torch.randn(1, 2, 1, 1)
     eager = compiled.eager
     h = eager.modulated_norm(x_BLC, part_B1C, part_B1C)
-    torch.testing.assert_close(norm(x_BLC, part_B1C, part_B1C), h.bfloat16())
+    torch.testing.assert_close(norm(x_BLC, 1 + part_B1C, part_B1C), h.bfloat16())
     x, h = eager.add_and_norm(x_BLC, out_BLC.float(), part_B1C, part_B1C, part_B1C)
-    got_x, got_h = add_and_norm(x_BLC.clone(), out_BLC, part_B1C, part_B1C, part_B1C)
+    got_x, got_h = add_and_norm(x_BLC.clone(), out_BLC, part_B1C, 1 + part_B1C, part_B1C)
     assert got_x.dtype == torch.float32  # the sum stays as precise as it was
     torch.testing.assert_close(got_x, x)
     torch.testing.assert_close(got_h, h.bfloat16())

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import codevar
-from codevar.packed import PackedLinear, attend, can_pack
+from codevar.packed import ROWS, MKLLinear, OneDNNLinear, PackedLinear, attend, can_pack, packed
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN in this torch")
 
@@ -23,8 +23,43 @@ def test_a_packed_layer_is_the_layer(rows, gelu):
     wanted = layer(x)
     if gelu:
         wanted = F.gelu(wanted, approximate="tanh")
-    got = PackedLinear(layer.weight, layer.bias, gelu=gelu)(x)
+    got = OneDNNLinear(layer.weight, layer.bias, gelu=gelu)(x)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def by_mkl(monkeypatch):
+    """As on a CPU of MKL's maker, with layers of any size."""
+    if not torch.backends.mkl.is_available():
+        pytest.skip("no MKL in this torch")
+    monkeypatch.setattr("codevar.packed.mkl_is_faster", lambda: True)
+    monkeypatch.setattr("codevar.packed.LARGE", 1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_mkl_takes_any_number_of_rows_of_a_layer_packed_for_one(bias, by_mkl):
+    layer = torch.nn.Linear(200, 300, bias=bias)
+    fast = packed(layer.weight, layer.bias)
+    assert type(fast) is MKLLinear
+    for rows in (1, 2, 7, ROWS - 1, ROWS, ROWS + 1, 4 * ROWS):
+        x = torch.randn(2, rows, 400)[..., ::2]  # not contiguous
+        torch.testing.assert_close(fast(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_mkl_packs_what_is_float32_and_has_nothing_behind_it(by_mkl):
+    var = codevar.stack("modern").prepare(tiny.var(2))
+    layers = [module for module in var.modules() if isinstance(module, PackedLinear)]
+    assert [isinstance(layer, OneDNNLinear) for layer in layers].count(True) == 2
+    assert all(isinstance(block.ffn.fc1, OneDNNLinear) for block in var.blocks)
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bf16 kernels for this CPU")
+def test_in_half_precision_mkl_packs_the_head(by_mkl):
+    stack = codevar.stack("modern", "bf16")
+    var = stack.prepare(tiny.var(2, dtype=stack.weights))
+    assert [name for name, module in var.named_modules() if isinstance(module, MKLLinear)] == [
+        "head"
+    ]
 
 
 @pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bf16 kernels for this CPU")
@@ -33,7 +68,7 @@ def test_a_packed_layer_can_keep_what_bf16_would_round_away(rows):
     layer = torch.nn.Linear(48, 80, dtype=torch.bfloat16)
     x = torch.randn(rows, 48).bfloat16()
     wanted = F.linear(x.double(), layer.weight.double(), layer.bias.double())
-    got = PackedLinear(layer.weight, layer.bias, unrounded=True)(x)
+    got = OneDNNLinear(layer.weight, layer.bias, unrounded=True)(x)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), wanted, atol=1e-4, rtol=1e-4)
 
@@ -47,16 +82,19 @@ def test_half_precision_rounds_neither_condition_nor_logits(shared_adaln, precis
     x, cond = torch.randn(2, 5, var.config.width), var.class_emb(torch.tensor([0, 1]))
     exact = copy.deepcopy(var).float()
     for model in (var, stack.prepare(copy.deepcopy(var))):
-        scale = model.modulation(1, model.block_condition(cond))[2]
-        wanted = exact.modulation(1, exact.block_condition(cond.float()))[2]
-        assert not torch.equal(scale, scale.to(stack.weights).float())
-        torch.testing.assert_close(scale, wanted, atol=1e-2, rtol=1e-2)
+        gamma = model.modulation(1, model.block_condition(cond))[0]
+        wanted = exact.modulation(1, exact.block_condition(cond.float()))[0]
+        assert not torch.equal(gamma, gamma.to(stack.weights).float())
+        torch.testing.assert_close(gamma, wanted, atol=1e-2, rtol=1e-2)
         logits = model.logits(x, cond)
         assert not torch.equal(logits, logits.to(stack.weights).float())
 
 
 @pytest.mark.parametrize("shared_adaln", [False, True])
-def test_a_model_made_ready_decodes_the_same(shared_adaln):
+@pytest.mark.parametrize("library", ["", "by_mkl"])
+def test_a_model_made_ready_decodes_the_same(shared_adaln, library, request):
+    if library:
+        request.getfixturevalue(library)
     var, vqvae = tiny.var(3, shared_adaln=shared_adaln), tiny.vqvae()
     stack = codevar.stack("modern")
     wanted = codevar.decode(var, vqvae, [1, 2], seed=3, stack=stack)
@@ -74,7 +112,10 @@ def test_a_model_is_made_ready_once():
     assert torch.equal(once.tokens, again.tokens)
 
 
-def test_a_prepared_model_weighs_no_more():
+@pytest.mark.parametrize("library", ["", "by_mkl"])
+def test_a_prepared_model_weighs_no_more(library, request):
+    if library:
+        request.getfixturevalue(library)
     var = tiny.var(3)
     before = sum(p.nbytes for p in var.parameters())
     codevar.stack("modern").prepare(var)
