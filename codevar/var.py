@@ -223,7 +223,7 @@ class Block(nn.Module):
     add: Callable[..., torch.Tensor] = staticmethod(gated_sum)
     add_and_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = staticmethod(add_and_norm)
     writes_over_x = False  #: whether they do
-    takes_gains = False  #: whether a norm takes 1 + scale, worked out once an image
+    takes_gains = False  #: whether a norm takes 1 + scale, which `modulation` then gives
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
