@@ -1,6 +1,6 @@
 """What stands between a block's matrix products: `modern` casts it at once, `compiled` compiles it.
 
-A norm, its modulation and its cast are three passes over a scale's tokens, and on a GPU four
+A norm, its modulation and its cast are three passes over a scale's tokens, and on a GPU three
 launches; torch.compile makes one of them.  Products and attention stay the vendors': the compiler
 would call them too.  What is compiled are plain functions of tensors, so all layers share them, and
 tokens and rows are dynamic, so two graphs of each (one token, several) serve every scale and batch.

@@ -32,8 +32,10 @@ LARGE = 768  # inputs and outputs of a layer that MKL multiplies faster than one
 class PackedLinear(nn.Module):
     """y = x W^T + b of a weight that was laid out once; `packed` chooses how."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor | None
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
 
 class OneDNNLinear(PackedLinear):
@@ -51,11 +53,9 @@ class OneDNNLinear(PackedLinear):
         gelu: bool = False,
         unrounded: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(pack(weight), bias)
         self.gelu = gelu
         self.unrounded = unrounded and weight.dtype != torch.float32
-        self.weight = nn.Parameter(pack(weight), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         after = "gelu" if self.gelu else "none"
@@ -70,11 +70,9 @@ class MKLLinear(PackedLinear):
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
+        super().__init__(weight.new_empty(()).expand(weight.shape), bias)
         # Not a parameter: its size is what MKL asked for, up to twice what it then writes.
         self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach().contiguous(), ROWS)
-        self.weight = nn.Parameter(weight.new_empty(()).expand(weight.shape), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.numel() // x.shape[-1]

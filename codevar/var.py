@@ -23,7 +23,8 @@ from codevar.unrounded import UnroundedLinear
 
 MAX_LOG_SCALE = math.log(100)  # of attention's temperature
 
-#: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C).
+#: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C);
+#: a scale may have its 1 in it already, `Block.takes_gains`.
 Modulation = Sequence[torch.Tensor]
 
 
