@@ -30,7 +30,7 @@ from pydantic import (
 from codevar import VAR, VARConfig, VQVAEConfig, checkpoints
 from codevar.checkpoints import SHIPPED
 from codevar.plan import Plan, code, original, subnet, swap_scale, variant
-from codevar.stacks import stack
+from codevar.stacks import Stack, stack
 
 Depth = Annotated[int, Field(ge=1, le=60)]
 Scale = Annotated[int, Field(ge=1, le=10)]
@@ -570,7 +570,8 @@ def meta_plan(case: Case) -> Plan:
     """The case's plan on models without weights, for what shapes alone tell; ready for its stack
     as they are in a decode."""
     assert isinstance(case, VARCase)
-    return case.plan(*_meta_models(configs(case), case.stack, case.precision, case.device))
+    how = stack(case.stack, case.precision, case.attention)
+    return case.plan(*_meta_models(configs(case), how, case.device.partition(":")[0]))
 
 
 def configs(case: VARCase) -> tuple[VARConfig, ...]:
@@ -609,11 +610,8 @@ def _mini_by_depth() -> dict[int, str]:
 
 
 @functools.cache
-def _meta_models(
-    sizes: tuple[VARConfig, ...], name: str, precision: str, device: str
-) -> tuple[VAR, ...]:
+def _meta_models(sizes: tuple[VARConfig, ...], how: Stack, device: str) -> tuple[VAR, ...]:
     """Remembered, since models take a while to lay out; plans only read them."""
-    run = stack(name, precision)
     with torch.device("meta"):
-        models = [VAR(config).to(run.weights) for config in sizes]
-    return tuple(run.prepare(model, device.partition(":")[0]) for model in models)
+        models = [VAR(config).to(how.weights) for config in sizes]
+    return tuple(how.prepare(model, device) for model in models)

@@ -170,10 +170,10 @@ def _tensors(source: Source, download: bool) -> tuple[dict[str, torch.Tensor], s
         path = _file(source, download)
         tensors, where = _read(path), str(path)
     for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{where}: {name!r} is no name of a tensor")
         if isinstance(tensor, np.ndarray):
             tensors[name] = torch.from_numpy(tensor)
-        elif not isinstance(name, str):
-            raise CheckpointError(f"{where}: {name!r} is no name of a tensor")
         elif not isinstance(tensor, torch.Tensor):
             raise CheckpointError(f"{where}: {name} is no tensor but {type(tensor).__name__}")
     return tensors, where
@@ -181,12 +181,8 @@ def _tensors(source: Source, download: bool) -> tuple[dict[str, torch.Tensor], s
 
 def _file(source: str | os.PathLike[str], download: bool) -> Path:
     if source in PUBLISHED:
-        return _published(source, download)
+        return hub_file(str(source), *PUBLISHED[str(source)], download)
     return SHIPPED.get(str(source), Path(source))
-
-
-def _published(name: str | os.PathLike[str], download: bool) -> Path:
-    return hub_file(str(name), *PUBLISHED[str(name)], download)
 
 
 def hub_file(name: str, repo: str, file: str, download: bool) -> Path:

@@ -19,7 +19,7 @@ def whole(name: str, value: object) -> int:
 def labels_of(labels: object, classes: int) -> torch.Tensor:
     """(B,) int64 of a list of classes.  Raises ValueError for what is none."""
     try:
-        labels_B = torch.as_tensor(labels)
+        labels_B = torch.as_tensor(labels.tolist() if hasattr(labels, "tolist") else labels)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         labels_B = torch.empty(0)
     kind = labels_B.dtype

@@ -23,7 +23,7 @@ from codevar import graphs
 from codevar.cache import Cache, GrowingCache, Part, StaticCache
 from codevar.checks import labels_of, shown
 from codevar.noise import Noise, Seed, by_images, noise_of
-from codevar.packed import PackedLinear, fitting
+from codevar.packed import fitting
 from codevar.plan import Plan, original
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published, smooth_codes
 from codevar.stacks import PRECISIONS, Stack
@@ -95,7 +95,7 @@ def images_of(made: Generated, vqvae: VQVAE, stack: Stack) -> torch.Tensor:
     """
     with stack.running(made.f_hat.device):
         images = vqvae.decode_features(made.f_hat)
-    if not made.f_hat.isfinite().all():
+    if not (made.f_hat.isfinite().all() and images.isfinite().all()):
         raise FloatingPointError(
             f"the models gave NaN or infinity: damaged weights, or too large for {stack.precision}"
         )
@@ -130,14 +130,18 @@ def generate(
     on_scale: told when each scale is done; the loop knows nothing of who listens.
     """
     sampling, stack = sampling or Sampling(), stack or default_stack(plan)
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling must be a codevar.Sampling, not {shown(sampling)}")
     labels_2B = guidance_labels(plan, vqvae, labels, stack)
     noise = noise_of(seed, len(labels_2B) // 2, labels_2B.device)
     quantizer = vqvae.quantize
     loop = partial(scale_by_scale, plan, quantizer, sampling, stack, add, choose)
-    if stack.graphs and graphs.can_capture(labels_2B.device) and not (add or choose):
-        how = sampling, stack
-        return graphs.replayed(loop, plan, quantizer, how, labels_2B, noise, on_scale)
-    return loop(labels_2B, noise, on_scale)
+    # The stack alone says what is autocast, not what this is called under.
+    with torch.autocast(labels_2B.device.type, enabled=False):
+        if stack.graphs and graphs.can_capture(labels_2B.device) and not (add or choose):
+            how = sampling, stack
+            return graphs.replayed(loop, plan, quantizer, how, labels_2B, noise, on_scale)
+        return loop(labels_2B, noise, on_scale)
 
 
 def scale_by_scale(
@@ -233,6 +237,7 @@ class Reader:
         self.positions_1LC = model.positions().float()
         with stack.running(self.cond_BC.device):
             self.block_condition = model.block_condition(self.cond_BC)
+        self._head_zero_or_nan = 0 * model.project(0 * self.positions_1LC[:, :1]).sum()
         self._modulations: dict[int, Modulation] = {}
         self._held: tuple[torch.Tensor, ...] = ()
 
@@ -279,7 +284,7 @@ class Reader:
                 del self.cache
             self._hold(*self._held, x_BnC)
             h_2BlC = self.model.features(x_BnC[:, -self.model.scales.tokens[k] :], self.cond_BC)
-            self.zero_or_nan = 0 * h_2BlC.sum(dtype=torch.float32)
+            self.zero_or_nan = self._head_zero_or_nan + 0 * h_2BlC.sum(dtype=torch.float32)
             return h_2BlC
 
     def _through(
@@ -353,7 +358,7 @@ def guidance_labels(
             raise ValueError(
                 f"the {stack.name} stack needs weights in {stack.weights}, not {model.dtype}"
             )
-        if isinstance(model.head, PackedLinear) and not stack.packs:
+        if model.is_prepared and not stack.packs:
             raise ValueError(
                 f"the {stack.name} stack needs a model as loaded, not prepared for another stack"
             )

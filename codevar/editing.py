@@ -41,7 +41,7 @@ def edit(
     Raises ValueError for shapes that do not fit each other, images not in [0, 1] and labels that
     are no classes.
     """
-    plan = original(plan)
+    plan, images, mask = original(plan), torch.as_tensor(images), torch.as_tensor(mask)
     stack = stack or default_stack(plan)
     labels = labels_of(labels, plan.steps[0].model.config.classes)
     if len(images) != len(labels):

@@ -58,7 +58,7 @@ class Captured:
         began = time.perf_counter()
         # Graphs read addresses, which must not be given to anything else.
         self.places = [place for network in networks for place in places_of(network)]
-        self.weights = [weights[name].detach() for weights, name in self.places]
+        self.parts = [frozen(parts[name]) for parts, name in self.places]
         self.labels_2B, self.noise = labels_2B.clone(), alike(noise)
         self.graphs: list[torch.cuda.CUDAGraph] = []
         self.pool, self.stream = memory_of(labels_2B.device)
@@ -95,10 +95,10 @@ class Captured:
         return replace(self.made, tokens=tokens, f_hat=f_hat)
 
     def is_current(self) -> bool:
-        """Whether the models still have the weights that the graphs read."""
+        """Whether the models still have the modules and weights that the graphs read."""
         return all(
-            name in now and now[name].data_ptr() == weight.data_ptr()
-            for (now, name), weight in zip(self.places, self.weights, strict=True)
+            is_same(now.get(name), then)
+            for (now, name), then in zip(self.places, self.parts, strict=True)
         )
 
     @property
@@ -108,6 +108,8 @@ class Captured:
         return sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == self.pool)
 
 
+#: What a module holds under a name; None where it could have something.
+Part = nn.Module | torch.Tensor | None
 #: Of a kind of decode: None after its first, then its graphs, or why it has none.
 Known = dict[tuple[Hashable, ...], Captured | str | None]
 #: By the first model of a plan, with which its graphs go.
@@ -228,7 +230,18 @@ def register(graph: torch.cuda.CUDAGraph, generator: torch.Generator) -> None:
 
 
 def places_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where the network's weights are looked up, without the network itself."""
+    """Where the network's modules and weights are looked up, without the network itself."""
     for module in network.modules():
-        for weights in (module._parameters, module._buffers):
-            yield from ((weights, name) for name, weight in weights.items() if weight is not None)
+        for parts in (module._modules, module._parameters, module._buffers):
+            yield from ((parts, name) for name in parts)
+
+
+def frozen(part: Part) -> Part:
+    """A module; of a weight its memory, whatever memory the weight is given later."""
+    return part.detach() if isinstance(part, torch.Tensor) else part
+
+
+def is_same(now: Part, then: Part) -> bool:
+    if isinstance(now, torch.Tensor) and isinstance(then, torch.Tensor):
+        return now.data_ptr() == then.data_ptr()
+    return now is then

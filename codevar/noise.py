@@ -85,8 +85,8 @@ def noise_of(seed: Seed, images: int, device: torch.device) -> Noise:
                 f"seed must be one number or one for each image: {len(seeds)} for {images}"
             )
         return ImageNoise(seeds, device)
-    except TypeError:
-        raise ValueError(f"seeds must be whole numbers, not {seeds!r}") from None
+    except (TypeError, RuntimeError):
+        raise ValueError(f"seeds must be whole numbers of 64 bits, not {seeds!r}") from None
 
 
 def alike(noise: Noise) -> Noise:

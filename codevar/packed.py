@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
+from codevar.settings import fp32_precision
 from codevar.unrounded import UnroundedLinear
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def attend(
     out_NLc = torch.empty_like(q_NLc)
     some = fitting(max(L, c) * k_NKc.shape[1])  # of scores, and of keys
     for q, k, v, out in pieces(some, q_NLc, k_NKc, v_NKc, out_NLc):
-        with bf16_products():
+        with fp32_precision(torch.backends.mkldnn.matmul, "bf16"):  # type: ignore[attr-defined]
             scores = q.float() @ k.float().mT
         if attn_mask is not None:
             scores.masked_fill_(~attn_mask, -torch.inf)
@@ -153,17 +153,6 @@ def fitting(elements: int) -> int:
 def pieces(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """All tensors, so many rows of each at a time."""
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
-
-
-@contextmanager
-def bf16_products() -> Iterator[None]:
-    """Lets products of float32 matrices be of their first eight bits, summed in float32."""
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
 
 
 @functools.cache
@@ -184,14 +173,17 @@ def has_amx() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
-def pack_var(var: VAR) -> None:
-    """Packs all linear layers, in place, once; the VAR can then decode and nothing else."""
+def pack_var(var: VAR, own_attention: bool = True) -> None:
+    """Packs all linear layers, in place, once; the VAR can then decode and nothing else.
+
+    own_attention: `attend`, where it is faster than torch's.
+    """
     if isinstance(var.head, PackedLinear):
         return
-    own_attention = var.dtype == torch.bfloat16 and has_bf16() and not has_amx()
+    faster = var.dtype == torch.bfloat16 and has_bf16() and not has_amx()
     for block in cast("Iterable[Block]", var.blocks):
         attn, ffn = block.attn, block.ffn
-        if own_attention:
+        if own_attention and faster:
             attn.attend = attend
         attn.mat_qkv = packed(attn.mat_qkv.weight, attn.qkv_bias())
         del attn.q_bias, attn.v_bias

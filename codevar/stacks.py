@@ -95,7 +95,7 @@ class Stack:
             model.decoder.to(memory_format=torch.channels_last)
             return model
         if (device or model.device.type) in ("cpu", "meta") and can_pack(self.weights):
-            pack_var(model)
+            pack_var(model, own_attention=self.attention == "auto")
         elif self.compiles:
             merge_biases(model)
         chain_var(model, self.compiles)
@@ -118,7 +118,10 @@ class Stack:
 def stack(name: str, precision: str = "float32", attention: str = "auto") -> Stack:
     """The stack of that name.
 
-    precision: `float32`, `bf16` or `fp16`.  Raises ValueError for an unknown name.
+    precision: `float32`, `bf16` or `fp16`.  attention: one of `ATTENTION`; torch keeps such a
+    choice for the whole process, so threads must not decode with different ones at once.
+
+    Raises ValueError for an unknown name.
     """
     for what, given, known in (
         ("stack", name, STACKS),

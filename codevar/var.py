@@ -47,6 +47,7 @@ class VARConfig:
     def __post_init__(self) -> None:
         width = self.width or 64 * self.depth
         object.__setattr__(self, "width", width)
+        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
         object.__setattr__(self, "heads", self.heads or max(1, width // 64))
         if self.depth < 1 or width % self.heads:
             raise ValueError(f"no VAR has depth {self.depth}, width {width}, heads {self.heads}")
@@ -135,6 +136,11 @@ class VAR(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.class_emb.weight.device
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `Stack.prepare` has made it ready to decode, and for nothing else."""
+        return any(block.takes_gains for block in self.blocks)
 
     def forward(self, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """(B, L, V) float32 logits of all scales at once, as in training.

@@ -8,8 +8,7 @@ Images are in [0, 1]; the networks see [-1, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codevar.scales import PATCH_SIZES_256, Scales
+from codevar.settings import fp32_precision
 from codevar.shapes import Shapes, count, size
 
 # Which phi serves which of ten scales.  The published arithmetic (nearest of four ticks) ties
@@ -45,6 +45,9 @@ class VQVAEConfig:
     phis: int = 4
     pixels: int = 1
     patch_sizes: tuple[int, ...] = PATCH_SIZES_256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
 
     @property
     def scales(self) -> Scales:
@@ -239,20 +242,11 @@ class Phi(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        # In a compiled training the setting would break the graph at every scale.
-        with nullcontext() if torch.compiler.is_compiling() else exact_convolutions():
+        # Float32 on a GPU without TF32, which cuDNN uses by default; in a compiled training the
+        # setting would break the graph at every scale.
+        conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+        with nullcontext() if torch.compiler.is_compiling() else fp32_precision(conv, "ieee"):
             return h * 0.5 + super().forward(h) * 0.5
-
-
-@contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Float32 on a GPU without TF32, which cuDNN uses by default."""
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before, conv.fp32_precision = conv.fp32_precision, "ieee"
-    try:
-        yield
-    finally:
-        conv.fp32_precision = before
 
 
 # The networks: the convolutional autoencoder of latent diffusion.

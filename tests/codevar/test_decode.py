@@ -191,8 +191,8 @@ def test_refiner_reads_the_draft_in_one_pass_and_predicts_only_its_scale(big, sm
         generate(code(big, small, 2), small_vqvae, LABELS)
 
     assert lengths_seen(small.blocks[0], run) == [1 + 4 + 9, 16]
-    assert lengths_seen(small.head, run) == [9, 16]
-    assert lengths_seen(big.head, run) == [1, 4]
+    assert lengths_seen(small.head_nm, run) == [9, 16]
+    assert lengths_seen(big.head_nm, run) == [1, 4]
 
 
 def test_a_model_coming_back_reads_what_another_predicted(big, small, small_vqvae):
@@ -200,7 +200,7 @@ def test_a_model_coming_back_reads_what_another_predicted(big, small, small_vqva
         generate(swap_scale(big, small, 2), small_vqvae, LABELS)
 
     assert lengths_seen(big.blocks[0], run) == [1, 4 + 9, 16]
-    assert lengths_seen(big.head, run) == [1, 9, 16]
+    assert lengths_seen(big.head_nm, run) == [1, 9, 16]
 
 
 def test_layers_left_out_do_not_run(big, small_vqvae):
@@ -255,6 +255,16 @@ def test_tokens_are_the_same_in_parts_of_any_size(
     assert torch.equal(parts.tokens, whole.tokens)
 
 
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_surrounding_autocast_changes_nothing(big, small_vqvae, stack):
+    """Models' own demonstrations sample under one; here the stack says what is autocast."""
+    alone = codevar.decode(big, small_vqvae, LABELS, seed=1, stack=codevar.stack(stack))
+    with torch.autocast("cpu", torch.bfloat16):
+        under = codevar.decode(big, small_vqvae, LABELS, seed=1, stack=codevar.stack(stack))
+    assert torch.equal(under.tokens, alone.tokens)
+    assert torch.equal(under.images, alone.images)
+
+
 def test_the_global_generator_is_left_alone(big, small_vqvae):
     before = torch.get_rng_state()
     one = codevar.decode(big, small_vqvae, LABELS).tokens
@@ -276,6 +286,16 @@ def test_images_of_models_gone_wrong_are_refused(small_vqvae, value, stack, samp
     plan = code(drafter, refiner, 3)
     with pytest.raises(FloatingPointError, match=r"NaN or infinity: .* torch\.float32"):
         codevar.decode(plan, small_vqvae, LABELS, sampling, stack=codevar.stack(stack))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("place", ["head.weight", "head.bias", "decoder.conv_in.weight"])
+def test_what_comes_behind_the_features_is_watched_too(stack, place):
+    """No token shows a NaN among its logits: the best of no numbers is the first."""
+    vqvae, var, how = tiny.vqvae(), tiny.var(depth=2), codevar.stack(stack)
+    (vqvae if "decoder" in place else var).get_parameter(place).data[5] = float("nan")
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        codevar.decode(how.prepare(var), vqvae, LABELS, stack=how)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +325,12 @@ def test_labels_are_refused(big, small_vqvae, labels, said):
 
 @pytest.mark.parametrize(
     "labels",
-    [(3, 7), torch.tensor([3, 7], dtype=torch.int32), torch.tensor([3, 7], dtype=torch.uint8)],
+    [
+        (3, 7),
+        torch.tensor([3, 7], dtype=torch.int32),
+        torch.tensor([3, 7], dtype=torch.uint8),
+        np.array([7, 3])[::-1],
+    ],
 )
 def test_labels_may_be_any_whole_numbers(big, small_vqvae, labels):
     result = codevar.decode(big, small_vqvae, labels)
@@ -325,6 +350,12 @@ def test_a_stack_refuses_weights_of_another_precision(small_vqvae, stack, precis
     plan = code(tiny.var(dtype=made.weights), tiny.var(dtype=weights), 2)
     with tiny.refused(stack, str(made.weights), str(weights)):
         codevar.decode(plan, small_vqvae, LABELS, stack=made)
+
+
+@pytest.mark.parametrize("sampling", [1.5, {"cfg": 1.5}])
+def test_what_is_no_sampling_is_refused(big, small_vqvae, sampling):
+    with tiny.refused("sampling must be a codevar.Sampling, not "):
+        codevar.decode(big, small_vqvae, LABELS, sampling)
 
 
 @pytest.mark.parametrize("stack", ["modern", codevar.stack])

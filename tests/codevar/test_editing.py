@@ -65,8 +65,13 @@ def test_a_mask_of_ones_is_a_plain_decode(plan, small_vqvae, more_smooth):
         LEFT.to(torch.uint8),
         LEFT.to(torch.uint8) * 255,
         LEFT * 255,
+        LEFT.tolist(),
+        LEFT.numpy(),
     ],
-    ids=["H W", "1 H W", "B H W", "cells", "larger", "bool", "uint8", "0 and 255", "0.0 and 255.0"],
+    ids=[
+        *("H W", "1 H W", "B H W", "cells", "larger", "bool", "uint8"),
+        *("0 and 255", "0.0 and 255.0", "lists", "NumPy"),
+    ],
 )
 def test_mask_shapes_that_mean_the_same(small_vqvae, mask):
     model = tiny.var()

@@ -3,6 +3,7 @@ them, so that what a capture would refuse or get wrong shows on any machine."""
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 from contextlib import nullcontext
@@ -187,12 +188,20 @@ def test_graphs_go_with_their_models(vqvae, dies):
     assert len(graphs.ALIVE) == before - 1
 
 
+def heavier(module):
+    module = copy.deepcopy(module)
+    module.weight.data.mul_(1.5)
+    return module
+
+
 CHANGES = {
     "moved": lambda model: model.to(torch.float16).to(torch.float32),
     "assigned": lambda model: model.load_state_dict(
         {name: weight * 1.5 for name, weight in model.state_dict().items()}, assign=True
     ),
     "swapped": lambda model: setattr(model.head.weight, "data", model.head.weight.data * 1.5),
+    "exchanged": lambda model: setattr(model, "head", heavier(model.head)),
+    "without a bias": lambda model: setattr(model.head, "bias", None),
     "written to": lambda model: model.head.weight.data.mul_(1.5),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
@@ -44,6 +45,16 @@ def test_mkl_takes_any_number_of_rows_of_a_layer_packed_for_one(bias, by_mkl):
     for rows in (1, 2, 7, ROWS - 1, ROWS, ROWS + 1, 4 * ROWS):
         x = torch.randn(2, rows, 400)[..., ::2]  # not contiguous
         torch.testing.assert_close(fast(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bf16 kernels for this CPU")
+def test_threads_that_attend_at_once_leave_float32_as_precise_as_it_was():
+    q_BHLc, k_BHKc, v_BHKc = torch.randn(3, 2, 4, 64, 32).bfloat16()
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with ThreadPoolExecutor(4) as threads:
+        for _ in threads.map(lambda _: attend(q_BHLc, k_BHKc, v_BHKc), range(200)):
+            pass
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_mkl_packs_what_is_float32_and_has_nothing_behind_it(by_mkl):
@@ -130,7 +141,10 @@ def test_published_models_stay_as_they_are():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_published_refuses_a_model_that_was_prepared_for_modern(precision):
+@pytest.mark.parametrize("packs", [True, False])
+def test_published_refuses_a_model_that_was_prepared_for_modern(precision, packs, monkeypatch):
+    """Where nothing is packed, as on a GPU, what stands between the products is modern's still."""
+    monkeypatch.setattr("codevar.stacks.can_pack", lambda dtype: packs)
     packed = codevar.stack("modern").prepare(tiny.var())
     with tiny.refused("the published stack", "prepared for another stack"):
         codevar.decode(packed, tiny.vqvae(), [3], stack=codevar.stack("published", precision))
@@ -160,6 +174,15 @@ def test_with_amx_attention_is_torchs(amx, monkeypatch):
     stack = codevar.stack("modern", "bf16")
     block = stack.prepare(tiny.var(2, dtype=stack.weights)).blocks[0]
     assert block.attn.attend is (F.scaled_dot_product_attention if amx else attend)
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no bf16 kernels for this CPU")
+def test_a_backend_of_torchs_that_was_asked_for_runs(monkeypatch):
+    monkeypatch.setattr("codevar.packed.has_bf16", lambda: True)
+    monkeypatch.setattr("codevar.packed.has_amx", lambda: False)
+    stack = codevar.stack("modern", "bf16", attention="flash")
+    block = stack.prepare(tiny.var(2, dtype=stack.weights)).blocks[0]
+    assert block.attn.attend is F.scaled_dot_product_attention
 
 
 def test_attention_leaves_torch_as_it_was():
