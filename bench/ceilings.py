@@ -175,20 +175,15 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return best
 
 
-def of_run(folder: Path, device: str, console: Console, resume: bool) -> Ceilings:
-    """What a resumed run has measured, or else measured now and put into the run's folder.
+def of_run(folder: Path, device: str, console: Console) -> Ceilings:
+    """Those in a run's folder, or else measured now and put there.
 
-    Raises UsageError, before anything is measured, where the folder cannot take a new run.
+    Raises UsageError where they are another device's.
     """
-    if resume and (found := load(folder)):
+    if found := load(folder):
+        if found.device != device:
+            raise UsageError(f"{folder / FILE}: is of {found.device}, the run of {device}")
         return found
-    records.check_unclaimed(folder)
-    if not resume and (folder / "run.json").exists():
-        raise UsageError(f"{folder}: holds a run already; --resume it or choose --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose --out") from None
     console.print(f"ceilings of {device}: about half a minute", highlight=False)
     found = in_process(device)
     records.write_json(folder / FILE, found.model_dump())

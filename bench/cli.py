@@ -300,7 +300,10 @@ def profile(
         there = measured.env.get("machine")
         if not ceilings.load(run) and there != machine.environment()["machine"]:
             raise UsageError(f"{run}: has no ceilings.json, and was measured on {there}")
-        top = ceilings.of_run(run, measured.sweep.device or "cpu", Console(stderr=True), True)
+        if len(measured.devices) > 1:
+            several = " and ".join(measured.devices)
+            raise UsageError(f"{run}: was measured on {several}, which have ceilings of their own")
+        top = ceilings.of_run(run, measured.devices[0], Console(stderr=True))
         printing.show(pages.page(measured, top), format)
         return
     chosen = runner.default_device() if device in (None, "auto") else str(device)
@@ -312,8 +315,8 @@ def profile(
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or RESULTS / found["machine"] / f"profile-{now}"
     console = Console()
-    top = ceilings.of_run(folder, chosen, console, resume)
     runner.run(sweep, folder, found, console, resume)
+    top = ceilings.of_run(folder, chosen, console)
     measured = frames.load(folder)
     printed = pages.page(measured, top)
     printing.show(printed, format)

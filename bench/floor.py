@@ -4,7 +4,8 @@ Bytes are those that no implementation of the plan avoids at these precisions:
 
 - the weights of the layers that run and of the head, read once a pass; those of AdaLN once an
   image where the stack computes it once an image;
-- the cache: of the layers that run, what is cached read once a pass, what is new written once;
+- the cache: of the layers that run, what is cached read once a pass, what is new written once,
+  if a later pass reads it or the stack caches it all the same;
 - the logits (float32), written by the head and read by the sampling; guided ones, but in the
   published stack.
 
@@ -34,6 +35,7 @@ from bench.cases import Case, VARCase, configs, meta_plan
 from bench.ceilings import Ceilings
 from bench.predict import flops, head_flops, logit_rows
 from codevar import VAR, VQVAE, VQVAEConfig
+from codevar.cache import StaticCache
 from codevar.compiled import chain_var, merge_biases
 from codevar.decode import generate
 from codevar.plan import Plan
@@ -95,15 +97,19 @@ def bytes_moved(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
         config = model.config
         per_token = rows * config.width * (run.key_bytes(config.l2_norm) + run.value_bytes)
         cached = [0] * config.depth
+        kept = [plan.scales.L] * config.depth  # tokens that go into the cache
+        if run.cache is StaticCache:
+            kept = list(plan.tokens_read_again(model))
         conditioned: set[int] = set()
         for first, last, layers in plan.passes_of(model):
             tokens = sum(plan.scales.tokens[first : last + 1])
             new = [layer for layer in layers if layer not in conditioned]
             conditioned.update(layers if run.condition_once else ())
             weights = weights_read(model, layers, new, first_pass=first == 0)
-            cache = sum(cached[layer] + tokens for layer in layers)
+            cache = sum(cached[layer] for layer in layers)
             for layer in layers:
                 cached[layer] += tokens
+                cache += tokens if cached[layer] <= kept[layer] else 0
             logits = logit_rows(batch_size, run) * plan.scales.tokens[last] * config.vocab
             moved[last] += (
                 weights * run.weights.itemsize + per_token * cache + 2 * logits * FLOAT32_BYTES

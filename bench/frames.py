@@ -8,7 +8,8 @@ each row of the paper's table that no case repeats; every figure is in a column 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from pydantic import ValidationError
 from bench import records, summary
 from bench.cases import Case, UsageError, explain, set_apart, weights_name
 from bench.experiment import PAPERS, Experiment, Sweep
-from bench.predict import MIB, Prediction, memory_differs, predict
+from bench.machine import commit_of
+from bench.predict import memory_differs, predict
 from bench.quality.evaluations import COLUMNS, Evaluation, Linked, Quality, link
 from bench.records import Record
 
@@ -61,12 +63,41 @@ class Run:
         return link(self.sweep.cases, self.evaluations, weights)
 
     @property
+    def devices(self) -> list[str]:
+        """What its cases ran on: "cpu", "cuda", "cuda:1"."""
+        return list(dict.fromkeys(case.device for case in self.sweep.cases))
+
+    @property
+    def device_name(self) -> str:
+        """That by name."""
+        gpus = self.env.get("gpus") or []
+        cpu = self.env.get("cpu") or self.env.get("machine") or "a machine that is not named"
+        by_device = {f"cuda:{i}": gpu["name"] for i, gpu in enumerate(gpus)}
+        by_device["cuda"] = by_device.get("cuda:0", cpu)
+        return " and ".join(dict.fromkeys(by_device.get(device, cpu) for device in self.devices))
+
+    @property
+    def software(self) -> str:
+        """torch and commit of the run, and of the measurements that were made with others."""
+        torch = (self.env.get("packages") or {}).get("torch", "unknown")
+        of_all = software({**self.env, "torch": torch})
+        of_each = Counter(software(record) for record in self.records)
+        apart = [f"{n} on {which}" for which, n in of_each.items() if which != of_all]
+        also = f"; of {len(self.records)} measurements {', '.join(apart)}" if apart else ""
+        return of_all + also
+
+    @property
     def by_key(self) -> dict[str, list[Record]]:
         """The records of each case, by round."""
         found: dict[str, list[Record]] = {}
         for record in sorted(self.records, key=lambda record: record["round"]):
             found.setdefault(record["key"], []).append(record)
         return found
+
+
+def software(of: Mapping[str, Any]) -> str:
+    """Of a record, or of a machine's description with its `torch`."""
+    return f"torch {of['torch']}, commit {commit_of(of)}"
 
 
 def load(folder: Path) -> Run:
@@ -101,7 +132,7 @@ def frame(run: Run) -> pd.DataFrame:
             {
                 **case_columns(case),
                 "details": details(case, run.sweep.cases),
-                **predicted_columns(predict(case)),
+                **predicted_columns(predict(case).figures() | told_with(own)),
                 **summary.measured(own),
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
                 **checked_columns(own),
@@ -114,7 +145,7 @@ def frame(run: Run) -> pd.DataFrame:
             theirs = {"method": row["method"], "status": "not measured"}
             rows.append({**theirs, **paper_columns(row)})
     data = pd.DataFrame(rows)
-    counts = ("batch_size", "params", "samples", "rounds", "quality_images")
+    counts = ("batch_size", "params", "samples", "rounds", "pairs", "quality_images")
     whole = {name: "Int64" for name in counts if name in data}
     return data.astype(whole)
 
@@ -137,18 +168,19 @@ def details(case: Case, cases: Sequence[Case]) -> str:
     return ", ".join(set_apart(case, cases, columns).values())
 
 
-def predicted_columns(predicted: Prediction) -> dict[str, Any]:
+def told_with(records: Sequence[Record]) -> dict[str, Any]:
+    """What was predicted with a measurement, by the code and on the machine that it is of; the
+    oldest records lack some."""
+    return dict(records[-1]["predicted"]) if records else {}
+
+
+def predicted_columns(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """figures: of `Prediction.figures`."""
     return {
-        "params": predicted.params,
-        "params_mib_predicted": predicted.params_bytes / MIB,
-        "kv_cache_mib_predicted": max(predicted.kv_cache_bytes) / MIB,
-        "running_mib_predicted": predicted.running_bytes / MIB,
-        "total_mib_predicted": predicted.total_bytes / MIB,
-        "tflops_predicted": sum(predicted.flops) / 1e12,
-        "kv_cache_by_scale_mib_predicted": [b / MIB for b in predicted.kv_cache_bytes],
-        "peak_by_scale_mib_predicted": [b / MIB for b in predicted.peak_bytes],
-        "live_by_scale_mib_predicted": [b / MIB for b in predicted.live_bytes],
-        "gflops_by_scale_predicted": [f / 1e9 for f in predicted.flops],
+        "params": figures["params"],
+        **{f"{name}_predicted": figures[name] for name in figures if name.endswith("_mib")},
+        "tflops_predicted": figures["flops"] / 1e12,
+        "gflops_by_scale_predicted": [f / 1e9 for f in figures["flops_by_scale"]],
     }
 
 

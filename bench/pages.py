@@ -27,7 +27,7 @@ from matplotlib.transforms import Bbox
 from bench import frames
 from bench.cases import UsageError, name_of, weights_name
 from bench.frames import Run
-from bench.machine import BUSY_CORES, commit_of
+from bench.machine import BUSY_CORES
 from codevar.stacks import STACKS
 
 Row = dict[str, Any]  # `frames.frame`'s, without empty cells; with `case` and `name`
@@ -186,18 +186,13 @@ def finish(figure: Any, title: str, footer: str, handles: Sequence[Any] = ()) ->
 
 def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
     """Notes, then what the rows were measured on, or that they were not, and their settings."""
-    env = run.env or {"gpus": [], "cpu": "unknown machine", "packages": {}}
     settings = (
         []
         if any("fid" in row for row in rows)
         else ["predicted from shapes (nothing was measured)"]
     )
     if any("latency_s" in row for row in rows):
-        settings = [
-            f"measured on {env['gpus'][0]['name'] if env['gpus'] else env['cpu']}",
-            f"torch {env['packages'].get('torch', 'unknown')}",
-            f"commit {commit_of(env)}",
-        ]
+        settings = [f"measured on {run.device_name}", run.software]
     batches, stacks = distinct(rows, "batch_size"), stacks_of(rows)
     settings += [f"batch {batches[0]}"] if len(batches) == 1 else []
     settings += ["/".join(distinct(rows, "precision"))]

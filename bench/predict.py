@@ -60,6 +60,21 @@ class Prediction:
         """The least memory that can do: weights and the largest cache."""
         return self.params_bytes + max(self.kv_cache_bytes)
 
+    def figures(self) -> dict[str, Any]:
+        """Under the names that records have."""
+        return {
+            "params": self.params,
+            "params_mib": self.params_bytes / MIB,
+            "kv_cache_mib": max(self.kv_cache_bytes) / MIB,
+            "kv_cache_by_scale_mib": [b / MIB for b in self.kv_cache_bytes],
+            "running_mib": self.running_bytes / MIB,
+            "total_mib": self.total_bytes / MIB,
+            "peak_by_scale_mib": [b / MIB for b in self.peak_bytes],
+            "live_by_scale_mib": [b / MIB for b in self.live_bytes],
+            "flops": sum(self.flops),
+            "flops_by_scale": list(self.flops),
+        }
+
 
 @functools.cache
 def predict(case: Case) -> Prediction:

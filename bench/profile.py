@@ -23,7 +23,7 @@ from bench.cases import VARCase
 from bench.ceilings import Ceilings
 from bench.floor import Floor, compute_bound_from, floor_of, launches
 from bench.frames import Run
-from bench.machine import BUSY_CORES, commit_of
+from bench.machine import BUSY_CORES
 from bench.pages import BLACK, GREY, SERIES, STACK_LINES, STYLE, WIDE, Row
 from bench.printing import Printed
 
@@ -90,9 +90,9 @@ def ceilings_table(run: Run, ceilings: Ceilings) -> Printed:
     notes = ["The best sustained: calls back to back for 0.1 s, best of the blocks and shapes."]
     if ceilings.other_load_cores > BUSY_CORES:
         notes.append(f"Machine busy meanwhile ({ceilings.other_load_cores:.1f} cores): too low.")
-    device = run.env["gpus"][0]["name"] if run.env.get("gpus") else run.env.get("cpu", "unknown")
+    device = run.device_name
     if ceilings.device == "cpu":
-        device = f"{run.env.get('cpu', 'unknown')}, threads: {ceilings.threads}"
+        device += f", threads: {ceilings.threads}"
     data = pd.DataFrame([product.model_dump() for product in ceilings.products])
     return Printed(f"Ceilings of {device}", data, text, notes)
 
@@ -181,13 +181,11 @@ def about(run: Run, command: str) -> list[str]:
     env = run.env
     gpus = [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in env.get("gpus", [])]
     drivers = {f"driver {gpu['driver']}" for gpu in env.get("gpus", []) if "driver" in gpu}
-    packages = env.get("packages", {})
     facts = {
         "GPU": "; ".join([*gpus, *sorted(drivers)]),
         "CPU": f"{env.get('cpu')}, {env.get('cpu_threads')} threads, {env.get('memory_gib')} GiB",
-        "Software": f"torch {packages.get('torch')}, Python {env.get('python')}, {env.get('os')}",
+        "Software": f"{run.software}, Python {env.get('python')}, {env.get('os')}",
         "CUDA": env.get("cuda") if gpus else "",
-        "Commit": commit_of(env),
         "Command": f"`{command}`",
     }
     return [f"- {name}: {value}" for name, value in facts.items() if value] + [""]

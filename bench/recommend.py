@@ -125,7 +125,7 @@ def candidates(
     rows = list(itertools.chain.from_iterable(map(pages.rows_of, here)))
     measured = {case: find(case, rows) for case in cases}
     evaluated = link(cases, published(evaluations))
-    rates = [sum(predict(case).flops) / row["latency_s"] for case, row in measured.items() if row]
+    rates = [1e12 * row["tflops_predicted"] / row["latency_s"] for row in measured.values() if row]
     top = next((c for run in here if (c := ceilings_of(run, cases[0]))), None)
     found = []
     for case in cases:

@@ -123,6 +123,7 @@ class Line(TypedDict):
 LINE = TypeAdapter(Line)
 #: What is no result; that memory runs out is one.
 FAILED = ("error", "timeout")
+NEWER = "newer than this program; update it"
 #: Of a stack that could not be all it stands for: what a line says why by, in short, and at length.
 LOST = {
     "not_compiled": ("not compiled", "it ran as modern does"),
@@ -175,6 +176,8 @@ class RunFolder:
                 "--out"
             )
         records, complaints = read_lines(self.file)
+        if newer := [complaint for complaint in complaints if NEWER in complaint]:
+            raise UsageError(newer[0])
         kept = [record for record in records if record["status"] not in FAILED]  # tried again
         if complaints or len(kept) < len(records):  # a line cut short by a crash: the rest is kept
             write_lines(self.file, kept)
@@ -237,10 +240,10 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
 
 
 def what_differs(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What makes two runs different ones: their experiment, its cases or its effort."""
+    """What makes two runs different ones: their experiment, its cases, baseline or effort."""
     old, new = before.get("experiment", {}), now["experiment"]
     found = [key for key in ("name", "cases", "on") if before.get(key) != now.get(key)]
-    return ", ".join(found + [key for key in EFFORT if old.get(key) != new[key]])
+    return ", ".join(found + [key for key in ("baseline", *EFFORT) if old.get(key) != new[key]])
 
 
 def read(path: Path) -> tuple[list[Record], list[str]]:
@@ -289,7 +292,7 @@ def parse(line: str) -> Record:
         values = from_1(values)
     elif version != SCHEMA:
         newer = isinstance(version, int) and version > SCHEMA
-        raise ValueError(f"schema {version}" + (": newer than this program; update it" * newer))
+        raise ValueError(f"schema {version}" + f": {NEWER}" * newer)
     try:
         return dict(LINE.validate_python(values))
     except ValidationError as e:

@@ -28,7 +28,7 @@ from bench import machine, tracing
 from bench.cases import Case, UsageError
 from bench.child import hashes_of
 from bench.experiment import Sweep
-from bench.predict import MIB, Prediction, predict
+from bench.predict import predict
 from bench.records import SCHEMA, Record, RunFolder
 from bench.timing import Effort
 
@@ -220,7 +220,7 @@ def as_record(
         "baseline": sweep.baseline_of(case.model_dump()),
         "reason": None,
         **result,
-        "predicted": prediction_json(predict(case)),
+        "predicted": predict(case).figures(),
         "machine": env["machine"],
         "commit": env["commit"],
         "dirty": env["dirty"],
@@ -228,22 +228,6 @@ def as_record(
         "other_load_cores": other_load_cores,
         "started_at": started_at,
         "duration_s": duration_s,
-    }
-
-
-def prediction_json(predicted: Prediction) -> dict[str, Any]:
-    """A prediction under the names that records and tables use."""
-    return {
-        "params": predicted.params,
-        "params_mib": predicted.params_bytes / MIB,
-        "kv_cache_mib": max(predicted.kv_cache_bytes) / MIB,
-        "kv_cache_by_scale_mib": [b / MIB for b in predicted.kv_cache_bytes],
-        "running_mib": predicted.running_bytes / MIB,
-        "total_mib": predicted.total_bytes / MIB,
-        "peak_by_scale_mib": [b / MIB for b in predicted.peak_bytes],
-        "live_by_scale_mib": [b / MIB for b in predicted.live_bytes],
-        "flops": sum(predicted.flops),
-        "flops_by_scale": list(predicted.flops),
     }
 
 

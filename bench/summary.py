@@ -15,7 +15,9 @@ from typing import Any
 from scipy.special import stdtrit
 
 from bench.records import LOST, Record
-from bench.timing import median_interval
+
+FEW = 6  # turns in one process: the least whose median has a 95 % interval
+ROUGH = ("one round", "few turns")  # what a speed-up rests on that is but a look
 
 
 def measured(records: Sequence[Record]) -> dict[str, Any]:
@@ -107,8 +109,10 @@ def energy_per_image(records: Sequence[Record]) -> float | None:
 def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, Any]:
     """How much faster than the baseline, its 95 % interval, and what it rests on.
 
-    speedup_by: "paired" (in turn in one process), "interleaved" (the same round of both) or
-    "one round", in which a machine that changed meanwhile would pass for a speed-up.  Empty
+    speedup_by: "paired" (in turn in one process), "interleaved" (the same round of both), or what
+    is rough: "one round" of each, in which a machine that changed meanwhile would pass for a
+    speed-up, or "few turns", paired in one round and fewer than six times.  pairs: of turns.  The
+    interval is from three rounds on: what a process is born with all of its turns share.  Empty
     where the case failed in any round, where either was not measured, or only in different places
     of a cluster.
     """
@@ -121,17 +125,18 @@ def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
     pairs = [paired_ratios(record) for record in own.values() if has_pairs(record, baseline)]
     if pairs:
         ratios, by = [statistics.median(found) for found in pairs], "paired"
-        every = [ratio for found in pairs for ratio in found]
-        low, high = median_interval(every) if len(ratios) < 3 else interval(ratios)
     else:
         both = [i for i in own if i in base and own[i].get("place") == base[i].get("place")]
         ratios, by = [latency(base[i]) / latency(own[i]) for i in both], "interleaved"
-        low, high = interval(ratios)
     if not ratios:
         return {}
-    if by == "interleaved" and len(ratios) == 1:
-        by = "one round"
+    turns = sum(map(len, pairs))
+    if len(ratios) == 1 and turns < FEW:
+        by = "few turns" if pairs else "one round"
+    low, high = interval(ratios)
     found: dict[str, Any] = {"speedup": statistics.median(ratios), "speedup_by": by}
+    if pairs:
+        found["pairs"] = turns
     if lost := [why for record in own.values() if (why := lost_pair(record))]:
         found["paired_reason"] = lost[0]
     if math.isfinite(low) and math.isfinite(high):

@@ -6,7 +6,6 @@ the paper's figure stands in brackets behind ours.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,15 +15,16 @@ import pandas as pd
 
 from bench import experiment
 from bench.baselines import weights
-from bench.cases import MINI, K, Methods, with_batch
+from bench.cases import MINI, K, Methods, UsageError, with_batch
 from bench.experiment import Sweep
-from bench.frames import Run, frame, missing, predicted_columns
-from bench.machine import BUSY_CORES, commit_of
+from bench.frames import Run, frame, missing
+from bench.machine import BUSY_CORES
 from bench.predict import largest_batch, predict
 from bench.printing import Printed
 from bench.quality.evaluations import COLUMNS
 from bench.records import LOST
 from bench.selfcheck import Selfcheck
+from bench.summary import FEW, ROUGH
 from codevar import PUBLISHED
 
 PARTS = ("params", "kv_cache", "running", "total")
@@ -86,7 +86,7 @@ def measured(*runs: Run) -> Printed:
             text[heading] = both(data, name, form)
         if name == "speedup" and "speedup_by" in data:
             text[heading] = [
-                f"~{cell}" if by == "one round" else cell
+                f"~{cell}" if by in ROUGH else cell
                 for cell, by in zip(text[heading], data["speedup_by"], strict=True)
             ]
         if name in data and f"{name}_differs" in data:
@@ -153,6 +153,7 @@ def how_measured(data: pd.DataFrame) -> Printed:
     for name, heading, form in (
         ("rounds", "rounds", "{}"),
         ("samples", "samples", "{}"),
+        ("pairs", "turns with the baseline", "{}"),
         ("stopped_by", "stopped by", "{}"),
         ("discarded", "discarded", "{}"),
         ("other_load_cores", "other load", "{:.2f}"),
@@ -196,13 +197,7 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
         found = []
     if constant:
         found.append(f"All rows: {constant}.")
-    for run in (run for run in runs if run.env):
-        device = run.env["gpus"][0]["name"] if run.env["gpus"] else run.env["cpu"]
-        of_all = software({**run.env, "torch": run.env["packages"]["torch"]})
-        of_each = Counter(software(record) for record in run.records)
-        apart = [f"{n} on {which}" for which, n in of_each.items() if which != of_all]
-        also = f"; of {len(run.records)} measurements {', '.join(apart)}" if apart else ""
-        found.append(f"Measured on {device}, {of_all}{also}.")
+    found += [f"Measured on {run.device_name}, {run.software}." for run in runs if run.env]
     found += speedup_notes(data)
     found += quality_notes(runs, data)
     if any(str(kind).startswith(MINI) for kind in data.get("weights", [])):
@@ -247,11 +242,6 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     return found + [complaint for run in runs for complaint in run.complaints]
 
 
-def software(of: Mapping[str, Any]) -> str:
-    """Of a record, or of a machine's description with its `torch`."""
-    return f"torch {of['torch']}, commit {commit_of(of)}"
-
-
 def is_shared(row: Mapping[Any, Any]) -> bool:
     shared = row.get("shared_with")
     return isinstance(shared, list) and bool(shared)
@@ -288,6 +278,7 @@ def speedup_notes(data: pd.DataFrame) -> list[str]:
     told = {
         "paired": "baseline and case in turn in one process",
         "interleaved": "from the same round of both, the order turned round every other time",
+        "few turns": f"from fewer than {FEW} turns with the baseline in one process: marked ~",
         "one round": "from one round, not interleaved: marked ~, a drift of the machine is in them",
     }
     used = [by for by in told if by in set(data.get("speedup_by", []))]
@@ -398,7 +389,10 @@ def predictions(sweep: Sweep) -> Printed:
     scales = data.rename(columns=lambda name: f"{name}_predicted" if "_by_scale" in name else name)
     title = f"{sweep.experiment.title}: predicted from shapes"
     more = [part for part in (by_scale(scales), by_step(scales)) if len(part.text)]
-    return Printed(title, data, text, ["Params MiB include the VQVAE, or its like."], more)
+    found = ["Params MiB include the VQVAE, or its like."]
+    if "auto" in set(data["device"]):
+        found.append("Memory is a GPU's; for this CPU's: --set device=cpu.")
+    return Printed(title, data, text, found, more)
 
 
 def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
@@ -406,17 +400,19 @@ def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
 
     ecc: the card keeps its check bits in its own memory, as cards with GDDR do.
     """
+    if any(case.device == "cpu" for case in sweep.cases):
+        raise UsageError("--max-batch is of a GPU's memory; leave out --set device=cpu")
     usable = usable_bytes(memory_bytes, ecc)
     rows = []
     for case in dict.fromkeys(with_batch(case, 1) for case in sweep.cases):
         fits = largest_batch(case, usable)
-        parts = predicted_columns(predict(with_batch(case, max(fits, 1))))
+        parts = predict(with_batch(case, max(fits, 1))).figures()
         rows.append(
             {
                 **{name: getattr(case, name) for name in ("stack", "precision")},
                 "method": case.label,
                 "largest_batch": fits,
-                **{f"{part}_mib": parts[f"{part}_mib_predicted"] for part in PARTS},
+                **{f"{part}_mib": parts[f"{part}_mib"] for part in PARTS},
             }
         )
     data = pd.DataFrame(rows)

@@ -179,7 +179,8 @@ def sample(
 def paired(baseline: Run, run: Run, device: torch.device, effort: Effort, card: Card) -> Paired:
     """Both in turn, A B B A, until the median of their ratio is known as well as the effort asks.
 
-    Both must have run before.
+    Both must have run before.  Turns end as often after one as after the other, as a machine that
+    drifts favours the same one of A B each time.
     """
     taken = Paired()
     ratios: list[float] = []
@@ -200,7 +201,8 @@ def paired(baseline: Run, run: Run, device: torch.device, effort: Effort, card: 
         taken.baseline_latency_s.append(seconds[baseline])
         ratios.append(seconds[baseline] / seconds[run])
         widths.append(relative_width(ratios))
-        taken.stopped_by = enough(widths, effort, clock)
+        if len(ratios) % 2 == 0:
+            taken.stopped_by = enough(widths, effort, clock)
     return taken
 
 

@@ -176,7 +176,7 @@ def scale_by_scale(
         elif stack.as_published:
             tokens_Bl = draw_as_published(reader.logits(*pass_), at, noise)
         else:
-            tokens_Bl = draw_in_parts(at.guided(reader.features(*pass_)), step.model, at, noise)
+            tokens_Bl = draw_in_parts(at.guided(reader.features(*pass_)), reader, at, noise)
         codes_BlZ = quantizer.codes(tokens_Bl)
         if sampling.more_smooth:
             codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
@@ -196,17 +196,19 @@ def scale_by_scale(
     return Generated(tokens_BL, f_hat, tuple(kv_cache_bytes))
 
 
-def draw_in_parts(h_BlC: torch.Tensor, model: VAR, at: ScaleSampling, noise: Noise) -> torch.Tensor:
+def draw_in_parts(
+    h_BlC: torch.Tensor, reader: Reader, at: ScaleSampling, noise: Noise
+) -> torch.Tensor:
     """(B, l) tokens.  On a CPU their logits are made, filtered and drawn from a few rows at a
     time: the same tokens, and no map of all logits in memory."""
     if h_BlC.is_cuda:
-        return draw(at.kept(model.project(h_BlC)), at.temperature, noise)
+        return draw(at.kept(reader.project(h_BlC)), at.temperature, noise)
     B, length, _ = h_BlC.shape
     tokens_Bl = torch.empty(B, length, dtype=torch.long)
-    most = fitting(2 * model.config.vocab)
+    most = fitting(2 * reader.model.config.vocab)
     for images, own in by_images(noise, slices(B, max(1, most // length))):
         for part in slices(length, most):
-            logits_BlV = at.kept(model.project(h_BlC[images, part]))
+            logits_BlV = at.kept(reader.project(h_BlC[images, part]))
             tokens_Bl[images, part] = draw(logits_BlV, at.temperature, own)
     return tokens_Bl
 
@@ -219,8 +221,8 @@ class Reader:
     """One model during one decode: its condition, what it has read, its cache.
 
     cache_bytes: held by the cache during the last pass.
-    zero_or_nan: NaN if anything that the last pass gave is not finite.  Tokens do not show it: the
-        best of no numbers is a token like any other.
+    zero_or_nan: NaN if any logit of the last pass is not finite.  Tokens do not show it: the best
+        of no numbers is a token like any other.
     """
 
     def __init__(self, model: VAR, plan: Plan, labels_2B: torch.Tensor, stack: Stack) -> None:
@@ -232,12 +234,11 @@ class Reader:
             plan.tokens_read_again(model), stack.precision
         )
         self.cache_bytes = 0
-        self.zero_or_nan: torch.Tensor
+        self.zero_or_nan: torch.Tensor | int = 0
         self.cond_BC = model.class_emb(labels_2B)
         self.positions_1LC = model.positions().float()
         with stack.running(self.cond_BC.device):
             self.block_condition = model.block_condition(self.cond_BC)
-        self._head_zero_or_nan = 0 * model.project(0 * self.positions_1LC[:, :1]).sum()
         self._modulations: dict[int, Modulation] = {}
         self._held: tuple[torch.Tensor, ...] = ()
 
@@ -248,7 +249,7 @@ class Reader:
 
         input_maps: (B, l, Z) each, of the scales from the second on.
         """
-        return self.model.project(self.features(k, layers, input_maps))
+        return self.project(self.features(k, layers, input_maps))
 
     def filtered(
         self,
@@ -260,7 +261,7 @@ class Reader:
         """(B, l, V) float32, guided, after top-k and top-p."""
         if self.stack.as_published:
             return at.filtered(self.logits(k, layers, input_maps))
-        return at.kept(self.model.project(at.guided(self.features(k, layers, input_maps))))
+        return at.kept(self.project(at.guided(self.features(k, layers, input_maps))))
 
     def features(
         self, k: int, layers: tuple[int, ...], input_maps: list[torch.Tensor]
@@ -284,8 +285,14 @@ class Reader:
                 del self.cache
             self._hold(*self._held, x_BnC)
             h_2BlC = self.model.features(x_BnC[:, -self.model.scales.tokens[k] :], self.cond_BC)
-            self.zero_or_nan = self._head_zero_or_nan + 0 * h_2BlC.sum(dtype=torch.float32)
+            self.zero_or_nan = 0
             return h_2BlC
+
+    def project(self, h_BlC: torch.Tensor) -> torch.Tensor:
+        """(B, l, V) float32 logits of features."""
+        logits_BlV = self.model.project(h_BlC)
+        self.zero_or_nan = self.zero_or_nan + 0 * logits_BlV.sum()
+        return logits_BlV
 
     def _through(
         self,

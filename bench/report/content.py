@@ -176,7 +176,7 @@ def rows_of(run: Run) -> list[Row]:
         case = row["case"]
         scales_of_large = getattr(case, "draft_steps", getattr(case, "bridge_scales", None))
         row |= {"key": f"{machine}/{case.key}", "machine": machine, "family": family(row["method"])}
-        row["device_name"] = device_name(run)
+        row["device_name"] = run.device_name
         if scales_of_large is not None and case.method in ("code", "variant", "code_variant"):
             row["n"] = scales_of_large
             row["configuration"] = row["name"].replace(f" N={scales_of_large}", "")
@@ -208,12 +208,6 @@ def family(method: str) -> str:
     return "others"
 
 
-def device_name(run: Run) -> str:
-    gpus = run.env.get("gpus") or []
-    named = gpus[0]["name"] if gpus else run.env.get("cpu")
-    return str(named or run.env.get("machine") or "a machine that is not named")
-
-
 # What of a row figures are drawn from.
 KEPT = (
     *("key", "name", "family", "machine", "stack", "n", "configuration", "status"),
@@ -231,7 +225,7 @@ def plain(row: Row) -> Row:
         found["fid_by"] = "measured" if "fid" in found else quoted
         found["fid"] = found.get("fid", found.get("fid_paper"))
     if "speedup_by" in found:
-        about = "~" if found.get("speedup_by") == "one round" else ""
+        about = "~" if found["speedup_by"] in summary.ROUGH else ""
         found["label"] = f"{about}{found['speedup']:.2f}x"
     return found | {"batch": int(row["batch_size"])}
 

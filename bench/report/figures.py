@@ -176,7 +176,7 @@ def speed(group: Group) -> Figure | None:
         ),
     )
     variants.append(variant("Latency", both, height))
-    caption = "Lines are 95 % intervals; ~ marks a speed-up from one round."
+    caption = "Lines are 95 % intervals; ~ marks what is from one round or a few turns."
     if any("speedup_paper" in row for row in raced):
         caption += " Diamonds are the paper's, on its machine."
     columns = "name stack batch latency_s speedup speedup_low speedup_high speedup_paper"

@@ -12,6 +12,7 @@ import pandas as pd
 
 from bench import frames, tables
 from bench.report.marks import marks
+from bench.summary import ROUGH
 
 Row = Mapping[Any, Any]
 SOURCES = {"": "measured", "_paper": "paper", "_predicted": "predicted"}
@@ -92,7 +93,7 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
             found = figure(rows, name + ending, form)
             if name == "speedup" and not ending:
                 found = [
-                    Cell(f"~{c.text}" if row.get("speedup_by") == "one round" else c.text, c.sort)
+                    Cell(f"~{c.text}" if row.get("speedup_by") in ROUGH else c.text, c.sort)
                     for c, row in zip(found, rows, strict=True)
                 ]
             add(Column(source, group, source, True), found)

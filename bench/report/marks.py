@@ -56,6 +56,9 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     if value("speedup_by") == "one round":
         text = "its speed-up is from one round: a drift of the machine is in it"
         found.append(Mark("not comparable", "one round", text))
+    if value("speedup_by") == "few turns":
+        text = f"its speed-up is from {row['pairs']:.0f} turns with its baseline"
+        found.append(Mark("noisy", "few turns", text))
     if value("extrapolated"):
         text = "only some of its steps ran; each stands for those near it"
         found.append(Mark("not comparable", "extrapolated", text))

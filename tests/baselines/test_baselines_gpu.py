@@ -15,7 +15,6 @@ from bench.baselines import aim, llamagen
 from bench.baselines.method import generate
 from bench.cases import make_case
 from bench.predict import memory_differs, predict
-from bench.runner import prediction_json
 
 pytestmark = pytest.mark.gpu
 computes = pytest.mark.skipif("FAKE_CUDA" in os.environ, reason="kernels do nothing here")
@@ -83,4 +82,4 @@ def test_memory_is_as_predicted(method, stack, job, tmp_path):
     # In a process of its own: CUDA graphs of the tests before leave memory without an owner.
     result = runner.in_process(job | {"case": case.model_dump()}, 300, tmp_path / "log")
     assert result["status"] == "ok", result.get("reason")
-    assert memory_differs(result["memory"], prediction_json(predict(case)), case.device) == []
+    assert memory_differs(result["memory"], predict(case).figures(), case.device) == []

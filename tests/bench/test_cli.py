@@ -47,6 +47,7 @@ def bench(tmp_path, monkeypatch):
         ("run d16_cpu --set method=var --set stack=modern --trace /proc/x", "cannot be written"),
         ("predict d16_cpu --max-batch", "--memory 48GiB"),
         ("predict d16_cpu --memory 48GiB", "--memory goes with --max-batch"),
+        ("predict d16_cpu --set device=cpu --max-batch --memory 8GiB", "leave out --set device"),
         ("predict d16_cpu --max-batch --memory 48", "a size must be like 48GiB"),
         ("predict d16_cpu --max-batch --memory lots", "a size must be like 48GiB"),
         ("predict d16_cpu --rate nan", "'--rate'"),

@@ -13,7 +13,6 @@ from bench.predict import memory_differs, predict
 from bench.records import LOST
 from bench.report import figures
 from bench.report.marks import marks
-from bench.runner import prediction_json
 from codevar import compiled, graphs
 from codevar.stacks import STACKS
 
@@ -38,7 +37,7 @@ def test_its_memory_is_as_predicted(job):
     case = make_case(CASE)
     result = child.run(case, job)
     assert "not_compiled" not in result
-    assert memory_differs(result["memory"], prediction_json(predict(case)), "cpu") == []
+    assert memory_differs(result["memory"], predict(case).figures(), "cpu") == []
     exact = pytest.approx(predict(case).running_bytes / 2**20, rel=0.01)
     assert result["memory"]["running_mib"] == exact
 
@@ -49,7 +48,7 @@ def test_a_case_that_ran_eagerly_says_why(monkeypatch, job):
     case = make_case(CASE)
     result = child.run(case, job)
     assert (result["status"], result["not_compiled"]) == ("ok", WHY)
-    assert memory_differs(result["memory"], prediction_json(predict(case)), "cpu") == []
+    assert memory_differs(result["memory"], predict(case).figures(), "cpu") == []
     modern = child.run(make_case(CASE | {"stack": "modern"}), job)
     assert "not_compiled" not in modern
     assert modern["tokens_sha256"] == result["tokens_sha256"]

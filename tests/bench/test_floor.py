@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from bench.cases import make_case, meta_plan
 from bench.ceilings import Ceilings, Product
 from bench.floor import bytes_moved, compute_bound_from, floor_of, launches, operators
 from bench.predict import predict
+from codevar.cache import StaticCache
 from codevar.stacks import STACKS, stack
 
 BOTH = {"precision": "fp16", "stack": "published"}
@@ -99,6 +102,15 @@ def test_compute_bound_from_is_the_first_batch_that_is(method, name):
     assert first > 1
     at = [case.model_copy(update={"batch_size": b}) for b in (first - 1, first)]
     assert [floor_of(c, ceiling).compute_bound for c in at] == [False, True]
+
+
+def test_a_static_cache_writes_nothing_that_is_not_read_again():
+    """The keys and values of a layer's last pass, 256 of 680 tokens."""
+    plan = meta_plan(make_case({"method": "var", "depth": 16}))
+    growing = bytes_moved(plan, 64, stack("published", "float32"))
+    static = bytes_moved(plan, 64, replace(stack("published", "float32"), cache=StaticCache))
+    assert static[:-1] == growing[:-1]
+    assert growing[-1] - static[-1] == 2 * 64 * 1024 * 16 * (4 + 4) * 256
 
 
 def test_where_bytes_outgrow_flops_no_batch_is_compute_bound():

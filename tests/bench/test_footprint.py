@@ -15,7 +15,6 @@ from bench.cases import make_case
 from bench.experiment import PAPERS
 from bench.footprint import PRIME, of_plan, watched
 from bench.predict import CUBLAS_BYTES, largest_batch, memory_differs, predict
-from bench.runner import prediction_json
 from bench.tables import usable_bytes
 from codevar import PRESETS, VAR, VQVAE, Sampling, plan, stack
 from codevar.decode import generate
@@ -205,16 +204,14 @@ def record_of(case, **changes):
 def test_a_difference_is_said(part, factor, says):
     case = make_case({"method": "var", "depth": 8, "device": "cpu", "precision": "float32"})
     told = record_of(case)
-    found = memory_differs(
-        told | {part: told[part] * factor}, prediction_json(predict(case)), "cpu"
-    )
+    found = memory_differs(told | {part: told[part] * factor}, predict(case).figures(), "cpu")
     assert [text.startswith(says) for text in found] == ([True] if says else [])
 
 
 def test_what_has_no_owner_is_said():
     case = make_case({"method": "var", "depth": 8, "device": "cpu", "precision": "float32"})
     told = record_of(case, accounted=False, unaccounted_mib=4.2)
-    assert memory_differs(told, prediction_json(predict(case)), "cpu") == ["4.2 MiB unaccounted"]
+    assert memory_differs(told, predict(case).figures(), "cpu") == ["4.2 MiB unaccounted"]
 
 
 def test_what_no_tensor_asked_for_is_no_difference():
@@ -222,7 +219,7 @@ def test_what_no_tensor_asked_for_is_no_difference():
     hopper = CUBLAS_BYTES + 24 * MIB
     told = record_of(case, workspace_mib=hopper / MIB, rounding_mib=32)
     told["running_mib"] += 24 + 32
-    assert memory_differs(told, prediction_json(predict(case)), "cuda") == []
+    assert memory_differs(told, predict(case).figures(), "cuda") == []
 
 
 def cases_of(table):

@@ -95,7 +95,12 @@ def test_a_profile_leaves_its_page_and_can_be_made_again(bench, tmp_path, monkey
     result = bench(*words, str(tmp_path / "run"))
     assert result.exit_code == 0, result.output
     page = (tmp_path / "run" / "profile.md").read_text()
-    for words_of_page in ("# Profile of", "- Commit: ", "torch ", "profile --device cpu --depth 4"):
+    for words_of_page in (
+        "# Profile of",
+        "- Software: torch ",
+        ", commit ",
+        "profile --device cpu --depth 4",
+    ):
         assert words_of_page in page
     assert imread(tmp_path / "run" / "profile.png").shape[1] > 1500
     assert (tmp_path / "run" / "profile.pdf").read_bytes().startswith(b"%PDF")
@@ -137,7 +142,7 @@ def test_a_run_of_another_machine_needs_its_own_ceilings(bench, tmp_path):
         ("--set nope=1", "--set nope: no such axis"),
         ("--out /proc/nowhere", "/proc/nowhere: cannot be written"),
         ("--out {run}", "holds a run already; --resume it or choose --out"),
-        ("--out {run} --resume", "damaged"),
+        ("--out {run} --resume", "the experiment was edited"),
         ("nowhere", "nowhere: no run.json here"),
     ],
 )

@@ -20,7 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import child, experiment, frames, machine, records, runner, tables
+from bench import child, experiment, frames, machine, pages, records, runner, tables
 from bench.cases import Original, UsageError, make_case
 from bench.predict import predict
 from bench.timing import Samples
@@ -81,7 +81,7 @@ def children(monkeypatch):
 
 
 def fake_result(case):
-    predicted = runner.prediction_json(predict(case))
+    predicted = predict(case).figures()
     parts = {key: predicted[key] for key in ("params_mib", "kv_cache_mib")}
     total = sum(parts.values()) + 10
     memory = {**parts, "running_mib": 10.0, "total_mib": total, "process_mib": total}
@@ -267,6 +267,8 @@ def test_a_table_tells_what_was_measured_on_other_software(tiny, children, tmp_p
     notes = tables.measured(frames.load(tmp_path / "run")).notes
     (told,) = [note for note in notes if note.startswith("Measured on")]
     assert "; of 6 measurements 2 on torch 2.99, commit fffffffff" in told
+    resumed = frames.load(tmp_path / "run")
+    assert "2 on torch 2.99, commit fffffffff" in pages.footer(resumed, pages.rows_of(resumed))
 
 
 def test_resume_asks_for_the_same_cases_however_they_were_asked_for(tiny, children, tmp_path):
@@ -280,6 +282,21 @@ def test_resume_asks_for_the_same_cases_however_they_were_asked_for(tiny, childr
     more = experiment.load(file, ["samples=9"], device="cpu")
     with pytest.raises(UsageError, match=r"edited since this run began \(samples\)"):
         run(more, tmp_path / "run", resume=True)
+    (tmp_path / "tiny.toml").write_text(TINY.replace('{ method = "var" }', "{ depth = 2 }"))
+    other = experiment.load(file, [], device="cpu")
+    with pytest.raises(UsageError, match=r"edited since this run began \(baseline\)"):
+        run(other, tmp_path / "run", resume=True)
+
+
+def test_resume_keeps_the_lines_of_a_newer_program(tiny, children, tmp_path):
+    run(tiny, tmp_path / "run")
+    file = tmp_path / "run" / records.FILE
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 3', 1))
+    before = file.read_text()
+    with pytest.raises(UsageError) as e:
+        run(tiny, tmp_path / "run", resume=True)
+    assert "newer than this program; update it" in one_line(e)
+    assert file.read_text() == before
 
 
 def test_a_new_key_with_its_default_leaves_old_records_theirs():

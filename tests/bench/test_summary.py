@@ -76,16 +76,29 @@ def test_pairs_go_before_rounds(run):
     paired(own[0], base[0], 2.5)
     found = summary.speedup(own, base)
     assert (found["speedup_by"], found["speedup"]) == ("paired", pytest.approx(2.5))
-    assert found["speedup_low"] == pytest.approx(2.5)
 
 
-def test_pairs_of_two_rounds_have_the_interval_of_all_their_turns(run):
-    base, own = of(run, "VAR-d30")[:2], of(run, "CoDe N=6")[:2]
-    for record, ratio in zip(own, (2.4, 2.6), strict=True):
+def test_an_interval_comes_from_rounds_however_many_turns_they_have(run):
+    """What a process is born with, all of its turns share."""
+    base, own = of(run, "VAR-d30")[:3], of(run, "CoDe N=6")[:3]
+    for record, ratio in zip(own, (2.4, 2.5, 2.6), strict=True):
         paired(record, base[0], ratio)
+    found = summary.speedup(own[:2], base[:2])
+    assert (found["speedup"], found["pairs"]) == (pytest.approx(2.45), 16)
+    assert "speedup_low" not in found
     found = summary.speedup(own, base)
-    assert found["speedup"] == pytest.approx(2.5)
-    assert (found["speedup_low"], found["speedup_high"]) == pytest.approx((2.4, 2.6))
+    assert found["speedup_low"] < 2.4 < 2.6 < found["speedup_high"]
+
+
+@pytest.mark.parametrize(("turns", "by", "mark"), [(5, "few turns", "~"), (6, "paired", "2")])
+def test_few_turns_in_one_process_are_marked(turns, by, mark):
+    run = fake_run("code_table1")
+    base, own = of(run, "VAR-d30"), of(run, "CoDe N=6")
+    paired(own[0], base[0], 2.5, turns)
+    run.records = [base[0], own[0]]
+    assert summary.speedup(own[:1], base[:1])["speedup_by"] == by
+    text = tables.measured(run).text
+    assert text["speed-up"][text["method"].str.startswith("CoDe N=6")].iloc[0][:1] == mark
 
 
 def test_a_pair_that_did_not_fit_falls_back_to_rounds_and_is_told(run):

@@ -9,7 +9,7 @@ import json
 import pytest
 from synthetic import fake_run
 
-from bench import cli, frames, printing, tables
+from bench import cli, frames, pages, printing, tables
 from bench.cases import UsageError, make_case
 from bench.predict import predict
 
@@ -156,6 +156,27 @@ def test_a_row_says_where_memory_is_not_as_predicted(capsys):
     assert "ok; running +25%" in thinned[0]
     assert "ok; 7.0 MiB unaccounted" in text
     assert "Status says where memory is not as predicted" in text
+
+
+def test_what_was_predicted_with_a_measurement_stands_beside_it():
+    """Not what today's code predicts, or the reader's machine."""
+    run = fake_run("code_table3", batch_size=64)
+    run.records[0]["predicted"] |= {"kv_cache_mib": 1234.0, "flops": 5e12}
+    row = frames.frame(run).iloc[0]
+    assert (row["kv_cache_mib_predicted"], row["tflops_predicted"]) == (1234.0, 5.0)
+    del run.records[0]["predicted"]["running_mib"]  # as in the oldest records
+    assert frames.frame(run).iloc[0]["running_mib_predicted"] > 100
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("cuda", "NVIDIA L20"), ("cuda:1", "NVIDIA H200"), ("cpu", "AMD EPYC")],
+)
+def test_a_run_is_of_the_device_that_its_cases_were_on(device, name):
+    run = fake_run("code_table1", device=device, precision="float32")
+    run.env = run.env | {"gpus": [*run.env["gpus"], {"name": "NVIDIA H200"}], "cpu": "AMD EPYC"}
+    assert f"Measured on {name}, torch" in " ".join(tables.measured(run).notes)
+    assert f"easured on {name}, torch" in pages.footer(run, pages.rows_of(run))
 
 
 def test_by_scale_shows_what_is_left_after_each(capsys):

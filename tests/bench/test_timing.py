@@ -156,6 +156,15 @@ def test_a_drifting_machine_cancels_out_of_pairs(clock):
     assert statistics.median(ratios) == pytest.approx(2, rel=0.005)
 
 
+def test_turns_end_as_often_after_one_as_after_the_other(clock):
+    """Of A B alone a machine that slows down makes a speed-up."""
+    effort = Effort(warmup=0, samples=1, target=1, max_seconds=0)
+    taken = timing.paired(sleeper(clock, 1.0), sleeper(clock, 1.0), CPU, effort, Card(CPU))
+    (first, second) = zip(taken.latency_s, taken.baseline_latency_s, strict=True)
+    assert first[0] > first[1]
+    assert second[0] < second[1]
+
+
 def test_pairs_of_a_throttled_gpu_are_counted_and_left_out(clock):
     card = HotCard(itertools.chain([[], ["hw_slowdown"]] * 3, itertools.repeat([])))
     effort = Effort(warmup=0, samples=8, target=1, max_seconds=10)

@@ -191,8 +191,8 @@ def test_refiner_reads_the_draft_in_one_pass_and_predicts_only_its_scale(big, sm
         generate(code(big, small, 2), small_vqvae, LABELS)
 
     assert lengths_seen(small.blocks[0], run) == [1 + 4 + 9, 16]
-    assert lengths_seen(small.head_nm, run) == [9, 16]
-    assert lengths_seen(big.head_nm, run) == [1, 4]
+    assert lengths_seen(small.head, run) == [9, 16]
+    assert lengths_seen(big.head, run) == [1, 4]
 
 
 def test_a_model_coming_back_reads_what_another_predicted(big, small, small_vqvae):
@@ -200,7 +200,7 @@ def test_a_model_coming_back_reads_what_another_predicted(big, small, small_vqva
         generate(swap_scale(big, small, 2), small_vqvae, LABELS)
 
     assert lengths_seen(big.blocks[0], run) == [1, 4 + 9, 16]
-    assert lengths_seen(big.head_nm, run) == [1, 9, 16]
+    assert lengths_seen(big.head, run) == [1, 9, 16]
 
 
 def test_layers_left_out_do_not_run(big, small_vqvae):

@@ -17,7 +17,6 @@ from bench.child import Loaded
 from bench.experiment import PAPERS
 from bench.machine import CHILD_ENVIRON
 from bench.predict import memory_differs, predict
-from bench.runner import prediction_json
 from codevar import VAR, VQVAE, VARConfig, VQVAEConfig, graphs
 
 pytestmark = pytest.mark.gpu
@@ -88,7 +87,7 @@ def test_memory_is_the_papers_and_the_predicted(row, case):
     assert used.kv_cache_mib == pytest.approx(float(row["kv_cache_mb"]), rel=8e-3)
     running = used.running_mib - used.rounding_mib
     assert running == pytest.approx(float(row["running_mb"]), rel=0.01)
-    assert memory_differs(vars(used), prediction_json(predict(case)), "cuda") == []
+    assert memory_differs(vars(used), predict(case).figures(), "cuda") == []
 
 
 @pytest.mark.parametrize(("row", "case"), rows("variant_table3"))
@@ -121,4 +120,4 @@ METHODS = {
 def test_memory_of_every_stack_is_the_predicted(stack, method, batch_size):
     values = {"method": method, "stack": stack, "batch_size": batch_size, "precision": "bf16"}
     case = make_case(METHODS[method] | values | {"device": "cuda"})
-    assert memory_differs(vars(measured(case)), prediction_json(predict(case)), "cuda") == []
+    assert memory_differs(vars(measured(case)), predict(case).figures(), "cuda") == []
