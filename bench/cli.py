@@ -425,6 +425,7 @@ def recommend(
     }
     limits = advisor.Limits(bytes_of(memory), max_fid, max_latency)
     cases = advisor.grid(settings)
+    print(f"predicting {len(cases)} cases: up to a minute", file=sys.stderr)
     runs = find(targets) if targets else every_run()
     evaluated, _ = evaluations.every(RESULTS)
     found = advisor.candidates(cases, runs, machine.environment()["machine"], evaluated)

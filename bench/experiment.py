@@ -111,14 +111,20 @@ class Experiment(BaseModel):
 class Sweep:
     """An experiment with its axes multiplied out.
 
-    device: what `auto` stands for.  cases: in the order of the file, each once.
+    device: what `auto` stands for.  changes: what `--set` has changed in the experiment.
+    cases: in the order of the file, each once.
     paper_rows: by case key, the row of the paper's table that the case repeats.
 
     Raises UsageError for a key or value that cannot be, before anything runs.
     """
 
     def __init__(
-        self, name: str, experiment: Experiment, where: str, device: str | None = None
+        self,
+        name: str,
+        experiment: Experiment,
+        where: str,
+        device: str | None = None,
+        changes: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.device = device
@@ -134,7 +140,9 @@ class Sweep:
                     case = make_case(values)
                     row = paper_row.format(**case.model_dump()) if paper_row else None
                 except UsageError as e:
-                    raise UsageError(f"{where}: {e}") from None
+                    axis, _, _ = str(e).partition(" ")
+                    asked = any(change.startswith(f"{axis}=") for change in changes)
+                    raise UsageError(f"--set {e}" if asked else f"{where}: {e}") from None
                 except (KeyError, IndexError, ValueError) as e:
                     raise UsageError(f"{where}: paper_row {paper_row!r} has no {e}") from None
                 if case not in self.cases:
@@ -193,7 +201,9 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file():
-        raise UsageError(f"{name}: no such experiment; there are {', '.join(names())}")
+        raise UsageError(
+            f"{name}: no such folder or experiment; experiments are {', '.join(names())}"
+        )
     try:
         text = path.read_text()
         raw = tomllib.loads(text)
@@ -204,7 +214,7 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
         raise UsageError(f"{path}: {explain(e, Experiment)}") from None
     for change in changes:
         apply(experiment, change)
-    return Sweep(path.stem, experiment, str(path), device)
+    return Sweep(path.stem, experiment, str(path), device, changes)
 
 
 def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None) -> list[VARCase]:
@@ -218,7 +228,7 @@ def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[C
         experiment = Experiment.model_validate({"title": target, "cases": [{"method": target}]})
         for change in changes:
             apply(experiment, change)
-        return Sweep(target, experiment, f"method {target}", device).cases
+        return Sweep(target, experiment, f"method {target}", device, changes).cases
     if not target.endswith(".toml") and target not in names():
         known = f"methods are {', '.join(Methods.by_name)}, experiments {', '.join(names())}"
         raise UsageError(f"{target}: no such method or experiment; {known}")
@@ -261,7 +271,10 @@ def apply(experiment: Experiment, change: str) -> None:
                 block.pop("paper_row", None)  # another model than the paper's
     if not found:
         axes = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
-        raise UsageError(f"--set {key}: no such axis here; axes are {', '.join(axes)}")
+        raise UsageError(
+            f"--set {key}: no such axis here; axes are {', '.join(axes)}; of the whole run "
+            f"{', '.join(EFFORT)}, timeout_s"
+        )
 
 
 def parse_list(text: str) -> list[Any]:

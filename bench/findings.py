@@ -109,10 +109,10 @@ def code_figure3a(run: Run, rows: list[Row]) -> Figure:
     handles: list[Any] = []
     for depth, color in ((base, BLACK), *((d, GREY) for d in fids if d != base)):
         if depth in fids:
-            handles.append(level(ours, fids[depth], f"VAR-d{depth} alone", color))
+            handles.append(level(ours, fids[depth], f"the {words(depth == base)} alone", color))
             used += [r for r in rows if r["case"].method == "var" and r["case"].depth == depth]
     others = sorted({row["case"].other_depth for row in swaps}, reverse=True)
-    for look, other in zip(reversed(SERIES[1:4]), others, strict=False):
+    for look, other in zip(SERIES[4:], others, strict=False):
         line = sorted((r["case"].scale, r["fid"]) for r in swaps if r["case"].other_depth == other)
         name = f"one scale by d{other}"
         handles += ours.plot(*zip(*line, strict=True), **look, label=name)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench import records, summary
-from bench.cases import UsageError
+from bench.cases import UsageError, weights_name
 from bench.printing import Printed
 from bench.records import Record
 
@@ -25,7 +25,7 @@ def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) 
     for folder, name in records.runs(results):
         if experiments and name not in experiments:
             continue
-        lines, damaged = records.read(folder)
+        lines, damaged = records.read_lines(folder / records.FILE)
         complaints += damaged
         by_key: dict[str, list[Record]] = {}
         for line in lines:
@@ -51,6 +51,7 @@ def row_of(found: list[Record], folder: Path) -> dict[str, Any]:
     return {
         **{name: last[name] for name in names},
         **{name: figures.get(name) for name in kept},
+        "weights": weights_name(last["weights"]),
         "run": str(folder),
     }
 
@@ -60,9 +61,10 @@ def text_of(data: pd.DataFrame) -> pd.DataFrame:
         return ["" if pd.isna(value) else form.format(value) for value in data[name]]
 
     commits = zip(data["commit"], data["dirty"], strict=True)
+    several = ["weights"] * (data["weights"].nunique() > 1)
     return pd.DataFrame(
         {
-            **{name: data[name] for name in ALIKE},
+            **{name: data[name] for name in (*ALIKE, *several)},
             "measured": data["started_at"].str[:10],
             "commit": [(commit or "unknown")[:9] + "+" * bool(dirty) for commit, dirty in commits],
             "torch": data["torch"],

@@ -140,6 +140,7 @@ class RunFolder:
     def __init__(self, path: Path, run: dict[str, Any], env: dict[str, Any], resume: bool) -> None:
         self.path = path
         self.file = path / FILE
+        check_unclaimed(path)
         held = FileLock(path / ".lock")
         try:
             (path / "logs").mkdir(parents=True, exist_ok=True)
@@ -158,7 +159,6 @@ class RunFolder:
     def _prepare(self, run: dict[str, Any], env: dict[str, Any], resume: bool) -> list[Record]:
         before = read_json(self.path / "run.json")
         if before is None:
-            check_unclaimed(self.path)
             write_json(self.path / "run.json", run)
             write_json(self.path / "env.json", env)
             return []
@@ -166,8 +166,8 @@ class RunFolder:
             raise UsageError(f"{self.path}: holds a run already; --resume it or choose --out")
         if edited := what_differs(before, run):
             raise UsageError(
-                f"{self.path}: the experiment was edited since this run began "
-                f"({edited}); undo that or choose another --out"
+                f"{self.path}: began with another experiment ({edited}); give the same --set, undo "
+                "edits of its file, or choose another --out"
             )
         begun_on = (read_json(self.path / "env.json") or {}).get("machine")
         if env and begun_on not in (None, env["machine"]):
@@ -207,9 +207,11 @@ class RunFolder:
 
 
 def check_unclaimed(folder: Path) -> None:
-    """Raises UsageError for records of which no run.json says what they are."""
-    if (folder / FILE).exists() and not (folder / "run.json").exists():
-        raise UsageError(f"{folder}: holds {FILE} but no run.json; choose another --out")
+    """Raises UsageError for a folder with something else in it than a run."""
+    if not folder.is_dir() or (folder / "run.json").exists():
+        return
+    if others := sorted({path.name for path in folder.iterdir()} - {".lock", "logs"}):
+        raise UsageError(f"{folder}: holds {others[0]} but no run.json; choose another --out")
 
 
 def prepare(folder: Path) -> None:

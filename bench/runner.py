@@ -51,6 +51,7 @@ def run(
     keep: of the only case, what `tracing` writes, and into which folder.
     """
     check_devices(sweep.cases)
+    check_weights(sweep.cases)
     tracing.prepare(keep or {}, sweep.cases)
     folder = RunFolder(path, described(sweep), env, resume)
     try:
@@ -138,6 +139,17 @@ def check_cpu_cases(cases: list[Case]) -> None:
             raise UsageError("precision fp16 needs a GPU; --set precision=float32, or bf16")
         if case.attention in ("efficient", "cudnn"):
             raise UsageError(f"attention {case.attention} needs a GPU; auto, math and flash do not")
+
+
+def check_weights(cases: list[Case]) -> None:
+    """Refuses weights that are neither known by name nor a folder."""
+    for case in cases:
+        named = case.in_mini_world or case.weights in ("seeded", "published", "finetuned")
+        if not named and not Path(case.weights).is_dir():
+            raise UsageError(
+                f"weights {case.weights}: no such folder; write seeded, published, finetuned, "
+                "mini, mini-finetuned or a folder of models"
+            )
 
 
 def check_device(device: str) -> None:

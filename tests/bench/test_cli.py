@@ -31,8 +31,9 @@ def bench(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("run nope", "nope: no such experiment"),
-        ("run d16_cpu --set batch_size=0", "batch_size must be 1..1024, not 0"),
+        ("run nope", "nope: no such folder or experiment"),
+        ("run d16_cpu --set batch_size=0", "--set batch_size must be 1..1024, not 0"),
+        ("run d16_cpu --set pairde=true", "; of the whole run rounds, warmup,"),
         ("run d16_cpu --set draft_steps=10", "draft_steps must be 1..9, not 10"),
         ("run d16_cpu --set subnet_depth=17", "subnet_depth must be 2..16, not 17"),
         ("run d16_cpu --device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
@@ -59,9 +60,9 @@ def bench(tmp_path, monkeypatch):
         ("run --colour", "No such option: --colour"),
         ("predict d16_cpu --format jsn", "'--format'"),
         ("table", "no run under"),
-        ("table nope", "nope: no such experiment"),
+        ("table nope", "nope: no such folder or experiment"),
         ("table /tmp", "no run.json here"),
-        ("plot nope", "nope: no such experiment"),
+        ("plot nope", "nope: no such folder or experiment"),
         ("nonsense", "nonsense"),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_run_of_another_machine_needs_its_own_ceilings(bench, tmp_path):
         ("--set nope=1", "--set nope: no such axis"),
         ("--out /proc/nowhere", "/proc/nowhere: cannot be written"),
         ("--out {run}", "holds a run already; --resume it or choose --out"),
-        ("--out {run} --resume", "the experiment was edited"),
+        ("--out {run} --resume", "began with another experiment"),
         ("nowhere", "nowhere: no run.json here"),
     ],
 )

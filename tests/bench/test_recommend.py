@@ -215,7 +215,7 @@ def test_the_command_prints_json_and_draws(bench, tmp_path):
         ("--precision fp64", "precision must be"),
         ("--stack old", "stack must be"),
         ("--device tpu", "device must be auto, cpu, cuda or cuda:N"),
-        ("nope", "nope: no such experiment"),
+        ("nope", "nope: no such folder or experiment"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(bench, tmp_path, words, line):

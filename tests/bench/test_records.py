@@ -106,6 +106,24 @@ def test_history_shows_a_case_over_commits_and_machines(tmp_path):
         history(tmp_path, experiments=("code_table1",))
 
 
+def test_history_leaves_out_a_run_that_was_stopped_before_its_first_record(tmp_path):
+    run = fake_run("d16_cpu", stack="modern")
+    keep(tmp_path / "l20" / "one", run, "a" * 40, "2026-01-01T00:00:00+00:00")
+    stopped = tmp_path / "l20" / "stopped"
+    stopped.mkdir()
+    (stopped / "run.json").write_text(json.dumps({"name": "d16_cpu", "started_at": "2026-02-01"}))
+    assert len(history(tmp_path).data) == len(run.records)
+
+
+def test_history_tells_apart_what_differs_in_weights_alone(tmp_path):
+    for weights in ("mini", "mini-finetuned"):
+        run = fake_run("quick", method="variant", weights=weights)
+        keep(tmp_path / "l20" / weights, run, "a" * 40, "2026-01-01T00:00:00+00:00")
+    text = history(tmp_path).text
+    assert set(text["weights"]) == {"mini", "mini-finetuned"}
+    assert not text.drop(columns="measured").duplicated().any()
+
+
 def test_history_tells_of_damaged_lines(tmp_path):
     run = fake_run("d16_cpu", stack="modern")
     keep(tmp_path / "l20" / "one", run, "a" * 40, "2026-01-01T00:00:00+00:00")

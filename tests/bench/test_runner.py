@@ -280,11 +280,11 @@ def test_resume_asks_for_the_same_cases_however_they_were_asked_for(tiny, childr
     assert len(run(asked, tmp_path / "run", resume=True)) == 3
     assert children == []
     more = experiment.load(file, ["samples=9"], device="cpu")
-    with pytest.raises(UsageError, match=r"edited since this run began \(samples\)"):
+    with pytest.raises(UsageError, match=r"began with another experiment \(samples\)"):
         run(more, tmp_path / "run", resume=True)
     (tmp_path / "tiny.toml").write_text(TINY.replace('{ method = "var" }', "{ depth = 2 }"))
     other = experiment.load(file, [], device="cpu")
-    with pytest.raises(UsageError, match=r"edited since this run began \(baseline\)"):
+    with pytest.raises(UsageError, match=r"began with another experiment \(baseline\)"):
         run(other, tmp_path / "run", resume=True)
 
 
@@ -491,6 +491,24 @@ def test_a_case_does_not_outlive_its_runner(tmp_path, seconds):
     process.kill()
     process.communicate()
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_weights_that_are_nowhere_are_told_before_anything_runs(tiny, children, tmp_path):
+    sweep = experiment.load(str(tmp_path / "tiny.toml"), ["weights=/nope.pth"], device="cpu")
+    with pytest.raises(UsageError) as e:
+        run(sweep, tmp_path / "run")
+    assert one_line(e).startswith("weights /nope.pth: no such folder; write seeded, published")
+    assert children == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_something_else_in_it_takes_no_run(tiny, children, tmp_path):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "table.csv").touch()
+    with pytest.raises(UsageError) as e:
+        run(tiny, tmp_path / "papers")
+    assert one_line(e).endswith("papers: holds table.csv but no run.json; choose another --out")
+    assert [path.name for path in (tmp_path / "papers").iterdir()] == ["table.csv"]
 
 
 def test_a_case_without_its_weights_is_an_error_with_one_line(tmp_path):

@@ -152,7 +152,7 @@ def test_a_sweep_for_other_machines_is_another_sweep(tmp_path):
     sweep_over(Pretended(node("a")), sweep, tmp_path)
     with pytest.raises(UsageError, match="holds a run already; --resume it or choose --out"):
         sweep_over(Pretended(node("a")), sweep, tmp_path)
-    with pytest.raises(UsageError, match=r"edited since this run began \(on\)"):
+    with pytest.raises(UsageError, match=r"began with another experiment \(on\)"):
         sweep_over(Pretended(node("a")), sweep, tmp_path, on=("all",), resume=True)
 
 

@@ -209,7 +209,7 @@ def test_grid_draws_the_same_classes_and_seeds_by_each_method(bench, weights, tm
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("grid nope -o a.png", "nope: no such experiment"),
+        ("grid nope -o a.png", "nope: no such folder or experiment"),
         ("grid var --classes 1,x -o a.png", "--classes 1,x: write numbers like 0,3,7 or 0-9"),
         ("grid var --classes 0-20 --seeds 0,1 -o a.png", "24 pictures in a row at most"),
         ("grid var --classes 0 -o a.gif", "a.gif: name a .png or .pdf"),
