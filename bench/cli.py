@@ -425,10 +425,10 @@ def recommend(
     }
     limits = advisor.Limits(bytes_of(memory), max_fid, max_latency)
     cases = advisor.grid(settings)
-    print(f"predicting {len(cases)} cases: up to a minute", file=sys.stderr)
     runs = find(targets) if targets else every_run()
     evaluated, _ = evaluations.every(RESULTS)
-    found = advisor.candidates(cases, runs, machine.environment()["machine"], evaluated)
+    with Console(stderr=True).status(f"predicting {len(cases)} cases: up to a minute"):
+        found = advisor.candidates(cases, runs, machine.environment()["machine"], evaluated)
     advice = advisor.advise(found, limits, batch)
     paths = advisor.draw(advice, limits, out)
     printing.show(advisor.printed(advice, limits), format)

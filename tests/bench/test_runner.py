@@ -224,7 +224,7 @@ def test_records_without_their_run_json_are_not_added_to(tiny, children, tmp_pat
     before = (tmp_path / "run" / "records.jsonl").read_bytes()
     with pytest.raises(UsageError) as e:
         run(tiny, tmp_path / "run", resume=resume)
-    assert one_line(e).endswith("run: holds records.jsonl but no run.json; choose another --out")
+    assert one_line(e).endswith("run: holds env.json but no run.json; choose another --out")
     assert (tmp_path / "run" / "records.jsonl").read_bytes() == before
     assert not (tmp_path / "run" / "run.json").exists()
 
