@@ -140,7 +140,7 @@ class Sweep:
                     case = make_case(values)
                     row = paper_row.format(**case.model_dump()) if paper_row else None
                 except UsageError as e:
-                    axis, _, _ = str(e).partition(" ")
+                    axis = str(e).split()[0].rstrip(":")
                     asked = any(change.startswith(f"{axis}=") for change in changes)
                     raise UsageError(f"--set {e}" if asked else f"{where}: {e}") from None
                 except (KeyError, IndexError, ValueError) as e:

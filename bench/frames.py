@@ -69,7 +69,7 @@ class Run:
 
     @property
     def device_name(self) -> str:
-        """That by name."""
+        """The names of these: of the machine's CPU, or of its GPUs."""
         gpus = self.env.get("gpus") or []
         cpu = self.env.get("cpu") or self.env.get("machine") or "a machine that is not named"
         by_device = {f"cuda:{i}": gpu["name"] for i, gpu in enumerate(gpus)}

@@ -140,9 +140,9 @@ class RunFolder:
     def __init__(self, path: Path, run: dict[str, Any], env: dict[str, Any], resume: bool) -> None:
         self.path = path
         self.file = path / FILE
-        check_unclaimed(path)
         held = FileLock(path / ".lock")
         try:
+            check_unclaimed(path)
             (path / "logs").mkdir(parents=True, exist_ok=True)
             held.acquire(timeout=0)
         except Timeout:

@@ -109,7 +109,7 @@ class Captured:
 
 
 #: What a module holds under a name; None where it could have something.
-Part = nn.Module | torch.Tensor | None
+Held = nn.Module | torch.Tensor | None
 #: Of a kind of decode: None after its first, then its graphs, or why it has none.
 Known = dict[tuple[Hashable, ...], Captured | str | None]
 #: By the first model of a plan, with which its graphs go.
@@ -236,12 +236,12 @@ def places_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
             yield from ((parts, name) for name in parts)
 
 
-def frozen(part: Part) -> Part:
+def frozen(part: Held) -> Held:
     """A module; of a weight its memory, whatever memory the weight is given later."""
     return part.detach() if isinstance(part, torch.Tensor) else part
 
 
-def is_same(now: Part, then: Part) -> bool:
+def is_same(now: Held, then: Held) -> bool:
     if isinstance(now, torch.Tensor) and isinstance(then, torch.Tensor):
         return now.data_ptr() == then.data_ptr()
     return now is then
