@@ -142,7 +142,6 @@ class RunFolder:
         self.file = path / FILE
         held = FileLock(path / ".lock")
         try:
-            check_unclaimed(path)
             (path / "logs").mkdir(parents=True, exist_ok=True)
             held.acquire(timeout=0)
         except Timeout:
@@ -159,6 +158,7 @@ class RunFolder:
     def _prepare(self, run: dict[str, Any], env: dict[str, Any], resume: bool) -> list[Record]:
         before = read_json(self.path / "run.json")
         if before is None:
+            check_unclaimed(self.path)
             write_json(self.path / "run.json", run)
             write_json(self.path / "env.json", env)
             return []
@@ -207,11 +207,9 @@ class RunFolder:
 
 
 def check_unclaimed(folder: Path) -> None:
-    """Raises UsageError for a folder with something else in it than a run."""
-    if not folder.is_dir() or (folder / "run.json").exists():
-        return
-    if others := sorted({path.name for path in folder.iterdir()} - {".lock", "logs"}):
-        raise UsageError(f"{folder}: holds {others[0]} but no run.json; choose another --out")
+    """Raises UsageError for records of which no run.json says what they are."""
+    if (folder / FILE).exists() and not (folder / "run.json").exists():
+        raise UsageError(f"{folder}: holds {FILE} but no run.json; choose another --out")
 
 
 def prepare(folder: Path) -> None:

@@ -224,7 +224,7 @@ def test_records_without_their_run_json_are_not_added_to(tiny, children, tmp_pat
     before = (tmp_path / "run" / "records.jsonl").read_bytes()
     with pytest.raises(UsageError) as e:
         run(tiny, tmp_path / "run", resume=resume)
-    assert one_line(e).endswith("run: holds env.json but no run.json; choose another --out")
+    assert one_line(e).endswith("run: holds records.jsonl but no run.json; choose another --out")
     assert (tmp_path / "run" / "records.jsonl").read_bytes() == before
     assert not (tmp_path / "run" / "run.json").exists()
 
@@ -502,13 +502,11 @@ def test_weights_that_are_nowhere_are_told_before_anything_runs(tiny, children, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_with_something_else_in_it_takes_no_run(tiny, children, tmp_path):
-    (tmp_path / "papers").mkdir()
-    (tmp_path / "papers" / "table.csv").touch()
-    with pytest.raises(UsageError) as e:
-        run(tiny, tmp_path / "papers")
-    assert one_line(e).endswith("papers: holds table.csv but no run.json; choose another --out")
-    assert [path.name for path in (tmp_path / "papers").iterdir()] == ["table.csv"]
+def test_a_run_joins_the_samples_and_evaluations_in_its_folder(tiny, children, tmp_path):
+    """As `reproduce` leaves them before it measures speed."""
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "evaluations.jsonl").touch()
+    assert len(run(tiny, tmp_path / "run")) == 3
 
 
 def test_a_case_without_its_weights_is_an_error_with_one_line(tmp_path):
