@@ -1,6 +1,6 @@
 """`python bench.py --help`."""
 
-from bench.cli import app
+from bench.cli.app import app
 
 if __name__ == "__main__":
     app()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from bench import machine, runner
+from bench.measure import devices, machine
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    machine_info["device"] = runner.default_device()
+    machine_info["device"] = devices.default_device()
     machine_info["gpus"] = [gpu["name"] for gpu in machine.gpus()]
     machine_info["torch"] = torch.__version__
     machine_info["torch_threads"] = torch.get_num_threads()

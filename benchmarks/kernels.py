@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from bench import machine
+from bench.measure import machine
 from codevar.noise import Noise
 from codevar.packed import attend, can_pack, packed
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published

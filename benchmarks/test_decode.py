@@ -15,11 +15,11 @@ import itertools
 import pytest
 import torch
 
-from bench import runner, timing
-from bench.cases import K, make_case
-from bench.child import Loaded
+from bench.measure import devices, timing
+from bench.methods.loaded import Loaded
+from bench.study.cases import K, make_case
 
-DEVICE = runner.default_device()
+DEVICE = devices.default_device()
 METHODS = (
     {"method": "var", "depth": 4},
     {"method": "code", "depth": 4, "refiner_depth": 2, "draft_steps": 6},

@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def job():
-    """What `bench.child` is told besides the case: one sample."""
+    """What `bench.measure.child` is told besides the case: one sample."""
     return {
         "effort": {"warmup": 0, "samples": 1, "target": 1.0, "max_seconds": 0.1},
         "stream_seconds": 0,

@@ -14,12 +14,12 @@ import torch
 from conftest import reference_state_dict
 
 import codevar
-from bench import ceilings, child, memory, runner, timing, tracing
-from bench.card import Card
-from bench.cases import make_case
-from bench.footprint import of_plan
-from bench.machine import CHILD_ENVIRON
-from bench.predict import kv_cache_bytes, params_bytes
+from bench.measure import child, find_ceilings, memory, runner, timing, tracing
+from bench.measure.card import Card
+from bench.measure.machine import CHILD_ENVIRON
+from bench.predict.footprint import of_plan
+from bench.predict.prediction import kv_cache_bytes, params_bytes
+from bench.study.cases import make_case
 from codevar import graphs
 from codevar.compiled import cannot_compile
 from codevar.decode import generate
@@ -289,8 +289,8 @@ def test_too_large_a_batch_is_out_of_memory(tmp_path):
 
 @computes
 def test_ceilings_are_those_of_a_gpu(monkeypatch):
-    monkeypatch.setattr(ceilings, "FIGURE_S", 0.2)
-    found = ceilings.measure(CUDA)
+    monkeypatch.setattr(find_ceilings, "FIGURE_S", 0.2)
+    found = find_ceilings.measure(CUDA)
     rates = {product.precision for product in found.products}
     assert rates == {"float32", "tf32", "bf16", "fp16"}
     assert found.rate(torch.bfloat16) > found.rate(torch.float32)

@@ -11,10 +11,14 @@ from contextlib import contextmanager
 import torch
 
 import codevar
-from bench import experiment, runner
-from bench.cases import Case, Methods, UsageError, VARCase, name_of, sampled
-from bench.child import Loaded, reason
-from bench.experiment import Experiment, Sweep
+from bench.measure import devices
+from bench.methods.loaded import Loaded
+from bench.methods.sources import reason
+from bench.study import experiment
+from bench.study.cases import Case, Methods, VARCase, sampled
+from bench.study.errors import UsageError
+from bench.study.experiment import Experiment, Sweep
+from bench.study.names import name_of
 from codevar import PRESETS
 from codevar.checkpoints import is_oom
 from codevar.mini.world import CLASSES
@@ -29,8 +33,8 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
 
     Raises UsageError for what does not exist or cannot run on this machine.
     """
-    chosen = runner.default_device() if device in (None, "auto") else str(device)
-    runner.check_device(chosen)
+    chosen = devices.default_device() if device in (None, "auto") else str(device)
+    devices.check_device(chosen)
     found: list[Case] = []
     if all(target in Methods.by_name for target in targets):
         blocks = [{"method": target} for target in dict.fromkeys(targets)]
@@ -46,7 +50,7 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
     drawn: dict[str, VARCase] = {}
     for case in sampled(found, ", ".join(targets)):
         drawn.setdefault(case.model_dump_json(exclude=SPEED_ONLY), case)
-    runner.check_devices(list(drawn.values()))
+    devices.check_devices(list(drawn.values()))
     return list(drawn.values())
 
 

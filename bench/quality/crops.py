@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from bench.cases import UsageError
+from bench.study.errors import UsageError
 
 Box = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 outside
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from bench.cases import UsageError
-from bench.child import Loaded
+from bench.methods.loaded import Loaded
 from bench.quality import crops, inpainting
 from bench.quality.chosen import check_labels, class_name, classes_of
-from bench.quality.grids import Head
+from bench.quality.grid_rows import Head
+from bench.study.errors import UsageError
 from codevar.mini.world import CLASSES, World
 
 COVER = 0.5  # the grey that a mask is shown in

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from bench import machine
-from bench.cases import UsageError
+from bench.measure import machine
 from bench.quality import metrics as arithmetic
-from bench.quality.evaluations import SCHEMA, Evaluation
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
 from bench.quality.metrics import GROUPS, NEIGHBOURS, SPLIT, Gaussian, Halves, interval
 from bench.quality.reference import Reference
+from bench.study.errors import UsageError
+from bench.study.evaluations import SCHEMA, Evaluation
 
 #: A metric -> the layer of the network that it is of.
 METRICS = {

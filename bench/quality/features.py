@@ -33,8 +33,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 from torch_fidelity.registry import register_feature_extractor
 
 import codevar.mini
-from bench.cases import UsageError
 from bench.quality.images import ImageSet, Pixels, digest_of
+from bench.study.errors import UsageError
 from codevar.checkpoints import is_oom
 from codevar.mini.classifier import FEATURES, Classifier, load_classifier
 

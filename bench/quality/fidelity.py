@@ -22,24 +22,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.cases import UsageError, make_case, sampled
-from bench.child import reason
-from bench.printing import Printed
+from bench.methods.sources import reason
 from bench.quality.evaluate import check_counts, enough_for_halves, measured_by
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet, open_images
-from bench.quality.metrics import (
-    Gaussian,
-    Halves,
-    frechet_distance,
-    frechet_of_halves,
-    interval,
-)
+from bench.quality.metrics import Gaussian, Halves, frechet_distance, frechet_of_halves, interval
 from bench.quality.reference import open_reference
 from bench.quality.sample_set import Images, Manifest, SampleSet, common
 from bench.quality.sampling import load, pixels, tokens_of
 from bench.quality.wanted import FREE
-from bench.records import append_line
+from bench.study.cases import make_case, sampled
+from bench.study.errors import UsageError
+from bench.study.printing import Printed
+from bench.study.storage import append_line
 from codevar import Scales
 from codevar.checkpoints import is_oom, weights_sha256
 

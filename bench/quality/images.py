@@ -24,8 +24,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from bench.cases import UsageError
 from bench.quality.sample_set import FILE, NPZ, SampleSet, npy_header, png_of
+from bench.study.errors import UsageError
 
 CHUNK = 1000
 ENDINGS = {".png", ".jpg", ".jpeg"}

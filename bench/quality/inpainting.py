@@ -21,12 +21,12 @@ from scipy.stats import binomtest
 
 import codevar
 import codevar.mini
-from bench.cases import UsageError
-from bench.child import Loaded
-from bench.printing import Printed
+from bench.methods.loaded import Loaded
 from bench.quality.chosen import one_line
 from bench.quality.crops import Crop, read
 from bench.quality.sample_set import image_seed
+from bench.study.errors import UsageError
+from bench.study.printing import Printed
 from codevar import PRESETS, VQVAE
 from codevar.editing import mask_of_cells
 from codevar.mini.classifier import Classifier, load_classifier

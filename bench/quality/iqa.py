@@ -38,12 +38,12 @@ import pandas as pd
 import torch
 from scipy.stats import t as student
 
-from bench.cases import UsageError
-from bench.printing import Printed
-from bench.quality.evaluations import SCHEMA
 from bench.quality.features import file_sha256
 from bench.quality.images import ImageSet, digest_of
-from bench.tables import FIGURES
+from bench.study.columns import FIGURES
+from bench.study.errors import UsageError
+from bench.study.evaluations import SCHEMA
+from bench.study.printing import Printed
 
 NIQE_PARAMETERS = Path(__file__).parent / "niqe_modelparameters.mat"
 BLOCK = 96  # pixels; NIQE's covariance needs two whole blocks at least

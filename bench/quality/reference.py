@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.cases import UsageError
 from bench.quality.features import Extractor, file_sha256
 from bench.quality.images import ImageSet, archive, mini_world, open_images, readable
 from bench.quality.metrics import Gaussian
+from bench.study.errors import UsageError
 
 MINI_IMAGES = 10_000  # of the test split, unless the user says
 #: (mu, sigma) of each layer, as OpenAI's file names them.

@@ -27,8 +27,8 @@ from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing's own before Python 3.12 lacks what pydantic needs
 
-from bench.cases import UsageError
-from bench.records import read_json
+from bench.study.errors import UsageError
+from bench.study.storage import read_json
 
 SCHEMA = 1
 FILE = "samples.json"
@@ -72,12 +72,12 @@ class RunEntry(TypedDict):
 class Manifest(TypedDict):
     """`samples.json`.
 
-    case: `bench.cases.Case`.  sampling: the preset's numbers at each scale.  seed: of the set;
-    image i has `image_seed(seed, i)`.  images: of the whole set.  finished: all were there when
-    this was written.  sources: of the models.  weights_sha256: by source, of the tensors of the
-    models and the VQVAE; seeded weights have none, and sets of earlier versions lack the VQVAE's.
-    images_per_s: over all runs that ended in order.  machine, torch, commit, dirty: the last
-    run's.
+    case: `bench.study.cases.Case`.  sampling: the preset's numbers at each scale.  seed: of the
+    set; image i has `image_seed(seed, i)`.  images: of the whole set.  finished: all were there
+    when this was written.  sources: of the models.  weights_sha256: by source, of the tensors of
+    the models and the VQVAE; seeded weights have none, and sets of earlier versions lack the
+    VQVAE's.  images_per_s: over all runs that ended in order.  machine, torch, commit, dirty: the
+    last run's.
     """
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]

@@ -23,8 +23,8 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
-from bench.cases import UsageError, VARCase
-from bench.child import Loaded, reason, sources_of
+from bench.methods.loaded import Loaded
+from bench.methods.sources import reason, sources_of
 from bench.quality.sample_set import (
     FILE,
     SCHEMA,
@@ -39,7 +39,9 @@ from bench.quality.sample_set import (
 from bench.quality.wanted import FREE, Wanted
 from bench.quality.watch import Watch
 from bench.quality.writing import FORMS, Form, Writer, threads_here
-from bench.records import write_json
+from bench.study.cases import VARCase
+from bench.study.errors import UsageError
+from bench.study.storage import write_json
 from codevar import PRESETS
 from codevar.checkpoints import CheckpointError, is_oom, weights_sha256
 from codevar.decode import Choose, Generated, generate, images_of

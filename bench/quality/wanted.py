@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.cases import VARCase, weights_name, with_batch
+from bench.study.cases import VARCase, with_batch
+from bench.study.names import weights_name
 
 # Keys of a case that change no image.
 FREE = ("batch_size", "device", "memory_limit_gib")

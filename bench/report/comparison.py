@@ -9,12 +9,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from bench import gate
-from bench.compare import Comparison
 from bench.report import grids
 from bench.report.content import Row, rounded
 from bench.report.figures import INK, MUTED, Figure, Variant, sample_plot, spec_of
 from bench.report.grids import Grid
+from bench.tables import gate
+from bench.tables.compare import Comparison
 
 VERDICTS = {
     "slower": "var(--bad)",

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import experiment, figure5, frames, pages, summary, tables
-from bench.cases import UsageError
-from bench.frames import Run
-from bench.records import Record
+from bench.figures import figure5
 from bench.report import grids, marks
 from bench.report.grids import Grid, value
+from bench.study import experiment
+from bench.study.errors import UsageError
+from bench.study.folders import PAPERS
+from bench.study.storage import Record
+from bench.tables import case_rows, frames, summary, tables
+from bench.tables.frames import Run
 
 Row = dict[str, Any]
 PARTS = 10  # a figure by scale shows no more; a method of more steps is drawn in tenths
@@ -129,7 +132,9 @@ def group(id: str, runs: list[Run], every: int) -> Group:
     parts = [rows_of(run) for run in runs]
     rows = [row for part in parts for row in part]
     title = runs[0].sweep.experiment.title
-    bases = [pages.baseline_name(run, run_rows) for run, run_rows in zip(runs, parts, strict=True)]
+    bases = [
+        case_rows.baseline_name(run, run_rows) for run, run_rows in zip(runs, parts, strict=True)
+    ]
     base = (bases[0] if len(set(bases)) == 1 else "the baseline") if all(bases) else None
     head = headline(rows, base)
     more = [
@@ -169,7 +174,7 @@ def in_columns(notes: Sequence[str]) -> list[str]:
 
 def rows_of(run: Run) -> list[Row]:
     """`pages.rows_of` with what figures need besides."""
-    rows = pages.rows_of(run)
+    rows = case_rows.rows_of(run)
     variants = any(row["case"].method == "variant" for row in rows)
     machine = tables.machine_of(run)
     for row in rows:
@@ -582,7 +587,7 @@ def quoted(shown: set[str]) -> list[Grid]:
     for name in experiment.papers():
         if name in shown:
             continue
-        text = pd.read_csv(experiment.PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
+        text = pd.read_csv(PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
         text.columns = [str(column).replace("_", " ") for column in text.columns]
         found.append(grids.of_text(f"quoted-{name}", paper_title(name), text))
     return found

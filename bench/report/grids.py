@@ -10,9 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench import frames, tables
 from bench.report.marks import marks
-from bench.summary import ROUGH
+from bench.study import printing
+from bench.study.columns import FIGURES
+from bench.tables import tables
+from bench.tables.summary import ROUGH
 
 Row = Mapping[Any, Any]
 SOURCES = {"": "measured", "_paper": "paper", "_predicted": "predicted"}
@@ -87,7 +89,7 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
     millions = [Cell(f"{p / 1e6:.0f}", p) if (p := value(row, "params")) else EMPTY for row in rows]
     add(Column("counted (M)", "parameters", "predicted", True), millions)
     add(Column("paper", "parameters", "paper", True), figure(rows, "params_paper", "{}"))
-    for name, (heading, form) in tables.FIGURES.items():
+    for name, (heading, form) in FIGURES.items():
         group = with_unit(heading)
         for ending, source in SOURCES.items():
             found = figure(rows, name + ending, form)
@@ -126,7 +128,7 @@ EMPTY = Cell("")
 
 def value(row: Row, name: str) -> Any:
     found = row.get(name)
-    return None if frames.missing(found) else found
+    return None if printing.missing(found) else found
 
 
 def figure(rows: Sequence[Row], name: str, form: str) -> list[Cell]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import frames, tables
-from bench.machine import BUSY_CORES
-from bench.records import LOST, Record
+from bench.measure.machine import BUSY_CORES
+from bench.study import printing
+from bench.study.records import LOST
+from bench.study.storage import Record
+from bench.tables import tables
 
 SPREAD = 0.05  # of the rounds' medians, from which a figure is marked
 KINDS = ("failed", "throttled", "noisy", "not comparable", "not as predicted", "unreadable")
@@ -28,7 +30,7 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
 
     def value(name: str) -> Any:
         found = row.get(name)
-        return None if frames.missing(found) else found
+        return None if printing.missing(found) else found
 
     found = []
     if row.get("status") in ("oom", "error", "timeout"):
@@ -93,6 +95,6 @@ def label(
     """A case in words, of a record or a row.  names: what else tells it from others."""
     parts = [str(row["method"])]
     for name in names:
-        if not frames.missing(row.get(name)):
+        if not printing.missing(row.get(name)):
             parts.append(f"batch {row[name]}" if name == "batch_size" else str(row[name]))
     return ", ".join(parts)

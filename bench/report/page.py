@@ -16,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import machine, records
-from bench.cases import UsageError
+from bench.measure import machine
+from bench.study import storage
+from bench.study.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.compare import Comparison
-    from bench.frames import Run
+    from bench.tables.compare import Comparison
+    from bench.tables.frames import Run
 
 HERE = Path(__file__).parent
 
@@ -88,7 +89,7 @@ def write(html: str, path: Path) -> None:
     """Writes whole or not at all.  Raises UsageError."""
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file, {path / 'report.html'}")
-    records.write_text(path, html)
+    storage.write_text(path, html)
 
 
 def needs_extra() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bench.cases import UsageError
+from bench.study.errors import UsageError
 
 SHOWN = 10  # images of a set
 SIDE, WIDE = 160, 1200  # pixels at most: of a sample, of a picture

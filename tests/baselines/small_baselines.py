@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.baselines import aim, dit, llamagen, mar
-from bench.baselines.harness import Config, build
-from bench.baselines.weights import load
+from bench.methods.baselines import aim, dit, llamagen, mar
+from bench.methods.baselines.harness import Config, build
+from bench.methods.baselines.weights import load
 from codevar.stacks import stack
 
 DATA = Path(__file__).parents[1] / "data"

@@ -9,8 +9,8 @@ import pytest
 import small_baselines as small
 import torch
 
-from bench.baselines import aim
-from bench.baselines.method import generate
+from bench.methods.baselines import aim
+from bench.methods.baselines.method import generate
 from codevar.checkpoints import seeded_tensor
 from codevar.stacks import stack
 

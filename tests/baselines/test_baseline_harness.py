@@ -18,11 +18,16 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import child, experiment, frames, memory, records, runner, tables
-from bench.baselines import aim, decoders, dit, harness, llamagen, mar, weights
-from bench.baselines.method import generate, spread, stand_for
-from bench.cases import UsageError, make_case
-from bench.predict import predict
+from bench.measure import child, memory, runner
+from bench.methods import loaded
+from bench.methods.baselines import aim, decoders, dit, harness, llamagen, mar, weights
+from bench.methods.baselines.method import generate, spread, stand_for
+from bench.predict import baselines
+from bench.predict.prediction import predict
+from bench.study import experiment, records
+from bench.study.cases import make_case
+from bench.study.errors import UsageError
+from bench.tables import frames, tables
 from codevar import noise, stack
 from codevar.checkpoints import CheckpointError
 
@@ -74,7 +79,7 @@ def test_published_names_and_shapes_are_the_models(keys, layout):
     ],
 )
 def test_parameters_are_the_published_number(method, size, millions):
-    told = harness.shapes(make_case({"method": method, "size": size}))
+    told = baselines.shapes(make_case({"method": method, "size": size}))
     assert told.params / 1e6 == pytest.approx(millions, rel=0.02)
 
 
@@ -272,7 +277,7 @@ def test_a_decode_holds_what_is_predicted(config, name, few_objects, monkeypatch
             return generate(method_of(model), [1] * 32, 0, run, on_step)
 
         used, made = memory.measure(decode, [model], torch.device("cpu"))
-        lines = harness.of_config(config, method_of, run, "cpu")
+        lines = baselines.of_config(config, method_of, run, "cpu")
         assert set(made.kv_cache_bytes) == {like.cache_bytes(32, run)}
         assert len(lines.peaks) == len(used.peak_by_scale_mib) == like.steps
         running = max(lines.peak_bytes(32)) / MIB - used.kv_cache_mib
@@ -389,10 +394,10 @@ def test_images_come_out_end_to_end(tiny):
     for method, size in zip(METHODS, ("S/2", "B", "B", "B"), strict=True):
         keys = {"method": method, "size": size, "device": "cpu", "precision": "float32"}
         few = {"dit": {"sampling_steps": 3}, "mar": {"rounds": 4, "denoising_steps": 2}}
-        loaded = child.load(make_case(keys | few.get(method, {})), download=False)
+        generator = loaded.load(make_case(keys | few.get(method, {})), download=False)
         if method == "aim":
-            loaded.method.steps = 16
-            loaded.method.model.config = replace(small.AIM, tokens=16)
-        images = loaded.images(loaded.decode(lambda i: None))
+            generator.method.steps = 16
+            generator.method.model.config = replace(small.AIM, tokens=16)
+        images = generator.images(generator.decode(lambda i: None))
         assert images.shape[:2] == (1, 3)
         assert 0 <= images.min() < images.max() <= 1

@@ -10,11 +10,11 @@ import pytest
 import small_baselines as small
 import torch
 
-from bench import runner
-from bench.baselines import aim, llamagen
-from bench.baselines.method import generate
-from bench.cases import make_case
-from bench.predict import memory_differs, predict
+from bench.measure import runner
+from bench.methods.baselines import aim, llamagen
+from bench.methods.baselines.method import generate
+from bench.predict.prediction import memory_differs, predict
+from bench.study.cases import make_case
 
 pytestmark = pytest.mark.gpu
 computes = pytest.mark.skipif("FAKE_CUDA" in os.environ, reason="kernels do nothing here")

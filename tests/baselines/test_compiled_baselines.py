@@ -9,9 +9,9 @@ import pytest
 import small_baselines as small
 import torch
 
-from bench.baselines import harness
-from bench.baselines.method import generate
-from bench.cases import make_case
+from bench.methods.baselines import harness
+from bench.methods.baselines.method import generate
+from bench.study.cases import make_case
 from codevar.compiled import cannot_compile
 
 pytestmark = pytest.mark.skipif(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import small_baselines as small
 import torch
 
-from bench.baselines import dit
-from bench.baselines.method import generate
+from bench.methods.baselines import dit
+from bench.methods.baselines.method import generate
 
 
 def test_noise_and_variance_are_the_published_ones():

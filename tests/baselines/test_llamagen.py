@@ -7,7 +7,7 @@ from itertools import pairwise
 import small_baselines as small
 import torch
 
-from bench.baselines.method import generate
+from bench.methods.baselines.method import generate
 
 
 def test_logits_are_the_published_ones():

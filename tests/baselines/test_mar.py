@@ -9,8 +9,8 @@ import small_baselines as small
 import torch
 from diffusers import DDPMScheduler
 
-from bench.baselines import mar
-from bench.baselines.method import generate
+from bench.methods.baselines import mar
+from bench.methods.baselines.method import generate
 
 
 def thoughts():

@@ -9,12 +9,14 @@ from unittest import mock
 
 import numpy as np
 
-from bench import experiment, runner
-from bench.cases import Case, VARCase, make_case, meta_plan
-from bench.frames import Run
-from bench.memory import Memory
-from bench.predict import CUBLAS_BYTES, MIB, predict
-from bench.timing import Samples
+from bench.measure import runner
+from bench.measure.memory import Memory
+from bench.measure.timing import Samples
+from bench.methods.meta import meta_plan
+from bench.predict.prediction import CUBLAS_BYTES, MIB, predict
+from bench.study import experiment
+from bench.study.cases import Case, VARCase, make_case
+from bench.tables.frames import Run
 
 ENV: dict[str, Any] = {
     "cpu": "Invented CPU",
@@ -60,7 +62,7 @@ def fake_run(
 
 
 def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
-    """What `bench.child` would say: latency from FLOPs, memory as predicted."""
+    """What `bench.measure.child` would say: latency from FLOPs, memory as predicted."""
     told = predict(case)
     params, cache = told.params_bytes / MIB, [b / MIB for b in told.kv_cache_bytes]
     running, total = told.running_bytes / MIB, told.total_bytes / MIB

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import compare
-from bench.compare import NotComparable
+from bench.tables import compare
+from bench.tables.compare import NotComparable
 
 ROOT = Path(__file__).parents[2]
 

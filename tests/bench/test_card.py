@@ -12,9 +12,9 @@ import pynvml
 import pytest
 import torch
 
-from bench import card, ceilings, child, machine, memory, selfcheck
-from bench.card import Card
-from bench.cases import make_case
+from bench.measure import card, child, find_ceilings, machine, memory, selfcheck
+from bench.measure.card import Card
+from bench.study.cases import make_case
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 UUID = "5eb6c0de-0000-1111-2222-333344445555"
@@ -311,7 +311,7 @@ def test_whatever_measures_takes_a_gpu_without_a_number_for_the_first(monkeypatc
     effort = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 9}
     for measures, wanted in (
         (lambda: child.run(case, {"effort": effort}), 0),
-        (lambda: ceilings.measure(torch.device("cuda")), 0),
+        (lambda: find_ceilings.measure(torch.device("cuda")), 0),
         (lambda: selfcheck.selfcheck(torch.device("cuda:1"), depth=2, pairs=1), 1),
     ):
         with pytest.raises(NoDriver) as e:

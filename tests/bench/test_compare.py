@@ -13,9 +13,12 @@ import pytest
 from synthetic import fake_run
 from typer.testing import CliRunner
 
-from bench import cli, compare, frames, gate, printing, ranks, records, stats
-from bench.cases import UsageError
-from bench.compare import NotComparable
+from bench.cli import app, targets
+from bench.figures import gate_figure
+from bench.study import printing, records, storage
+from bench.study.errors import UsageError
+from bench.tables import compare, frames, gate, ranks, stats
+from bench.tables.compare import NotComparable
 
 HOSTILE = "[red]a|b$^{ <b>&amp;\"'%\r\n::error title=x::y, z: \x1b[31m\x00\ud800`*_"
 
@@ -462,7 +465,7 @@ def test_junit_is_well_formed_with_a_test_for_each_figure(regressed):
 
 
 def test_pictures_are_drawn_of_what_regressed(regressed, tmp_path):
-    paths = gate.draw(regressed, tmp_path / "new" / "folder")
+    paths = gate_figure.draw(regressed, tmp_path / "new" / "folder")
     assert len(paths) == 1
     assert paths[0].read_bytes().startswith(b"\x89PNG")
 
@@ -470,10 +473,10 @@ def test_pictures_are_drawn_of_what_regressed(regressed, tmp_path):
 def test_pictures_are_drawn_of_all_if_nothing_did(run, tmp_path):
     base, new = run(6), run(6)
     new.records[2]["status"] = base.records[2]["status"] = "oom"
-    assert len(gate.draw(compare.compare(base, new), tmp_path)) == 2
+    assert len(gate_figure.draw(compare.compare(base, new), tmp_path)) == 2
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
-        gate.draw(compare.compare(base, new), tmp_path / "file")
+        gate_figure.draw(compare.compare(base, new), tmp_path / "file")
 
 
 # The command
@@ -481,8 +484,8 @@ def test_pictures_are_drawn_of_all_if_nothing_did(run, tmp_path):
 
 @pytest.fixture
 def call(monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
-    return lambda *words: CliRunner().invoke(cli.app, ["compare", *map(str, words)])
+    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
+    return lambda *words: CliRunner().invoke(app.app, ["compare", *map(str, words)])
 
 
 @pytest.fixture
@@ -494,8 +497,8 @@ def saved(tmp_path):
         folder.mkdir()
         what = {"name": run.sweep.name, "device": "cuda"}
         what["experiment"] = run.sweep.experiment.model_dump(mode="json")
-        records.write_json(folder / "run.json", what)
-        records.write_json(folder / "env.json", run.env)
+        storage.write_json(folder / "run.json", what)
+        storage.write_json(folder / "env.json", run.env)
         lines = "".join(json.dumps(record) + "\n" for record in run.records)
         (folder / records.FILE).write_text(lines)
         return folder

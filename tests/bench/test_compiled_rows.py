@@ -6,13 +6,14 @@ import pytest
 import torch
 from synthetic import fake_run
 
-from bench import child, compare, tables
-from bench.cases import make_case
-from bench.pages import STACK_COLORS, STACK_LINES
-from bench.predict import memory_differs, predict
-from bench.records import LOST
+from bench.figures.canvas import STACK_COLORS, STACK_LINES
+from bench.measure import child
+from bench.predict.prediction import memory_differs, predict
 from bench.report import figures
 from bench.report.marks import marks
+from bench.study.cases import make_case
+from bench.study.records import LOST
+from bench.tables import compare, tables
 from codevar import compiled, graphs
 from codevar.stacks import STACKS
 

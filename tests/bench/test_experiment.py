@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench import experiment
-from bench.cases import UsageError, make_case
+from bench.study import experiment
+from bench.study.cases import make_case
+from bench.study.errors import UsageError
 
 
 def load(tmp_path, text, changes=()):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from synthetic import fake_evaluation, fake_run
 
-from bench import pages, plots, tables
-from bench.cases import CoDe, Swap
-from bench.frames import Run
+from bench.figures import canvas, draw
+from bench.study.cases import CoDe, Swap
+from bench.tables import case_rows, tables
+from bench.tables.frames import Run
 from codevar.checkpoints import SHIPPED
 
 
@@ -28,8 +29,8 @@ def evaluated(fid_of, name: str, **axes) -> Run:
 
 
 def drawn(figure: str, run: Run):
-    with matplotlib.rc_context(pages.STYLE):
-        page = plots.FIGURES[figure](run, pages.rows_of(run))
+    with matplotlib.rc_context(canvas.STYLE):
+        page = draw.FIGURES[figure](run, case_rows.rows_of(run))
         page.canvas.draw()
     inked = np.asarray(page.canvas.buffer_rgba())[..., :3].min(axis=2) < 230
     edges = [inked[:3], inked[-3:], inked[:, :3].T, inked[:, -3:].T]
@@ -151,7 +152,7 @@ def test_figure2a_pairs_the_two_networks_of_a_supernet(ratios):
 
 
 def test_rows_that_differ_in_their_weights_alone_have_names_and_cells_of_their_own(ratios):
-    names = [row["name"] for row in pages.rows_of(ratios)]
+    names = [row["name"] for row in case_rows.rows_of(ratios)]
     assert names[:3] == [f"VAR-d12, {name}" for name in ("variant_d4", *RATIOS)]
     printed = tables.measured(ratios)
     assert list(printed.text["weights"]) == ["variant_d4", *RATIOS] * 2
@@ -172,11 +173,11 @@ def test_rows_that_differ_in_their_weights_alone_have_names_and_cells_of_their_o
 )
 def test_a_run_of_something_else_names_the_command(figure, name, command, swapped, paired):
     run = swapped if name == "mini_code_table4" else paired
-    with pytest.raises(pages.NoData) as error:
+    with pytest.raises(case_rows.NoData) as error:
         drawn(figure, run)
     assert command in str(error.value)
 
 
 def test_without_evaluations_it_says_what_makes_them():
-    with pytest.raises(pages.NoData, match="reproduce mini_code_table4"):
+    with pytest.raises(case_rows.NoData, match="reproduce mini_code_table4"):
         drawn("code_figure3a", fake_run("mini_code_table4"))

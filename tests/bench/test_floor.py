@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import ceilings
-from bench.cases import make_case, meta_plan
-from bench.ceilings import Ceilings, Product
-from bench.floor import bytes_moved, compute_bound_from, floor_of, launches, operators
-from bench.predict import predict
+from bench.measure import find_ceilings
+from bench.methods.meta import meta_plan
+from bench.predict.ceilings import Ceilings, Product
+from bench.predict.floor import bytes_moved, compute_bound_from, floor_of, launches, operators
+from bench.predict.prediction import predict
+from bench.study.cases import make_case
 from codevar.cache import StaticCache
 from codevar.stacks import STACKS, stack
 
@@ -141,12 +142,12 @@ def test_launches_are_operators_or_graphs():
 
 
 def test_ceilings_of_this_machine(monkeypatch):
-    monkeypatch.setattr(ceilings, "FIGURE_S", 0)
-    monkeypatch.setattr(ceilings, "BLOCK_S", 0.001)
-    monkeypatch.setattr(ceilings, "ROWS", {"cpu": (64,)})
-    monkeypatch.setattr(ceilings, "SQUARE", {"cpu": 128})
-    monkeypatch.setattr(ceilings, "GIB", 2**24)
-    found = ceilings.measure(torch.device("cpu"))
+    monkeypatch.setattr(find_ceilings, "FIGURE_S", 0)
+    monkeypatch.setattr(find_ceilings, "BLOCK_S", 0.001)
+    monkeypatch.setattr(find_ceilings, "ROWS", {"cpu": (64,)})
+    monkeypatch.setattr(find_ceilings, "SQUARE", {"cpu": 128})
+    monkeypatch.setattr(find_ceilings, "GIB", 2**24)
+    found = find_ceilings.measure(torch.device("cpu"))
     assert {p.precision for p in found.products} == {"float32", "bf16"}
     assert found.best("float32").flop_per_s == found.rate(torch.float32) > 1e8
     assert found.bandwidth == max(found.copy_bytes_per_s, found.read_bytes_per_s) > 1e7
@@ -157,6 +158,6 @@ def test_ceilings_of_this_machine(monkeypatch):
 
 def test_tf32_is_allowed_only_inside():
     before = torch.get_float32_matmul_precision()
-    with ceilings.tf32(True):
+    with find_ceilings.tf32(True):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before

@@ -10,12 +10,13 @@ import weakref
 import pytest
 import torch
 
-from bench import memory
-from bench.cases import make_case
-from bench.experiment import PAPERS
-from bench.footprint import PRIME, of_plan, watched
-from bench.predict import CUBLAS_BYTES, largest_batch, memory_differs, predict
-from bench.tables import usable_bytes
+from bench.measure import memory
+from bench.predict.footprint import of_plan
+from bench.predict.prediction import CUBLAS_BYTES, largest_batch, memory_differs, predict
+from bench.predict.simulate import PRIME, watched
+from bench.study.cases import make_case
+from bench.study.experiment import PAPERS
+from bench.tables.tables import usable_bytes
 from codevar import PRESETS, VAR, VQVAE, Sampling, plan, stack
 from codevar.decode import generate
 from codevar.packed import has_amx

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import ranks, stats
+from bench.tables import ranks, stats
 
 CASES, TIMED = 30, 12  # figures with samples of their own
 FIGURES = CASES * TIMED + CASES - 1

@@ -11,7 +11,8 @@ import psutil
 import pytest
 import torch
 
-from bench import cpu, machine, tables
+from bench.measure import cpu, machine
+from bench.tables import tables
 
 CPU = torch.device("cpu")
 

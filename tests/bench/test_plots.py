@@ -12,8 +12,10 @@ import pytest
 from matplotlib.image import imread
 from synthetic import fake_run
 
-from bench import experiment, frames, pages, plots
-from bench.cases import UsageError
+from bench.figures import canvas, draw
+from bench.study import experiment
+from bench.study.errors import UsageError
+from bench.tables import case_rows, frames
 
 BOTH = ("published", "modern")
 RUNS = {
@@ -28,14 +30,14 @@ RUNS = {
 
 
 run_of = functools.cache(lambda name: RUNS[name]())
-rows_of = functools.cache(lambda name: pages.rows_of(run_of(name)))
+rows_of = functools.cache(lambda name: case_rows.rows_of(run_of(name)))
 
 
 @functools.cache
 def page(figure: str, name: str):
     """The figure of that run, laid out but not written to disk."""
-    with matplotlib.rc_context(pages.STYLE):
-        drawn = plots.FIGURES[figure](run_of(name), rows_of(name))
+    with matplotlib.rc_context(canvas.STYLE):
+        drawn = draw.FIGURES[figure](run_of(name), rows_of(name))
         drawn.draw_without_rendering()
         return drawn
 
@@ -72,7 +74,7 @@ def latency(name: str, **keys) -> float:
     ],
 )
 def test_is_drawn_whole_as_png_and_pdf(figure, name, tmp_path):
-    png, pdf = plots.draw(run_of(name), [figure], tmp_path / "new" / "folder")
+    png, pdf = draw.draw(run_of(name), [figure], tmp_path / "new" / "folder")
     stem = f"{run_of(name).sweep.name}-{figure}"
     assert [png.name, pdf.name] == [f"{stem}.png", f"{stem}.pdf"]
     assert pdf.read_bytes().startswith(b"%PDF")
@@ -88,8 +90,8 @@ def test_is_drawn_whole_as_png_and_pdf(figure, name, tmp_path):
 
 def test_every_experiment_asks_for_figures_that_there_are():
     asked = {f for name in experiment.names() for f in experiment.load(name).experiment.figures}
-    assert asked <= plots.FIGURES.keys()
-    assert set(plots.GENERIC) <= plots.FIGURES.keys()
+    assert asked <= draw.FIGURES.keys()
+    assert set(draw.GENERIC) <= draw.FIGURES.keys()
 
 
 @pytest.mark.parametrize("panel", [0, 1])
@@ -129,8 +131,8 @@ def test_quality_is_the_papers_and_says_so():
 
 def test_models_of_other_sizes_have_no_quality_of_the_papers():
     run = fake_run("code_table1", method="code", depth=20, refiner_depth=16, draft_steps=6)
-    with matplotlib.rc_context(pages.STYLE):
-        figure = plots.FIGURES["code_figure5a"](run, pages.rows_of(run))
+    with matplotlib.rc_context(canvas.STYLE):
+        figure = draw.FIGURES["code_figure5a"](run, case_rows.rows_of(run))
     assert len(figure.axes) == 1
 
 
@@ -139,7 +141,7 @@ def test_speed_says_each_stacks_speed_up():
     for stack in BOTH:
         own = latency("code_table1", method="code", draft_steps=6, stack=stack)
         base = latency("code_table1", method="var", depth=30, stack=stack)
-        beside = [t for t in said if t.startswith(pages.seconds(own))]
+        beside = [t for t in said if t.startswith(canvas.seconds(own))]
         assert any(f"{base / own:.2f}x" in text for text in beside)
         assert any("(paper 2.9x)" in text for text in beside) == (stack == "published")
 
@@ -256,13 +258,13 @@ def test_variant_star_says_how_much_memory_it_saves():
 def test_one_batch_size_is_where_most_was_measured_then_64_then_the_largest(batches, chosen):
     rows = [{"batch_size": size, "latency_s": 1.0} for size in batches]
     rows += [{"batch_size": 256}] * 4  # not measured
-    found = pages.at_common_batch(run_of("variant_predicted"), rows)
+    found = case_rows.at_common_batch(run_of("variant_predicted"), rows)
     assert {row["batch_size"] for row in found} == {chosen}
 
 
 def test_cases_that_differ_in_precision_alone_have_names_of_their_own():
     run = fake_run("code_table3", method="var", batch_size=8, precision=["fp16", "bf16"])
-    assert [row["name"] for row in pages.rows_of(run)] == ["VAR-d30, fp16", "VAR-d30, bf16"]
+    assert [row["name"] for row in case_rows.rows_of(run)] == ["VAR-d30, fp16", "VAR-d30, bf16"]
 
 
 # What cannot be drawn
@@ -275,16 +277,16 @@ def one_line(error) -> str:
 
 def test_unknown_figure_names_the_known(tmp_path):
     with pytest.raises(UsageError) as error:
-        plots.draw(run_of("variant_predicted"), ["speed", "figure9"], tmp_path)
+        draw.draw(run_of("variant_predicted"), ["speed", "figure9"], tmp_path)
     assert "figure9" in one_line(error)
-    assert all(name in str(error.value) for name in plots.FIGURES)
+    assert all(name in str(error.value) for name in draw.FIGURES)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError) as error:
-        plots.draw(run_of("variant_predicted"), ["variant_figure5a"], tmp_path / "file")
+        draw.draw(run_of("variant_predicted"), ["variant_figure5a"], tmp_path / "file")
     assert "cannot be written" in one_line(error)
 
 
@@ -303,22 +305,22 @@ def test_folder_that_cannot_be_written(tmp_path):
     ],
 )
 def test_lack_of_data_names_the_command_that_makes_it(figure, name, command, tmp_path):
-    with pytest.raises(pages.NoData) as error:
-        plots.draw(run_of(name), [figure], tmp_path)
+    with pytest.raises(case_rows.NoData) as error:
+        draw.draw(run_of(name), [figure], tmp_path)
     assert one_line(error).startswith(f"figure {figure}: ")
     assert command in str(error.value)
 
 
 def test_by_default_what_can_be_drawn_of_the_experiments_figures(tmp_path):
     run = fake_run("code_table1", measured=False, method="code", draft_steps=6)
-    made = plots.draw(run, [], tmp_path)
+    made = draw.draw(run, [], tmp_path)
     assert {path.stem for path in made} == {"code_table1-code_figure5a", "code_table1-memory"}
 
 
 def test_by_default_nothing_to_draw_is_an_error(tmp_path):
     run = fake_run("d30_cpu", measured=False, method="var")  # its figures are speed and scales
-    with pytest.raises(pages.NoData) as error:
-        plots.draw(run, [], tmp_path)
+    with pytest.raises(case_rows.NoData) as error:
+        draw.draw(run, [], tmp_path)
     assert "bench.py run d30_cpu`" in one_line(error)
 
 
@@ -326,7 +328,7 @@ def test_rows_that_differ_in_settings_alone_have_different_names(tmp_path):
     text = '[[cases]]\nmethod = "aim"\ncfg = [1.5, 2.5]\n[[cases]]\nmethod = "var"\ndepth = 4\n'
     text += 'precision = ["fp16", "bf16"]\nmemory_limit_gib = 8.0\nbatch_size = [1, 2]\n'
     (tmp_path / "own.toml").write_text(f'title = "own"\n{text}')
-    names = [row["name"] for row in pages.rows_of(fake_run(str(tmp_path / "own.toml")))]
+    names = [row["name"] for row in case_rows.rows_of(fake_run(str(tmp_path / "own.toml")))]
     var = ["VAR-d4, fp16", "VAR-d4, bf16"]
     assert names[:2] == ["AiM-XL, cfg 1.5", "AiM-XL, cfg 2.5"]
     assert sorted(names[2:]) == sorted(2 * var)

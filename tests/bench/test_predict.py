@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cases import make_case, meta_plan, vqvae_config
-from bench.predict import flops, kv_cache_bytes, params_bytes, predict
+from bench.methods.meta import meta_plan, vqvae_config
+from bench.predict.prediction import flops, kv_cache_bytes, params_bytes, predict
+from bench.study.cases import make_case
 from codevar import Sampling, plan, stack
 from codevar.decode import generate
 

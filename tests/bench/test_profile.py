@@ -12,10 +12,14 @@ from matplotlib.image import imread
 from synthetic import fake_run, invent
 from typer.testing import CliRunner
 
-from bench import ceilings, cli, experiment, pages, profile, runner
-from bench.cases import make_case
-from bench.ceilings import Ceilings, Product
-from bench.floor import floor_of
+from bench.cli import app, targets
+from bench.figures import canvas, roofline
+from bench.measure import find_ceilings, runner
+from bench.predict.ceilings import Ceilings, Product
+from bench.predict.floor import floor_of
+from bench.study import experiment
+from bench.study.cases import make_case
+from bench.tables import case_rows, profile
 
 RATES = {"float32": 50e12, "tf32": 90e12, "bf16": 210e12, "fp16": 215e12}
 CEILINGS = Ceilings(
@@ -44,7 +48,7 @@ def test_the_axes_are_those_of_the_papers_at_depth_30():
 
 def test_over_floor_is_the_measured_median_over_the_floor():
     first, methods, scales = (lambda p: (p, *p.more))(profile.page(run(), CEILINGS))
-    row = pages.rows_of(run())[0]
+    row = case_rows.rows_of(run())[0]
     floor = floor_of(row["case"], CEILINGS)
     shown = methods.text.iloc[0]
     assert shown["over floor"] == f"{row['latency_s'] / sum(floor.seconds):.2f}x"
@@ -64,8 +68,8 @@ def test_a_busy_machine_and_lost_cases_are_told():
 
 
 def test_the_picture_shows_each_case_and_no_label_covers_another():
-    with matplotlib.rc_context(pages.STYLE):
-        figure = profile.picture(run(), CEILINGS)
+    with matplotlib.rc_context(canvas.STYLE):
+        figure = roofline.picture(run(), CEILINGS)
         figure.draw_without_rendering()
     roof, small, large = figure.axes
     assert [ax.get_title(loc="left") for ax in (small, large)] == [
@@ -80,13 +84,13 @@ def test_the_picture_shows_each_case_and_no_label_covers_another():
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
     on_cpu = CEILINGS.model_copy(update={"device": "cpu"})
-    monkeypatch.setattr(ceilings, "in_process", lambda device: on_cpu)
+    monkeypatch.setattr(find_ceilings, "in_process", lambda device: on_cpu)
     monkeypatch.setattr(
         runner, "in_process", lambda job, *_: invent(make_case(job["case"]), 1, gpu_gib=8)
     )
-    return lambda *words: CliRunner().invoke(cli.app, ["profile", *words])
+    return lambda *words: CliRunner().invoke(app.app, ["profile", *words])
 
 
 def test_a_profile_leaves_its_page_and_can_be_made_again(bench, tmp_path, monkeypatch):
@@ -110,7 +114,7 @@ def test_a_profile_leaves_its_page_and_can_be_made_again(bench, tmp_path, monkey
     def never(device):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(ceilings, "in_process", never)
+    monkeypatch.setattr(find_ceilings, "in_process", never)
     again = bench(*words, str(tmp_path / "run"), "--resume")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "run" / "profile.md").read_text() == page

@@ -11,10 +11,12 @@ import pytest
 from synthetic import fake_evaluation, fake_run
 from typer.testing import CliRunner
 
-from bench import cli, frames, pages, plots, tables
-from bench.cases import VARCase, make_case
-from bench.quality import evaluations
-from bench.quality.evaluations import link
+from bench.cli import app, targets
+from bench.figures import canvas, draw
+from bench.study import evaluations
+from bench.study.cases import VARCase, make_case
+from bench.tables import case_rows, frames, tables
+from bench.tables.links import link
 from codevar.checkpoints import SHIPPED
 
 
@@ -198,7 +200,7 @@ def scored(sampled, weights=(), at="2026-01-01T00:00:00+00:00", **metrics):
 
 
 def test_table5_has_the_scores_of_the_same_method_and_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "RESULTS", tmp_path)
+    monkeypatch.setattr(targets, "RESULTS", tmp_path)
     drafted = case(method="code", draft_steps=9, weights="finetuned", precision="float32")
     lines = [
         scored(case(), musiq=61.0, clipiqa=0.7, niqe=5.0),
@@ -209,7 +211,7 @@ def test_table5_has_the_scores_of_the_same_method_and_weights(tmp_path, monkeypa
     for line in lines:
         evaluations.append(tmp_path / "l20", line)
     command = ["table", "code_table5", "--format"]
-    result = CliRunner().invoke(cli.app, [*command, "json"])
+    result = CliRunner().invoke(app.app, [*command, "json"])
     assert result.exit_code == 0, result.output
     found = {row["method"]: row for row in json.loads(result.stdout)}
     var, code = found["VAR-d30"], found["CoDe N=9 (d30+d16)"]
@@ -218,7 +220,7 @@ def test_table5_has_the_scores_of_the_same_method_and_weights(tmp_path, monkeypa
     assert code["musiq"] == 60.5
     assert code["niqe"] == 5.5
     assert "fid" not in code
-    shown = CliRunner().invoke(cli.app, [*command, "md"]).stdout
+    shown = CliRunner().invoke(app.app, [*command, "md"]).stdout
     assert "| 5.0000* (6.1739)" in shown
     assert "FID: 50,000 samples a row, features of inception" in shown
     assert "MUSIQ, CLIPIQA, NIQE: 50,000 samples a row, by pyiqa-0.1.14." in shown
@@ -267,13 +269,13 @@ def test_a_table_without_evaluations_is_what_it_was():
 
 
 def test_evaluations_anywhere_under_results_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "RESULTS", tmp_path)
+    monkeypatch.setattr(targets, "RESULTS", tmp_path)
     line = fake_evaluation(make_case({"method": "var", "weights": "published"}), fid=2.2)
     evaluations.append(tmp_path / "h200" / "evaluations", line)
     file = evaluations.append(tmp_path / "l20" / "a-run", line | {"evaluated_at": "2020"})
     with open(file, "a") as f:
         f.write('{"schema": 1}\n{"schema": 9}\nno json\n')
-    result = CliRunner().invoke(cli.app, ["table", "code_table1", "--format", "json"])
+    result = CliRunner().invoke(app.app, ["table", "code_table1", "--format", "json"])
     assert result.exit_code == 0, result.output
     (row,) = [row for row in json.loads(result.stdout) if row["method"] == "VAR-d30"]
     assert row["fid"] == 2.2
@@ -290,8 +292,8 @@ def test_evaluations_anywhere_under_results_are_found(tmp_path, monkeypatch):
 
 
 def page(figure: str, run):
-    with matplotlib.rc_context(pages.STYLE):
-        drawn = plots.FIGURES[figure](run, pages.rows_of(run))
+    with matplotlib.rc_context(canvas.STYLE):
+        drawn = draw.FIGURES[figure](run, case_rows.rows_of(run))
         drawn.draw_without_rendering()
         return drawn
 
@@ -326,7 +328,7 @@ def test_figure5a_tells_fine_tuned_from_training_free_by_the_marker():
         for line in ax.lines
         if line.get_marker() != "None"
     }
-    for row in pages.rows_of(run):
+    for row in case_rows.rows_of(run):
         free = row["case"].method != "var" and row["case"].weights == "mini"
         assert hollow[row["latency_s"], row["fid"]] == free, row["name"]
     told = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -355,7 +357,7 @@ def test_variants_figure5_draws_measured_fids(figure):
     drawn = page(figure, run)
     by_config = {
         (row["case"].subnet_depth, row["case"].bridge_scales): row["fid"]
-        for row in pages.rows_of(run)
+        for row in case_rows.rows_of(run)
         if row["case"].method == "variant"
     }
     assert drawn.axes[0].get_ylabel() == "FID, measured"

@@ -12,9 +12,12 @@ import pytest
 from synthetic import fake_evaluation, fake_run
 from typer.testing import CliRunner
 
-from bench import cli, machine, pages, recommend
-from bench.cases import UsageError, bytes_of
-from bench.recommend import Limits, Quality
+from bench.cli import app, targets
+from bench.figures import advice_figure, canvas
+from bench.measure import machine
+from bench.study.errors import UsageError, bytes_of
+from bench.tables import advice as recommend
+from bench.tables.advice import Limits, Quality
 
 GIB = 2**30
 SETTINGS = {"batch_size": 64, "stack": "published", "precision": "fp16", "device": "cuda"}
@@ -157,8 +160,8 @@ def test_a_limit_on_time_needs_a_machine_that_is_known():
 @pytest.mark.parametrize("measured", [True, False])
 def test_no_label_of_the_picture_covers_another_or_a_marker(measured):
     advice = recommend.advise(found(measured), Limits(20 * GIB), 64)
-    with matplotlib.rc_context(pages.STYLE):
-        figure = recommend.picture(advice, Limits(20 * GIB))
+    with matplotlib.rc_context(canvas.STYLE):
+        figure = advice_figure.picture(advice, Limits(20 * GIB))
         figure.draw_without_rendering()
     (ax,) = figure.axes
     boxes = [matplotlib.text.Text.get_window_extent(text) for text in ax.texts]
@@ -171,10 +174,10 @@ def test_no_label_of_the_picture_covers_another_or_a_marker(measured):
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(machine, "environment", lambda: {"machine": "l20"})
     return lambda *words: CliRunner().invoke(
-        cli.app, ["recommend", *words, "--out", str(tmp_path / "plots")]
+        app.app, ["recommend", *words, "--out", str(tmp_path / "plots")]
     )
 
 

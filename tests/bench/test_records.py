@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from synthetic import fake_run
 
-from bench import records
-from bench.cases import UsageError
-from bench.history import history
+from bench.study import records, storage
+from bench.study.errors import UsageError
+from bench.tables.history import history
 
 KEPT = sorted((Path(__file__).parents[2] / "results").glob("*/*/records.jsonl"))
 
@@ -84,10 +84,10 @@ def keep(folder, run, commit, started_at, factor=1.0, machine="l20"):
 def test_a_line_after_one_that_was_cut_short_stands_alone(tmp_path):
     file = tmp_path / "lines.jsonl"
     for n in (1, 2):
-        records.append_line(file, {"n": n})
+        storage.append_line(file, {"n": n})
     file.write_bytes(file.read_bytes()[:-4])
-    records.append_line(file, {"n": 3})
-    found, complaints = records.parsed_lines(file, json.loads)
+    storage.append_line(file, {"n": 3})
+    found, complaints = storage.parsed_lines(file, json.loads)
     assert found == [{"n": 1}, {"n": 3}]
     assert len(complaints) == 1
 

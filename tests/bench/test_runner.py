@@ -20,10 +20,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import child, experiment, frames, machine, pages, records, runner, tables
-from bench.cases import Original, UsageError, make_case
-from bench.predict import predict
-from bench.timing import Samples
+from bench.measure import child, machine, runner
+from bench.measure.timing import Samples
+from bench.predict.prediction import predict
+from bench.study import experiment, records, storage
+from bench.study.cases import Original, make_case
+from bench.study.errors import UsageError
+from bench.tables import case_rows, frames, tables
 from codevar.checkpoints import weights_sha256
 
 ROOT = Path(__file__).parents[2]
@@ -261,14 +264,16 @@ def test_a_table_tells_what_was_measured_on_other_software(tiny, children, tmp_p
     (told,) = [note for note in notes if note.startswith("Measured on")]
     assert "of 6" not in told
     lines = records.read(tmp_path / "run")[0]
-    records.write_lines(tmp_path / "run" / records.FILE, lines[:4])
+    storage.write_lines(tmp_path / "run" / records.FILE, lines[:4])
     later = ENV | {"commit": "f" * 40, "packages": {"torch": "2.99"}}
     runner.run(tiny, tmp_path / "run", later, quiet(), resume=True)
     notes = tables.measured(frames.load(tmp_path / "run")).notes
     (told,) = [note for note in notes if note.startswith("Measured on")]
     assert "; of 6 measurements 2 on torch 2.99, commit fffffffff" in told
     resumed = frames.load(tmp_path / "run")
-    assert "2 on torch 2.99, commit fffffffff" in pages.footer(resumed, pages.rows_of(resumed))
+    assert "2 on torch 2.99, commit fffffffff" in case_rows.footer(
+        resumed, case_rows.rows_of(resumed)
+    )
 
 
 def test_resume_asks_for_the_same_cases_however_they_were_asked_for(tiny, children, tmp_path):
@@ -485,7 +490,7 @@ def test_a_case_does_not_outlive_its_runner(tmp_path, seconds):
     runner_itself, children = psutil.Process(process.pid), []
     while not children:
         with suppress(psutil.NoSuchProcess):  # git's, which told the commit
-            children = [p for p in runner_itself.children() if "bench.child" in p.cmdline()]
+            children = [p for p in runner_itself.children() if "bench.measure.child" in p.cmdline()]
         time.sleep(0.01)
     time.sleep(seconds)
     process.kill()

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from synthetic import fake_run
 
-from bench import ceilings, pages, plots, records, scaling
-from bench.floor import floor_of
-from bench.predict import MIB, predict
+from bench.figures import canvas, draw, scaling
+from bench.predict import ceilings
+from bench.predict.floor import floor_of
+from bench.predict.prediction import MIB, predict
+from bench.study import storage
+from bench.tables import case_rows
 
 TOML = """
 title = "small"
@@ -53,8 +56,8 @@ def run_of(folder, text=TOML, gpu_gib=44.5, law=None, **axes):
 
 
 def page(run):
-    with matplotlib.rc_context(pages.STYLE):
-        figure = plots.FIGURES["scaling"](run, pages.rows_of(run))
+    with matplotlib.rc_context(canvas.STYLE):
+        figure = draw.FIGURES["scaling"](run, case_rows.rows_of(run))
         figure.draw_without_rendering()
         return figure
 
@@ -141,10 +144,10 @@ def test_of_several_profiles_of_the_machine_the_last_measured_counts(whole, tmp_
     for name, date in dates.items():
         (tmp_path / name).mkdir()
         top = top_of(measured_at=date)
-        records.write_json(tmp_path / name / ceilings.FILE, top.model_dump())
-        records.write_json(tmp_path / name / "env.json", {"machine": "l20"})
+        storage.write_json(tmp_path / name / ceilings.FILE, top.model_dump())
+        storage.write_json(tmp_path / name / "env.json", {"machine": "l20"})
     monkeypatch.setattr(whole, "folder", tmp_path / "scaling")
-    rows = pages.rows_of(whole)
+    rows = case_rows.rows_of(whole)
     assert scaling.ceilings_for(whole, rows).measured_at == "2026-03-01"
     monkeypatch.setattr(whole, "folder", tmp_path / "c")  # its own come first
     assert scaling.ceilings_for(whole, rows).measured_at == "2026-01-01"
@@ -153,11 +156,11 @@ def test_of_several_profiles_of_the_machine_the_last_measured_counts(whole, tmp_
 def test_where_the_machine_was_profiled_the_prediction_is_the_floor(whole, tmp_path):
     top = top_of()
     (tmp_path / "profile").mkdir()
-    records.write_json(tmp_path / "profile" / ceilings.FILE, top.model_dump())
+    storage.write_json(tmp_path / "profile" / ceilings.FILE, top.model_dump())
     whole.folder = tmp_path / "scaling"
     try:
         assert "predicted: FLOPs" in words(page(whole))  # of which machine nobody knows
-        records.write_json(tmp_path / "profile" / "env.json", {"machine": "l20"})
+        storage.write_json(tmp_path / "profile" / "env.json", {"machine": "l20"})
         figure = page(whole)
     finally:
         whole.folder = None
@@ -203,8 +206,8 @@ def test_what_failed_is_named(tmp_path):
 def test_a_run_without_anything_that_changes_says_what_measures_it(tmp_path):
     text = TOML[: TOML.index("[[cases]]\ndepth = [2")]
     run = run_of(tmp_path, text, batch_size=1)
-    with pytest.raises(pages.NoData, match=r"`bench\.py run scaling` measures it") as error:
-        plots.draw(run, ["scaling"], tmp_path)
+    with pytest.raises(case_rows.NoData, match=r"`bench\.py run scaling` measures it") as error:
+        draw.draw(run, ["scaling"], tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -224,7 +227,7 @@ def test_no_two_curves_of_a_panel_look_alike_and_nothing_is_cut_off(whole, tmp_p
     for ax in page(whole).axes:
         looks = [(line.get_color(), line.get_ls()) for line in ax.get_legend().get_lines()]
         assert all(a != b for a, b in itertools.combinations(looks, 2))
-    png, pdf = plots.draw(whole, ["scaling"], tmp_path)
+    png, pdf = draw.draw(whole, ["scaling"], tmp_path)
     assert pdf.read_bytes().startswith(b"%PDF")
     inked = matplotlib.image.imread(png)[..., :3].min(axis=2) < 0.9
     assert not inked[:3].any()

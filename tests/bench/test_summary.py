@@ -10,7 +10,8 @@ from copy import deepcopy
 import pytest
 from synthetic import fake_run
 
-from bench import records, summary, tables
+from bench.study import records
+from bench.tables import summary, tables
 
 
 @pytest.fixture(scope="module")

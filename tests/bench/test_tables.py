@@ -9,9 +9,12 @@ import json
 import pytest
 from synthetic import fake_run
 
-from bench import cli, frames, pages, printing, tables
-from bench.cases import UsageError, make_case
-from bench.predict import predict
+from bench.cli import targets
+from bench.predict.prediction import predict
+from bench.study import printing
+from bench.study.cases import make_case
+from bench.study.errors import UsageError
+from bench.tables import case_rows, frames, tables
 
 FORMATS = ("rich", "md", "csv", "latex", "json")
 
@@ -142,8 +145,8 @@ def test_a_damaged_run_is_one_line_and_does_not_hide_the_others(tmp_path, text, 
     with pytest.raises(UsageError) as e:
         frames.load(tmp_path / "machine" / "bad")
     assert str(e.value).count("\n") == 0
-    monkeypatch.setattr(cli, "RESULTS", tmp_path)
-    assert cli.find(["d16_cpu"])[0].folder == tmp_path / "machine" / "good"
+    monkeypatch.setattr(targets, "RESULTS", tmp_path)
+    assert targets.find(["d16_cpu"])[0].folder == tmp_path / "machine" / "good"
 
 
 def test_a_row_says_where_memory_is_not_as_predicted(capsys):
@@ -176,7 +179,7 @@ def test_a_run_is_of_the_device_that_its_cases_were_on(device, name):
     run = fake_run("code_table1", device=device, precision="float32")
     run.env = run.env | {"gpus": [*run.env["gpus"], {"name": "NVIDIA H200"}], "cpu": "AMD EPYC"}
     assert f"Measured on {name}, torch" in " ".join(tables.measured(run).notes)
-    assert f"easured on {name}, torch" in pages.footer(run, pages.rows_of(run))
+    assert f"easured on {name}, torch" in case_rows.footer(run, case_rows.rows_of(run))
 
 
 def test_by_scale_shows_what_is_left_after_each(capsys):

@@ -10,9 +10,9 @@ import statistics
 import pytest
 import torch
 
-from bench import timing
-from bench.card import Card
-from bench.timing import Budget, Effort, Samples, enough, is_warm, median_interval
+from bench.measure import timing
+from bench.measure.card import Card
+from bench.measure.timing import Budget, Effort, Samples, enough, is_warm, median_interval
 
 CPU = torch.device("cpu")
 NO_CARD = Card(CPU)

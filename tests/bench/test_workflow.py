@@ -14,7 +14,9 @@ import pytest
 import typer
 import yaml
 
-from bench import cli, experiment, stats
+from bench.cli import app
+from bench.study import experiment
+from bench.tables import stats
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text())
@@ -42,7 +44,7 @@ def commands():
 @pytest.mark.parametrize("line", commands())
 def test_its_commands_are_those_of_the_command_line(line):
     words = shlex.split(re.split(r" > | \|\| ", line)[0])
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app.app)
     group.commands[words[0]].make_context(words[0], words[1:])
 
 

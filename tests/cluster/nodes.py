@@ -1,12 +1,13 @@
-"""Nodes that are not there: `bench.nodes.Cluster` without Ray, and cases without processes."""
+"""Nodes that are not there: a cluster without Ray, and cases without processes."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any
 
-from bench import experiment, runner
-from bench.nodes import Died, Node
+from bench.measure import runner
+from bench.measure.cluster.nodes import Died, Node
+from bench.study import experiment
 
 TINY = """
 title = "tiny"

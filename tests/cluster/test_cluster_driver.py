@@ -13,11 +13,15 @@ from nodes import RESULT, Pretended, node, tiny
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bench import cli, frames, machine, records, runner, summary, tables
-from bench.cases import UsageError
-from bench.cluster import Driver, device_of
-from bench.ledger import Ledger, families
-from bench.nodes import Cluster, Died, knock, node_of
+from bench.cli import app
+from bench.measure import machine, runner
+from bench.measure.cluster.driver import Driver, device_of
+from bench.measure.cluster.ledger import Ledger
+from bench.measure.cluster.nodes import Cluster, Died, knock, node_of
+from bench.predict.shares import families
+from bench.study import records
+from bench.study.errors import UsageError
+from bench.tables import frames, summary, tables
 
 
 def sweep_over(cluster, sweep, tmp_path, on=("any",), resume=False):
@@ -370,7 +374,7 @@ def test_a_machine_may_be_given_a_name(monkeypatch):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, line):
-    result = CliRunner().invoke(cli.app, ["run", "quick", *words.split()])
+    result = CliRunner().invoke(app.app, ["run", "quick", *words.split()])
     assert (result.exit_code, result.stdout) == (2, "")
     assert line in result.stderr
     assert result.stderr.count("\n") == 1

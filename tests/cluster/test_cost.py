@@ -8,8 +8,10 @@ import pytest
 from nodes import tiny
 from typer.testing import CliRunner
 
-from bench import cli, cost, experiment
-from bench.predict import predict
+from bench.cli import app
+from bench.predict.prediction import predict
+from bench.study import experiment
+from bench.tables import hours as cost
 
 RATE = 1e12
 
@@ -71,11 +73,11 @@ def test_images_are_shared_by_the_cards(tmp_path):
 
 def test_predict_prints_hours_and_takes_nothing_without_a_rate():
     one = ["predict", "d16_cpu", "--set", "method=var", "--set", "depth=2"]
-    result = CliRunner().invoke(cli.app, [*one, "--rate", "1", "--price", "2", "--format", "json"])
+    result = CliRunner().invoke(app.app, [*one, "--rate", "1", "--price", "2", "--format", "json"])
     assert result.exit_code == 0, result.output
     assert {"decode_s", "hours_least", "hours_most"} <= json.loads(result.stdout)[0].keys()
     for words, line in (("--price 2", "--rate TFLOP/S"), ("--rate 1 --max-batch", "one at a time")):
-        result = CliRunner().invoke(cli.app, [*one, *words.split()])
+        result = CliRunner().invoke(app.app, [*one, *words.split()])
         assert result.exit_code == 2
         assert line in result.stderr
         assert result.stderr.count("\n") == 1

@@ -19,16 +19,16 @@ import psutil
 import pytest
 from nodes import RESULT, TINY
 
-from bench import experiment, records
+from bench.study import experiment, records, storage
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
-# In place of `bench.child`.  A file "hold-MACHINE" with n in it keeps that machine from its n-th
-# case on; each case leaves its process id in "began-MACHINE-n".
+# In place of `bench.measure.child`.  A file "hold-MACHINE" with n in it keeps that machine from its
+# n-th case on; each case leaves its process id in "began-MACHINE-n".
 INSTEAD = """
 import json, os, sys, time
-if sys.orig_argv[1:3] == ["-m", "bench.child"]:
+if sys.orig_argv[1:3] == ["-m", "bench.measure.child"]:
     here, name = os.environ["INSTEAD"], os.environ["CODEVAR_MACHINE"]
     json.load(sys.stdin)
     number = 1 + sum(f.startswith(f"began-{name}-") for f in os.listdir(here))
@@ -106,7 +106,7 @@ class Nodes:
             env={**os.environ, "COLUMNS": "200"},
         )
 
-    def records(self) -> dict[str, list[records.Record]]:
+    def records(self) -> dict[str, list[storage.Record]]:
         found = {}
         for file in sorted(self.folder.glob("*/run/records.jsonl")):
             found[file.parent.parent.name], complaints = records.read_lines(file)

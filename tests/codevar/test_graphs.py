@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import codevar
-from bench import footprint
+from bench.predict import simulate
 from codevar import Sampling, graphs
 from codevar.decode import generate
 from codevar.plan import code, original, swap_scale, variant
@@ -260,9 +260,9 @@ def test_nothing_after_the_start_waits_for_a_gpu_or_fetches_from_the_host(seed, 
     for model in models:
         stack.prepare(model.to(stack.weights), "cuda")
     mode, sampling = Captures(), Sampling(more_smooth=smooth)
-    with footprint.simulated("cuda", "auto"):
+    with simulate.simulated("cuda", "auto"):
         for network in (*models, vqvae):
-            footprint.fill(network, "cuda")
+            simulate.fill(network, "cuda")
         with mode:
             plan = swap_scale(code(*models, 6), models[0], 9)
             generate(plan, vqvae, [0, 1, 2], sampling, seed, stack, on_scale=mode.on_scale)

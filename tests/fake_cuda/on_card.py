@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import codevar
-from bench import memory
-from bench.cases import make_case
-from bench.child import Loaded
-from bench.experiment import PAPERS
-from bench.machine import CHILD_ENVIRON
-from bench.predict import memory_differs, predict
+from bench.measure import memory
+from bench.measure.machine import CHILD_ENVIRON
+from bench.methods.loaded import Loaded
+from bench.predict.prediction import memory_differs, predict
+from bench.study.cases import make_case
+from bench.study.folders import PAPERS
 from codevar import VAR, VQVAE, VARConfig, VQVAEConfig, graphs
 
 pytestmark = pytest.mark.gpu

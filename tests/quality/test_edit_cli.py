@@ -15,9 +15,9 @@ from ten_scales import SIDE
 from typer.testing import CliRunner
 
 import codevar
-from bench import cli, pictures_cli
-from bench.cases import UsageError
+from bench.cli import app, pictures
 from bench.quality import chosen, crops, edits, inpainting
+from bench.study.errors import UsageError
 from codevar import PRESETS
 from codevar.mini.classifier import Classifier
 from codevar.mini.world import World
@@ -43,11 +43,11 @@ def loaded(weights):
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures_cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(pictures, "RESULTS", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
-        return CliRunner().invoke(cli.app, [str(word) for word in words])
+        return CliRunner().invoke(app.app, [str(word) for word in words])
 
     return call
 

@@ -20,10 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from typer.testing import CliRunner
 
-from bench import cli, machine
-from bench.quality import evaluations, features, images
+from bench.cli import app
+from bench.measure import machine
+from bench.quality import features, images
 from bench.quality.features import extract, inception, mini
 from bench.quality.metrics import Gaussian, frechet_distance
+from bench.study import evaluations
 from codevar.mini.classifier import Classifier
 from codevar.mini.world import World
 
@@ -135,7 +137,7 @@ def run(tmp_path, classifier, monkeypatch):
             always += ["--extractor", "mini", "--weights", classifier]
         if reference is not None:
             always += ["--reference", reference]
-        return CliRunner().invoke(cli.app, ["eval", str(samples), *map(str, [*always, *words])])
+        return CliRunner().invoke(app.app, ["eval", str(samples), *map(str, [*always, *words])])
 
     return eval_
 

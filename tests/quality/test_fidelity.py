@@ -12,13 +12,14 @@ import torch
 from tiny_sets import ENV, PER_CLASS, N, case_of, make_small, tiny_loaded
 from typer.testing import CliRunner
 
-from bench import cli, machine
-from bench.cases import UsageError
+from bench.cli import app
+from bench.measure import machine
 from bench.quality import features, fidelity, sampling
 from bench.quality.features import Extractor
 from bench.quality.metrics import Gaussian, frechet_distance
 from bench.quality.wanted import Wanted
 from bench.quality.watch import Watch
+from bench.study.errors import UsageError
 from codevar import PRESETS
 
 
@@ -175,7 +176,7 @@ def test_the_command_prints_and_adds_a_record(set_of, tmp_path, monkeypatch):
     a, b = set_of(), set_of(precision="bf16")
     words = ["fidelity", *(str(s.folder) for s in (a, b)), "--out", str(tmp_path), "--images", "4"]
     for _ in range(2):
-        result = CliRunner().invoke(cli.app, [*words, "--device", "cpu"])
+        result = CliRunner().invoke(app.app, [*words, "--device", "cpu"])
         assert result.exit_code == 0, result.output
     said = " ".join(result.stdout.split())
     assert "VAR-d2: published float32 against published bf16, preset var" in said
@@ -194,20 +195,20 @@ def test_the_command_with_a_reference_has_fids(set_of, tmp_path, monkeypatch, ne
     a, b = set_of(), set_of(precision="bf16")
     words = ["fidelity", *(str(s.folder) for s in (a, b)), "--out", str(tmp_path), "--images", "4"]
     words += ["--reference", str(a.folder), "--cache", str(tmp_path / "c"), "--device", "cpu"]
-    result = CliRunner().invoke(cli.app, words)
+    result = CliRunner().invoke(app.app, words)
     assert result.exit_code == 0, result.output
     (line,) = (json.loads(line) for line in (tmp_path / "fidelity.jsonl").open())
     assert line["fid"]["a"] == pytest.approx(0, abs=1e-6)
     assert line["fid"]["b"] == pytest.approx(line["fid"]["between"])
     assert "between the sets" in result.stdout
-    refused = CliRunner().invoke(cli.app, [*words, "--reference", "nowhere"])
+    refused = CliRunner().invoke(app.app, [*words, "--reference", "nowhere"])
     assert refused.exit_code == 2
     assert "nowhere: no such folder or file" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
 def test_what_is_no_sample_set_is_one_line(tmp_path):
-    result = CliRunner().invoke(cli.app, ["fidelity", str(tmp_path), str(tmp_path)])
+    result = CliRunner().invoke(app.app, ["fidelity", str(tmp_path), str(tmp_path)])
     assert result.exit_code == 2
     assert "no samples.json here" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -12,19 +12,23 @@ from PIL import Image
 from synthetic import fake_evaluation, fake_run
 from typer.testing import CliRunner
 
-from bench import cli, experiment, pictures_cli, records
-from bench.cases import UsageError
-from bench.child import hashes_of
-from bench.quality import facts, grids
+from bench.cli import app
+from bench.cli import pictures as pictures_cli
+from bench.figures import picture_rows
+from bench.measure.devices import default_device
+from bench.methods.sources import hashes_of
+from bench.quality import grid_rows
 from bench.quality.chosen import names_of, title_of
-from bench.runner import default_device
+from bench.study import experiment, records, storage
+from bench.study.errors import UsageError
+from bench.tables import margin
 
-HEADS = [grids.Head("disc"), grids.Head("bow tie")]
+HEADS = [grid_rows.Head("disc"), grid_rows.Head("bow tie")]
 FOOTER = "Each class with seed 0, preset var."
 
 
 def row(label="VAR-d30", facts=(), count=2, value=0.5):
-    return grids.Row(label, torch.full((count, 3, 8, 8), value), facts)
+    return grid_rows.Row(label, torch.full((count, 3, 8, 8), value), margin)
 
 
 def texts(figure):
@@ -40,12 +44,12 @@ def boxes(figure):
     return words, [image.get_window_extent() for image in ax.images]
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, grids.MOST])
+@pytest.mark.parametrize("count", [1, 2, 8, picture_rows.MOST])
 @pytest.mark.parametrize("facts", [(), ("2.9x, 50.4 images/s", "19,943 MiB", "FID 2.27")])
 def test_nothing_on_the_page_meets_anything_else(count, facts):
     long = "CoDe N=6 (d30+d16 by 2 layers), mini-finetuned"
-    rows = [row(label, facts, count) for label in ("VAR-d30", long, long)]
-    figure = grids.draw(rows, [grids.Head("bow tie")] * count, "Title", FOOTER)
+    rows = [row(label, margin, count) for label in ("VAR-d30", long, long)]
+    figure = picture_rows.draw(rows, [grid_rows.Head("bow tie")] * count, "Title", FOOTER)
     words, pictures = boxes(figure)
     every = [box.padded(-0.5) for box in (*words, *pictures)]
     met = [(a, b) for i, a in enumerate(every) for b in every[:i] if a.overlaps(b)]
@@ -56,7 +60,7 @@ def test_nothing_on_the_page_meets_anything_else(count, facts):
 
 
 def test_pictures_are_square_and_those_of_a_row():
-    figure = grids.draw([row(value=0.2), row(value=0.9)], HEADS, "Title", FOOTER)
+    figure = picture_rows.draw([row(value=0.2), row(value=0.9)], HEADS, "Title", FOOTER)
     (ax,) = figure.axes
     assert [float(image.get_array()[0, 0, 0]) for image in ax.images] == pytest.approx(
         [0.2, 0.2, 0.9, 0.9]
@@ -66,8 +70,8 @@ def test_pictures_are_square_and_those_of_a_row():
 
 
 def test_a_head_stands_above_all_its_pictures():
-    heads = [grids.Head("disc", 3), grids.Head("star", 3)]
-    figure = grids.draw([row(count=6)], heads, "Title", FOOTER)
+    heads = [grid_rows.Head("disc", 3), grid_rows.Head("star", 3)]
+    figure = picture_rows.draw([row(count=6)], heads, "Title", FOOTER)
     words, pictures = boxes(figure)
     disc = next(b for t, b in zip(texts(figure), words, strict=True) if t.get_text() == "disc")
     middle = (pictures[0].x0 + pictures[2].x1) / 2
@@ -82,7 +86,7 @@ def test_files_are_refused_before_any_work(tmp_path):
     ):
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match=said):
-            grids.files_of(out)
+            picture_rows.files_of(out)
 
 
 # The margin
@@ -95,10 +99,10 @@ def run_of(folder, weights):
     folder.mkdir(parents=True)
     experiment_ = run.sweep.experiment.model_dump()
     what = {"name": run.sweep.name, "started_at": "2026-01-01", "device": "cuda"}
-    records.write_json(folder / "run.json", {**what, "experiment": experiment_})
-    records.write_json(folder / "env.json", run.env)
+    storage.write_json(folder / "run.json", {**what, "experiment": experiment_})
+    storage.write_json(folder / "env.json", run.env)
     for record in run.records:
-        records.append_line(folder / records.FILE, record)
+        storage.append_line(folder / records.FILE, record)
     return run
 
 
@@ -118,8 +122,8 @@ def cases_like(run, **changes):
 def test_the_margin_tells_what_was_measured_of_the_very_case(tmp_path, weights):
     run = run_of(tmp_path / "l20" / "run", weights)
     var, *code = cases_like(run, device="cpu", seed=7)
-    records.append_line(tmp_path / "evaluations.jsonl", evaluation(code[0], 4.5))
-    found = facts.facts_of([var, *code], tmp_path)
+    storage.append_line(tmp_path / "evaluations.jsonl", evaluation(code[0], 4.5))
+    found = margin.facts_of([var, *code], tmp_path)
     assert found.lines[var.key][0].startswith("1.0x, ")
     speed, memory, fid = found.lines[code[0].key]
     assert speed.endswith("images/s")
@@ -135,7 +139,7 @@ def test_the_margin_tells_what_was_measured_of_the_very_case(tmp_path, weights):
 )
 def test_the_margin_takes_no_speed_of_a_case_run_otherwise(tmp_path, weights, change):
     run = run_of(tmp_path / "l20" / "run", weights)
-    found = facts.facts_of(cases_like(run, **change), tmp_path)
+    found = margin.facts_of(cases_like(run, **change), tmp_path)
     assert not any(found.lines.values())
     assert not found.sources
 
@@ -151,10 +155,10 @@ def test_fids_of_a_margin_are_of_the_very_cases_by_one_network(tmp_path, weights
     assert len(other_weights) == 3
     lines.append(evaluation(cases[2], 8.0, weights_sha256=other_weights))
     for line in lines:
-        records.append_line(tmp_path / "evaluations.jsonl", line)
+        storage.append_line(tmp_path / "evaluations.jsonl", line)
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "evaluations.jsonl").write_text("{\n[]\n{}\n")
-    found = facts.facts_of(cases, tmp_path)
+    found = margin.facts_of(cases, tmp_path)
     told = [[line for line in found.lines[case.key] if "FID" in line] for case in cases]
     assert told == [["FID 1.00"], ["FID 5.00"], []]
 
@@ -187,7 +191,7 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures_cli, "RESULTS", tmp_path / "results")
 
     def call(*words):
-        return CliRunner().invoke(cli.app, [str(word) for word in words])
+        return CliRunner().invoke(app.app, [str(word) for word in words])
 
     return call
 
@@ -247,9 +251,9 @@ def test_weights_that_do_not_fit_the_method_are_one_line(bench, weights, tmp_pat
 def test_a_grid_of_rows_that_are_no_methods(tmp_path):
     """VARiant, Figure 7: a subnet's pictures after each phase of training."""
     rows = [row(f"phase {i}", count=2, value=i / 4) for i in (1, 2, 3)]
-    figure = grids.draw(rows, HEADS, "By phase", "Subnet of 16 layers alone.")
-    files = grids.files_of(tmp_path / "phases")
-    grids.save(figure, files)
+    figure = picture_rows.draw(rows, HEADS, "By phase", "Subnet of 16 layers alone.")
+    files = picture_rows.files_of(tmp_path / "phases")
+    picture_rows.save(figure, files)
     assert [file.name for file in files] == ["phases.png", "phases.pdf"]
     assert all(file.stat().st_size > 1000 for file in files)
     assert json.dumps([text.get_text() for text in texts(figure)]).count("phase") == 3

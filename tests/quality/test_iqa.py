@@ -18,10 +18,10 @@ from scipy.special import gamma
 from scipy.stats import t as student
 from typer.testing import CliRunner
 
-from bench import cli, pictures_cli
-from bench.cases import UsageError
+from bench.cli import app, pictures
 from bench.quality import iqa
 from bench.quality.images import open_images
+from bench.study.errors import UsageError
 
 pyiqa = pytest.importorskip("pyiqa", reason="pip install -e '.[iqa]'")
 CPU = torch.device("cpu")
@@ -138,13 +138,13 @@ def test_niqe_is_what_live_published(name):
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """Without a cache of weights, and without a network."""
-    monkeypatch.setattr(pictures_cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(pictures, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", forbidden)
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
-        return CliRunner().invoke(cli.app, [str(word) for word in words])
+        return CliRunner().invoke(app.app, [str(word) for word in words])
 
     return call
 

@@ -11,9 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from bench import cli, machine, reproduce, reproduce_cli
-from bench.cases import make_case
-from bench.quality import evaluations, features, sampling
+from bench.cli import app, targets
+from bench.cli import reproduce as reproduce_cli
+from bench.measure import machine
+from bench.quality import features, reproduce, sampling
+from bench.study import evaluations
+from bench.study.cases import make_case
 
 torch.set_num_threads(1)
 ENV = {"machine": "here", "commit": None, "dirty": None, "packages": {"torch": "2"}}
@@ -45,7 +48,7 @@ def bench(tmp_path, monkeypatch, weights):
     """`bench.py reproduce` of experiments `one` and `two`, which have a case in common."""
     monkeypatch.setattr(machine, "environment", lambda: ENV)
     monkeypatch.setattr(features, "default_cache", lambda: tmp_path / "cache")
-    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(reproduce_cli, "ROOT", tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
@@ -56,7 +59,7 @@ def bench(tmp_path, monkeypatch, weights):
     def call(*words):
         always = ["--device", "cpu", "--no-speed", "--bootstrap", "0", "--reference"]
         command = ["reproduce", *always, "mini:test:150", *map(str, words)]
-        return CliRunner().invoke(cli.app, command)
+        return CliRunner().invoke(app.app, command)
 
     return call
 

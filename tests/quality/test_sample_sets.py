@@ -27,13 +27,15 @@ from tiny_sets import CLASSES, ENV, PER_CLASS, PROCESSES, N, case_of, make_small
 from typer.testing import CliRunner
 
 import codevar
-from bench import cli, machine
-from bench.cases import UsageError, make_case
+from bench.cli import app
+from bench.measure import machine
 from bench.quality import sample_set, sampling, watch, writing
 from bench.quality.images import open_images
 from bench.quality.sample_set import SampleSet, image_seed, png_of
 from bench.quality.wanted import Wanted, sets_of, slug
 from bench.quality.watch import Watch
+from bench.study.cases import make_case
+from bench.study.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -515,7 +517,7 @@ def test_names_of_folders():
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.setattr(machine, "environment", lambda: ENV)
-    return lambda words: CliRunner().invoke(cli.app, ["sample", *words.split()])
+    return lambda words: CliRunner().invoke(app.app, ["sample", *words.split()])
 
 
 AXES = "--set depth=2 --set precision=float32 --device cpu"
@@ -583,7 +585,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(bench, words, line, tmp_path, mon
 def test_weights_that_are_not_there_are_one_line(bench, tmp_path, monkeypatch):
     monkeypatch.undo()
     words = f"var {AXES} --set weights={tmp_path} --out {tmp_path / 'out'}"
-    result = CliRunner().invoke(cli.app, ["sample", *words.split()])
+    result = CliRunner().invoke(app.app, ["sample", *words.split()])
     assert result.exit_code == 2
     assert "var_d2.pth: no such file" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import codevar
-from bench import cli
+from bench.cli import app
 from bench.quality import spectra
 from bench.quality.spectra import spectrum
 from codevar.mini.world import World
@@ -89,7 +89,7 @@ def test_the_command_writes_picture_and_table(tmp_path):
     weights = ten_scales.write(tmp_path)
     words = ["spectra", "var", *ten_scales.words(weights), "--set", "sampling=var,code"]
     words += ["--images", "3", "--device", "cpu", "--format", "csv", "-o", tmp_path / "new/a.png"]
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    result = CliRunner().invoke(app.app, [str(word) for word in words])
     assert result.exit_code == 0, result.stderr
     assert sorted(path.suffix for path in (tmp_path / "new").iterdir()) == [".csv", ".pdf", ".png"]
     assert Image.open(tmp_path / "new/a.png").width > 1500
@@ -102,7 +102,7 @@ def test_the_command_writes_picture_and_table(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_work():
     result = CliRunner().invoke(
-        cli.app, ["spectra", "var", "--device", "cpu", "-o", "/proc/x/a.png"]
+        app.app, ["spectra", "var", "--device", "cpu", "-o", "/proc/x/a.png"]
     )
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr

@@ -9,9 +9,9 @@ import tiny
 import torch
 
 import codevar
-from bench.cases import make_case
-from bench.child import Loaded
+from bench.methods.loaded import Loaded
 from bench.quality import sample_set, sampling
+from bench.study.cases import make_case
 
 # Processes forked off one that has imported all and done nothing.
 multiprocessing.set_forkserver_preload(["bench.quality.sampling", "tiny", "typer", "pytest"])

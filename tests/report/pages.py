@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.frames import Run
+from bench.tables.frames import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from synthetic import fake_run

@@ -12,9 +12,9 @@ from unittest import mock
 import pytest
 from pages import HOSTILE, changed, quiet_run, sample_set
 
-from bench import compare
-from bench.cases import VARiant
 from bench.report import page as report
+from bench.study.cases import VARiant
+from bench.tables import compare
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

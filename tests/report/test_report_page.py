@@ -14,9 +14,10 @@ from pages import HOSTILE, changed, on_disk, quiet_run, sample_set
 from PIL import Image
 from typer.testing import CliRunner
 
-from bench import cli, compare, frames
-from bench.cases import UsageError
+from bench.cli import app, targets
 from bench.report import content, grids, marks, page, pictures
+from bench.study.errors import UsageError
+from bench.tables import compare, frames
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def quick():
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
-    return lambda *words: CliRunner().invoke(cli.app, ["report", *map(str, words)])
+    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
+    return lambda *words: CliRunner().invoke(app.app, ["report", *map(str, words)])
 
 
 def copied(run):
@@ -66,7 +67,7 @@ def test_the_file_asks_for_nothing_and_allows_only_its_own_scripts(bench, quick,
 @pytest.mark.parametrize("name", ["table1_cpu", "variant_table2"])
 def test_runs_with_baselines_some_in_part_have_their_page(name):
     """As they ship."""
-    run = frames.load(cli.ROOT / "results" / "amd-epyc-2-threads" / name)
+    run = frames.load(targets.ROOT / "results" / "amd-epyc-2-threads" / name)
     html = page.of_runs([run])
     assert all(case.label in html for case in run.sweep.cases)
 

@@ -18,7 +18,7 @@ from small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
 from typer.testing import CliRunner
 
 import codevar
-from bench.cli import app
+from bench.cli.app import app
 from codevar.mini.cards import row
 from codevar.mini.classifier import load_classifier
 from codevar.train import checkpoint, loop, parallel

@@ -1,0 +1,1 @@
+"""What is typed: one module a group of commands."""

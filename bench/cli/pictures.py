@@ -1,0 +1,303 @@
+"""`bench.py grid`, `edit`, `inpaint` and `iqa`: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.measure import machine
+from bench.study import printing, storage
+from bench.study.errors import UsageError
+from bench.study.folders import RESULTS
+from bench.study.printing import Format
+
+if TYPE_CHECKING:
+    from bench.study.cases import VARCase
+
+
+Changes = Annotated[
+    list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis: weights=mini")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Download = Annotated[
+    bool, typer.Option("--download", help="fetch published weights that are not cached")
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="how to print")]
+BoxOption = Annotated[
+    tuple[int, int, int, int] | None,
+    typer.Option(metavar="X0 Y0 X1 Y1", help="where new content is wanted, in pixels"),
+]
+MaskOption = Annotated[
+    Path | None, typer.Option(help="a picture that is light where new content is wanted")
+]
+
+
+def grid(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="a row for each of its cases")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="FILE.png; a PDF is written beside it")],
+    classes: Annotated[str, typer.Option(help="0,3,7 or 0-9")] = "0-7",
+    seeds: Annotated[str, typer.Option(help="of each class, one after another")] = "0",
+    changes: Changes = [],  # noqa: B006
+    run: Annotated[
+        Path | None, typer.Option(help="the run whose speed and memory stand in the margin")
+    ] = None,
+    device: Device = None,
+    download: Download = False,
+) -> None:
+    """The same classes and seeds by each method, a row each, as the papers' picture figures."""
+    from bench.figures import picture_rows
+    from bench.quality import chosen, grid_rows
+    from bench.tables import margin
+
+    labels, drawn = numbers("--classes", classes), numbers("--seeds", seeds)
+    if len(labels) * len(drawn) > picture_rows.MOST:
+        raise UsageError(f"--classes x --seeds: {picture_rows.MOST} pictures in a row at most")
+    files = picture_rows.files_of(out)
+    cases = chosen.cases_of(targets, changes, device)
+    known = margin.facts_of(cases, RESULTS, run)
+    rows: list[grid_rows.Row] = []
+    heads: list[grid_rows.Head] = []
+    with progress() as tell:
+        for case, name in zip(cases, chosen.names_of(cases), strict=True):
+            tell(name, 0, 1)
+            loaded = chosen.load(case, download)
+            chosen.check_labels(labels, loaded, "--classes")
+            columns = [(label, seed) for label in labels for seed in drawn]
+            images = chosen.decode(loaded, [c for c, _ in columns], [s for _, s in columns])
+            rows.append(grid_rows.Row(name, images, known.lines[case.key]))
+            count = chosen.classes_of(loaded)
+            heads = [grid_rows.Head(chosen.class_name(c, count), len(drawn)) for c in labels]
+            tell(name, 1, 1)
+    shown = f"seed {drawn[0]}" if len(drawn) == 1 else f"seeds {', '.join(map(str, drawn))}"
+    footer = " ".join([f"Each class with {shown}, {presets(cases)}.", *known.sources])
+    title = chosen.title_of(targets) or ("Same classes and seeds" if rows[1:] else rows[0].label)
+    picture_rows.save(picture_rows.draw(rows, heads, title, footer + said_of_weights(cases)), files)
+    for path in files:
+        print(path)
+
+
+def edit(
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="a picture, or mini:7: the mini world's 7th test")
+    ],
+    plan: Annotated[list[str], typer.Option(help="a method, as often as wanted: a row each")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="FILE.png; a PDF is written beside it")],
+    label: Annotated[int | None, typer.Option("--class", help="of the new content")] = None,
+    own_class: Annotated[
+        bool, typer.Option("--own-class", help="inpaint: --class is the picture's own")
+    ] = False,
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    changes: Changes = [],  # noqa: B006
+    device: Device = None,
+    download: Download = False,
+) -> None:
+    """Inpainting and editing without training: before, mask and after, side by side."""
+    from bench.figures import picture_rows
+    from bench.quality import chosen, edits, grid_rows
+
+    files = picture_rows.files_of(out)
+    cases = chosen.cases_of(plan, changes, device)
+    asked = edits.Asked(image, label, own_class, box, mask, seed)
+    opened = edits.opened(asked)
+    rows: list[grid_rows.Row] = []
+    heads: list[grid_rows.Head] = []
+    with progress() as tell:
+        for case, name in zip(cases, chosen.names_of(cases), strict=True):
+            tell(name, 0, 1)
+            images, heads = edits.done(asked, opened, chosen.load(case, download))
+            rows.append(grid_rows.Row(name, images))
+            tell(name, 1, 1)
+    side = rows[0].images.shape[-1]
+    footer = " ".join([edits.told(opened, side), f"Seed {seed}, {presets(cases)}."])
+    title = "Inpainting and editing, zero-shot"
+    picture_rows.save(picture_rows.draw(rows, heads, title, footer + said_of_weights(cases)), files)
+    for path in files:
+        print(path)
+
+
+def inpaint(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="a record for each case")
+    ],
+    images: Annotated[
+        str, typer.Option(metavar="SOURCE", help="mini:test, or a folder with one for each class")
+    ] = "mini:test",
+    count: Annotated[int, typer.Option(min=1, help="pictures")] = 500,
+    box: BoxOption = None,
+    mask: MaskOption = None,
+    another_class: Annotated[
+        bool, typer.Option("--another-class", help="edit: the class after each picture's own")
+    ] = False,
+    classifier: Annotated[
+        Path | None, typer.Option(help="of `train classifier`; the mini world's own by default")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024)] = 16,
+    changes: Changes = [],  # noqa: B006
+    device: Device = None,
+    download: Download = False,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the records; results/MACHINE/inpainting")
+    ] = None,
+    format: OutputFormat = Format.rich,
+) -> None:
+    """How well a method inpaints held-out pictures: distance outside the mask, class inside.
+
+    The mask is the middle half of each side, unless --box or --mask says otherwise (in pixels
+    of the models' square).
+    """
+    from bench.quality import chosen, crops, inpainting
+
+    cases = chosen.cases_of(targets, changes, device)
+    source = inpainting.held_out(images)
+    if box and mask:
+        raise UsageError("--box and --mask: give one of them")
+    folder = out or RESULTS / machine.environment()["machine"] / "inpainting"
+    storage.prepare(folder)
+    env, lines = machine.environment(), []
+    with progress() as tell:
+        for case, name in zip(cases, chosen.names_of(cases), strict=True):
+            tell(name, 0, count)
+            loaded = chosen.load(case, download)
+            if chosen.classes_of(loaded) != source.classes:
+                raise UsageError(
+                    f"{source.name} has {source.classes} classes, {case.label} "
+                    f"{chosen.classes_of(loaded)}"
+                )
+            side = inpainting.side_of(loaded.vqvae)
+            middle = (side // 4, side // 4, side - side // 4, side - side // 4)
+            wanted = crops.file_mask(mask, side, side) if mask else None
+            if wanted is None:
+                wanted = crops.box_mask(box or middle, side, side)
+            judge = inpainting.judge_of(classifier, source, case.device)
+            figures = inpainting.measure(
+                loaded,
+                source,
+                count,
+                wanted,
+                judge,
+                another_class,
+                batch_size,
+                lambda done, name=name: tell(name, done, count),  # type: ignore[misc]
+            )
+            line = inpainting.record_of(loaded, source, figures, env)
+            append(folder / inpainting.FILE, line)
+            lines.append({**line, "name": name})
+    printing.show(inpainting.printed(lines), format)
+    print(f"records: {folder / inpainting.FILE}", file=sys.stderr)
+
+
+def iqa(
+    samples: Annotated[
+        list[Path], typer.Argument(help="sample sets, folders of PNG or JPEG, or .npz of images")
+    ],
+    metrics: Annotated[
+        str | None, typer.Option(help="only these: niqe,musiq,clipiqa; default: what there is")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="folder with MUSIQ's and CLIP's files; pyiqa's cache")
+    ] = None,
+    download: Download = False,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024)] = 16,
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the records; results/MACHINE/evaluations")
+    ] = None,
+    format: OutputFormat = Format.rich,
+) -> None:
+    """MUSIQ, CLIPIQA and NIQE of pictures, by pyiqa (CoDe, Table 5)."""
+    import torch
+
+    from bench.measure import devices
+    from bench.quality import iqa as scoring
+    from bench.quality.images import open_images
+    from bench.study import evaluations
+
+    chosen = devices.default_device() if device in (None, "auto") else str(device)
+    devices.check_device(chosen)
+    asked = [name.strip() for name in metrics.split(",")] if metrics else None
+    sets = [open_images(path) for path in samples]
+    env = machine.environment()
+    folder = out or RESULTS / env["machine"] / "evaluations"
+    storage.prepare(folder)
+    lines: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
+    with progress() as tell:
+        for pictures in sets:
+            tell(pictures.name, 0, pictures.count)
+            scores, without = scoring.scores_of(
+                asked, pictures.size, weights, download, torch.device(chosen)
+            )
+            notes |= dict.fromkeys(without)
+            figures = scoring.evaluate(
+                pictures,
+                scores,
+                batch_size,
+                torch.device(chosen),
+                lambda done, of=pictures: tell(of.name, done, of.count),  # type: ignore[misc]
+            )
+            line = scoring.record_of(pictures, scores, figures, env, chosen)
+            evaluations.append(folder, line)
+            lines.append(line)
+    printing.show(scoring.printed(lines, list(notes)), format)
+    print(f"records: {folder / evaluations.FILE}", file=sys.stderr)
+
+
+# What they share
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """The numbers of "0,3,7" or "0-9", each once.  Raises UsageError."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"{option} {text}: write numbers like 0,3,7 or 0-9")
+        found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise UsageError(f"{option} {text}: no number is in it")
+    return list(dict.fromkeys(found))
+
+
+def presets(cases: list[VARCase]) -> str:
+    return f"preset {'/'.join(dict.fromkeys(case.sampling for case in cases))}"
+
+
+def said_of_weights(cases: list[VARCase]) -> str:
+    """What a reader must know of random weights."""
+    seeded = [case.weights == "seeded" for case in cases]
+    if not any(seeded):
+        return ""
+    return " Weights are random, from a seed: the pictures show nothing of a method."
+
+
+def append(file: Path, line: dict[str, Any]) -> None:
+    try:
+        storage.append_line(file, line)
+    except OSError as e:
+        raise UsageError(f"{file}: cannot be written ({e.strerror}); choose --out") from None
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each name, on a terminal only: told (name, done, of)."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(name: str, done: int, of: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=of)
+            bars.update(tasks[name], completed=done)
+
+        yield tell

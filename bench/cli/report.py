@@ -1,0 +1,59 @@
+"""`bench.py report`: parse, call, print."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.study.errors import UsageError
+
+
+def report(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN...",
+            help="experiments (their newest run) or folders of runs; default: newest run",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("report.html"),
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="BASE NEW", help="two results side by side, as `compare` judges them"),
+    ] = None,
+    samples: Annotated[
+        list[Path] | None,
+        typer.Option(help="folder of a sample set, or a picture; may be repeated"),
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="with --compare: change that matters; 3% by default")
+    ] = None,
+) -> None:
+    """One HTML page to read it all: figures, tables, images, machine, raw samples."""
+    from bench.cli.targets import find
+    from bench.report import page
+
+    page.needs_extra()
+    words = [*(targets or []), *(["--compare", *compare] if compare else [])]
+    words += [word for path in samples or [] for word in ("--samples", str(path))]
+    command = shlex.join(["bench.py", "report", *words])
+    if compare and (targets or samples):
+        raise UsageError("--compare makes a page of its own: leave out RUN and --samples")
+    if threshold and not compare:
+        raise UsageError("--threshold goes with --compare")
+    if compare:
+        from bench.tables import compare as gate
+
+        sides = [
+            gate.of_benchmarks(Path(side)) if gate.is_benchmarks(Path(side)) else find([side])[0]
+            for side in compare
+        ]
+        judged = gate.compare(sides[0], sides[1], gate.share(threshold or "3%"))
+        html = page.of_comparison(judged, command)
+    else:
+        html = page.of_runs(find(targets), samples or [], command)
+    page.write(html, out)
+    print(f"{out} ({len(html.encode()) / 1e6:.1f} MB)")

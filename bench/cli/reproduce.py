@@ -1,0 +1,114 @@
+"""`bench.py reproduce`: parse, call, print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.measure import machine
+from bench.study import experiment, printing
+from bench.study.cases import sampled
+from bench.study.errors import UsageError
+from bench.study.folders import ROOT
+from bench.study.printing import Format
+from bench.tables import frames, tables
+
+
+def reproduce(
+    experiments: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT...", help="names from `list`, or TOML files")
+    ],
+    reference: Annotated[
+        str, typer.Option(metavar="REF", help="as `bench.py eval` takes it")
+    ] = "mini:test:2000",
+    per_class: Annotated[int, typer.Option(min=1, help="images of each class")] = 200,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="of sampling")] = 50,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, metavar="N", help="95 % intervals from N halves of the samples")
+    ] = 100,
+    speed: Annotated[bool, typer.Option(help="also measure speed and memory")] = True,
+    weights: Annotated[
+        Path | None, typer.Option(help="file of the extractor's weights, if not the shipped one's")
+    ] = None,
+    changes: Annotated[
+        list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis")
+    ] = [],  # noqa: B006
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder; results/MACHINE/EXPERIMENT, of several results/MACHINE with one for each"
+        ),
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="folder of the sample sets; `samples` in that of --out")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch weights that are not cached")
+    ] = False,
+) -> None:
+    """Experiments from nothing to their tables and figures: images, quality, speed, memory.
+
+    A case that several of them have is sampled once.  What the folder has of all this is kept:
+    after a stop, run the same command again.
+    """
+    import torch
+
+    from bench.cli.targets import check_measured, with_quality
+    from bench.figures import draw
+    from bench.measure import devices, runner
+    from bench.quality import features
+    from bench.quality import reproduce as whole
+    from bench.quality.watch import Watch
+
+    if device is not None:
+        changes = [*changes, f"device={device}"]
+    chosen = devices.default_device()
+    sweeps = [experiment.load(name, changes, chosen) for name in dict.fromkeys(experiments)]
+    folders = folders_of([sweep.name for sweep in sweeps], out)
+    cases = [case for sweep in sweeps for case in sweep.cases]
+    devices.check_devices(cases)
+    env, console = machine.environment(), Console()
+    device_of = torch.device(sweeps[0].device or "cpu")
+    network = features.extractor_of(features.default_for(reference), weights, download, device_of)
+    shared = folders[0] if len(folders) == 1 else folders[0].parent
+    whole.quality(
+        sampled(cases, ", ".join(sweep.name for sweep in sweeps)),
+        samples or shared / whole.SAMPLES,
+        shared,
+        whole.Protocol(reference, per_class, batch_size, bootstrap),
+        network,
+        features.default_cache(),
+        env,
+        Watch(),
+        download,
+    )
+    del network
+    torch.cuda.empty_cache()  # or the processes that are timed would have to do without it
+    runs = []
+    for sweep, folder in zip(sweeps, folders, strict=True):
+        run = frames.Run(sweep, folder=folder)
+        if speed:
+            runner.run(sweep, folder, env, console, (folder / "run.json").exists(), download)
+            run = frames.load(folder)
+        (measured,) = with_quality([run], shared)
+        printing.show(tables.measured(measured), Format.rich)
+        for path in draw.draw(measured, [], ROOT / "plots") if speed else []:
+            console.print(path, soft_wrap=True, highlight=False)
+        runs.append(measured)
+    if speed:
+        check_measured(*runs)
+
+
+def folders_of(names: Sequence[str], out: Path | None) -> list[Path]:
+    """Of each experiment's run.  Raises UsageError for two of the same name."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{twice[0]}: two experiments of this name; reproduce them one by one")
+    if len(names) == 1 and out:
+        return [out]
+    home = out or ROOT / "results" / machine.environment()["machine"]
+    return [home / name for name in names]

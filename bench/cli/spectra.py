@@ -1,0 +1,71 @@
+"""`bench.py spectra`: parse, call, print."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.pictures import (
+    Changes,
+    Device,
+    Download,
+    OutputFormat,
+    presets,
+    progress,
+    said_of_weights,
+)
+from bench.study import printing
+from bench.study.errors import UsageError
+from bench.study.printing import Format
+
+
+def spectra(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="a panel for each case")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="FILE.png; a PDF and a CSV are written beside it")
+    ],
+    images: Annotated[int, typer.Option(min=1, max=4096, help="of each case")] = 64,
+    changes: Changes = [],  # noqa: B006
+    device: Device = None,
+    download: Download = False,
+    format: OutputFormat = Format.rich,
+) -> None:
+    """Fourier spectra of what the first and last three scales add to images (CoDe, Figure 3 b)."""
+    import torch
+
+    from bench.figures import picture_rows, spectra_figure
+    from bench.quality import chosen, sampling
+    from bench.quality import spectra as fourier
+    from bench.quality.writing import write_whole
+
+    files = picture_rows.files_of(out)
+    cases = chosen.cases_of(targets, changes, device)
+    found = []
+    with progress() as tell:
+        for case, name in zip(cases, chosen.names_of(cases), strict=True):
+            tell(name, 0, images)
+            loaded, parts = chosen.load(case, download), []
+            for first in range(0, images, chosen.BATCH):
+                numbers = range(first, min(first + chosen.BATCH, images))
+                with chosen.one_line(case):
+                    parts.append(sampling.tokens_of(loaded, case.seed, numbers).tokens)
+                tell(name, numbers.stop, images)
+            found.append(fourier.spectra_of(name, loaded.vqvae, torch.cat(parts)))
+    if len({(len(one.made), len(one.made[0].cycles)) for one in found}) > 1:
+        raise UsageError("these cases have token maps of different sizes: name them one by one")
+    footer = f"{images} images, {presets(cases)}.{said_of_weights(cases)}"
+    result = fourier.printed(found)
+    picture_rows.save(spectra_figure.draw(found, footer), files)
+    table = files[0].with_suffix(".csv")
+    try:
+        write_whole(table, partial(result.data.to_csv, index=False), sync=False)
+    except OSError as e:
+        raise UsageError(f"{table}: cannot be written ({e.strerror})") from None
+    printing.show(result, format)
+    for path in (*files, table):
+        print(path)

@@ -1,0 +1,187 @@
+"""One case in a process of its own: reads a job from standard input, writes a result.
+
+    python -m bench.measure.child < job.json > result.json
+
+The result is one JSON object: what `records.Record` takes of a case that ran, or a status and
+a reason.  Nothing else goes to standard output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from bench.measure import memory, timing, tracing
+from bench.measure.card import Card, use
+from bench.methods.generator import Generator
+from bench.methods.loaded import Loaded, load
+from bench.methods.sources import reason
+from bench.study.cases import Case, make_case
+from codevar import PRESETS, graphs
+from codevar.checkpoints import CheckpointError, is_oom
+from codevar.compiled import cannot_compile
+from codevar.plan import Plan
+
+
+def main() -> None:
+    die_with(runner=int(sys.argv[1]))
+    out, sys.stdout = sys.stdout, sys.stderr
+    job = json.load(sys.stdin)
+    try:
+        result = run(make_case(job["case"]), job)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as e:
+        result = {"status": "oom" if is_oom(e) else "error", "reason": reason(e)}
+        if not isinstance(e, CheckpointError) and not is_oom(e):
+            traceback.print_exc()
+    json.dump(result, out)
+
+
+def die_with(runner: int) -> None:
+    """A runner that is killed takes its case along, so that nothing measures beside an orphan."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != runner:  # killed while this process was starting
+        sys.exit(1)
+
+
+def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
+    """Loads, decodes for memory, decodes for time; then what else was asked for."""
+    device, effort = torch.device(case.device), timing.Effort(**job["effort"])
+    use(device)
+    limit_memory(device, case.memory_limit_gib)
+    importing, began = since_start(), time.perf_counter()
+    loaded = load(case, job["download"])
+    loading = time.perf_counter() - began
+
+    def images() -> torch.Tensor:
+        return loaded.images(made)
+
+    # Torch's own CUDA graphs leave its allocator counting too little, so memory comes before them.
+    began = time.perf_counter()
+    if before_graphs := device.type == "cuda" and loaded.in_graph:
+        with graphs.launched():
+            loaded.decode(lambda k: None)
+        used, made = memory.measure(loaded.decode, loaded.networks, device)
+    aside = time.perf_counter() - began
+    first, decoder = timing.Marks(device), timing.Marks(device)
+    made = loaded.decode(first)
+    decoder(0)
+    images()
+    decoder(1)
+    start_up = {
+        "import_s": importing,
+        "load_s": loading - loaded.prepare_s,
+        "prepare_s": loaded.prepare_s,
+        "first_latency_s": None if loaded.stands_for else sum(first.seconds()),
+        "first_vqvae_latency_s": sum(decoder.seconds()),
+        "first_image_s": since_start() - aside,
+    }
+    if not before_graphs:
+        used, made = memory.measure(loaded.decode, loaded.networks, device)
+    card = Card(device)
+    before = card.state()
+    taken = timing.sample(loaded.decode, images, device, effort, card, loaded.stands_for)
+    for kind, file in job["keep"].items():
+        tracing.save(kind, loaded.decode, device, Path(file), loaded.step_names)
+    if not taken.latency_s:
+        why = ", ".join(taken.discarded_for)
+        return {"status": "error", "reason": f"the GPU throttled in every sample: {why}"}
+    result: dict[str, Any] = {
+        "status": "ok",
+        "start_up": start_up,
+        "samples": asdict(taken),
+        "memory": asdict(used),
+        "tokens_sha256": hashlib.sha256(made.tokens.cpu().numpy().tobytes()).hexdigest(),
+        "sources": loaded.sources,
+        "torch_threads": torch.get_num_threads(),
+    }
+    if case.stack == "compiled" and (why := cannot_compile(device)):
+        result["not_compiled"] = why
+    if isinstance(loaded, Loaded):
+        result |= captured(loaded.plan, start_up, result["memory"])
+        scales, vocab = loaded.plan.scales, loaded.vqvae.config.vocab
+        result["sampling"] = PRESETS[loaded.case.sampling].numbers(scales, vocab)
+    if loaded.stands_for:
+        result["stands_for"] = loaded.stands_for
+    if before:
+        result["gpu"] = {"before": before, "after": card.state(), "others": card.others()}
+    if job["stream_seconds"]:
+        result["stream"] = asdict(stream(loaded, device, job["stream_seconds"]))
+    if job["paired_with"]:
+        result["paired"] = paired(loaded, make_case(job["paired_with"]), job, effort)
+    return result
+
+
+def captured(plan: Plan, start_up: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+    """Notes what the decode's CUDA graphs took, if there are any; or why there are none."""
+    for found in graphs.known_of(plan):
+        if isinstance(found, str):
+            return {"not_captured": found}
+        start_up["capture_s"] = found.seconds
+        used["graph_pool_mib"] = found.pool_bytes / memory.MIB
+    return {}
+
+
+def since_start() -> float:
+    """Seconds since this process began."""
+    if sys.platform == "linux":  # psutil's date rests on that of the boot: off by up to a second
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - psutil.Process().create_time()
+
+
+def stream(loaded: Generator, device: torch.device, seconds: float) -> timing.Stream:
+    """Labels in, images out, other labels in each batch."""
+
+    def batch(i: int) -> None:
+        loaded.images(loaded.decode(lambda k: None, i))
+
+    return timing.stream(batch, device, seconds)
+
+
+def paired(
+    loaded: Generator, other: Case, job: dict[str, Any], effort: timing.Effort
+) -> dict[str, Any]:
+    """The case and its baseline in turn; or why not, where both do not fit."""
+    device = torch.device(other.device)
+    try:
+        baseline = load(other, job["download"])
+        timing.once(baseline.decode, device)
+        found = timing.paired(baseline.decode, loaded.decode, device, effort, Card(device))
+    except Exception as e:
+        if not is_oom(e):
+            raise
+        return {"baseline": other.key, "reason": f"no memory for both: {reason(e)}"}
+    return {"baseline": other.key, **asdict(found)}
+
+
+def limit_memory(device: torch.device, limit_gib: float | None) -> None:
+    """Makes too large an allocation fail here, as a row, instead of harming the machine."""
+    if device.type == "cuda":
+        if limit_gib is not None:
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))
+        return
+    available = psutil.virtual_memory().available
+    limit = available if limit_gib is None else min(available, int(limit_gib * 2**30))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Ray, as far as a sweep over many machines (`driver`) needs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bench.measure.cluster.slot import Slot
+from bench.study.errors import UsageError
+from bench.study.folders import ROOT
+
+CONNECT_S, HEALTH_S = 5, 30
+# What a node needs of the working tree.
+SENT = ("bench", "codevar")
+# Of a cluster that is started here.  Ray would call home, end the worker of a case for which memory
+# runs out instead of the case, and run all at low priority.
+BESIDES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",
+}
+OBJECT_STORE_BYTES = 100 * 2**20  # records are small
+
+
+class Died(Exception):
+    """A slot that no longer answers; the message is why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """kinds: what `--on` may call it, in lower case."""
+
+    id: str
+    name: str
+    cpus: float
+    gpus: int
+    kinds: frozenset[str]
+
+    def room(self, device: str) -> int:
+        """How many slots it has.  A case on a CPU wants all cores; on a GPU, the card."""
+        return self.gpus if device == "cuda" else int(self.cpus >= 1)
+
+
+class Cluster:
+    """Ray, as far as a sweep needs it.  Raises UsageError where there is none."""
+
+    def __init__(self, address: str) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("--cluster needs Ray: pip install -e '.[cluster]'")
+        if not (ROOT / "pyproject.toml").exists():
+            raise UsageError("--cluster sends the project to the nodes: run it from a checkout")
+        for variable, value in BESIDES.items():
+            os.environ.setdefault(variable, value)
+        import ray
+
+        self.ray = ray
+        others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in SENT]
+        tree = {"working_dir": str(ROOT), "excludes": [*others, "__pycache__"]}
+        where: dict[str, Any] = {"address": address}
+        if address == "local":
+            where |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        elif address != "auto":
+            knock(address)
+        try:
+            ray.init(
+                **where,
+                runtime_env=tree,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
+            raise UsageError(f"--cluster {address}: {first_line(e)}") from None
+
+    def nodes(self) -> list[Node]:
+        """Those that are up and can run something."""
+        found = [node_of(told) for told in self.ray.nodes() if told["Alive"]]
+        return [node for node in found if node.gpus or node.cpus >= 1]
+
+    def hire(self, node: Node, device: str, *arguments: Any) -> Any:
+        """A slot on that node, once it is free.  It holds its share of the node's CPUs, so that
+        nothing else of Ray's runs beside it: on a CPU all, on a GPU those of one card."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        share = int(node.cpus / node.gpus if device == "cuda" else node.cpus)
+        kind = self.ray.remote(Slot).options(
+            num_gpus=1 if device == "cuda" else 0,
+            num_cpus=share,
+            max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        )
+        return kind.remote(*arguments)
+
+    def ask(self, actor: Any, method: str, *arguments: Any) -> Any:
+        """What `answer` takes, later."""
+        return getattr(actor, method).remote(*arguments)
+
+    def wait(self, asked: list[Any], seconds: float) -> list[Any]:
+        """Those that have an answer, or never will."""
+        if not asked:
+            time.sleep(seconds)
+            return []
+        return self.ray.wait(asked, timeout=seconds)[0]
+
+    def answer(self, asked: Any) -> Any:
+        """Raises Died."""
+        from ray import exceptions
+
+        try:
+            return self.ray.get(asked)
+        except exceptions.RayTaskError as e:  # it lives, but what was asked of it failed
+            raise Died(first_line(e.cause)) from None
+        except exceptions.RayActorError as e:
+            # A worker that could not begin says why last: no torch there, say.
+            why = (
+                str(e).strip().splitlines()[-1] if "creation task" in str(e) else "its worker died"
+            )
+            raise Died(why) from None
+        except exceptions.RayError as e:
+            raise Died(first_line(e)) from None
+
+    def dismiss(self, actor: Any) -> None:
+        self.ray.kill(actor)
+
+    def close(self) -> None:
+        self.ray.shutdown()
+
+
+def knock(address: str) -> None:
+    """Refuses an address at which no cluster answers; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in host:
+        raise UsageError(f"--cluster must be local, auto or HOST:PORT, not {address!r}")
+    nobody = f"--cluster {address}: no Ray cluster answers there; ray start --head starts one"
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as e:
+        raise UsageError(f"{nobody} ({getattr(e, 'strerror', None) or e})") from None
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HEALTH_S)
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"{nobody} (something else has the port)") from None
+    if "AuthenticationError" in done.stderr:
+        raise UsageError(
+            f"--cluster {address}: the cluster asks for a token: RAY_AUTH_MODE=token and its "
+            "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
+        )
+    if done.returncode == 1:
+        said = done.stderr.strip().splitlines()[-1:] or ["its health check failed"]
+        raise UsageError(f"{nobody} ({said[0][:200]})")
+
+
+def first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+
+
+def node_of(told: dict[str, Any]) -> Node:
+    """A node from what `ray.nodes` says of it."""
+    has = told["Resources"]
+    kinds = {key.removeprefix("accelerator_type:").lower() for key in has}
+    kinds -= {"cpu", "gpu", "memory", "object_store_memory"}
+    named = told["NodeName"] not in ("", told["NodeManagerAddress"])  # ray start --node-name
+    return Node(
+        id=told["NodeID"],
+        name=told["NodeName"] if named else told["NodeManagerHostname"],
+        cpus=has.get("CPU", 0),
+        gpus=int(has.get("GPU", 0)),
+        kinds=frozenset(kind for kind in kinds if not kind.startswith("node:")),
+    )

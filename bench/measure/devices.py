@@ -1,0 +1,63 @@
+"""Devices and what each can run: what cannot is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bench.study.cases import Case
+from bench.study.errors import UsageError
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_devices(cases: list[Case]) -> None:
+    """Refuses what this machine cannot run, before anything runs."""
+    for case in cases:
+        check_device(case.device)
+        if case.precision == "bf16" and case.device != "cpu":
+            check_bf16(case.device)
+    check_cpu_cases(cases)
+
+
+def check_cpu_cases(cases: list[Case]) -> None:
+    """Refuses what no CPU can run."""
+    for case in cases:
+        if case.device != "cpu":
+            continue
+        if case.precision == "fp16":
+            raise UsageError("precision fp16 needs a GPU; --set precision=float32, or bf16")
+        if case.attention in ("efficient", "cudnn"):
+            raise UsageError(f"attention {case.attention} needs a GPU; auto, math and flash do not")
+
+
+def check_weights(cases: list[Case]) -> None:
+    """Refuses weights that are neither known by name nor a folder."""
+    for case in cases:
+        named = case.in_mini_world or case.weights in ("seeded", "published", "finetuned")
+        if not named and not Path(case.weights).is_dir():
+            raise UsageError(
+                f"weights {case.weights}: no such folder; write seeded, published, finetuned, "
+                "mini, mini-finetuned or a folder of models"
+            )
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not there."""
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: no CUDA device here; use --device cpu")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {device}: there are {torch.cuda.device_count()}")
+
+
+def check_bf16(device: str) -> None:
+    """Refuses a GPU that has no bf16 of its own: before Ampere, compute capability 8.0."""
+    gpu = torch.cuda.get_device_properties(device)
+    if gpu.major < 8:
+        raise UsageError(f"precision bf16: {gpu.name} has none; --set precision=fp16")

@@ -1,0 +1,244 @@
+"""What machine this is, so that a figure can name it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import resource
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cpuinfo
+import psutil
+import torch
+
+from bench.measure import cpu as processor
+from bench.measure.card import MIB, Card
+from bench.study.folders import ROOT
+
+# Load of other processes from which a measurement is marked.
+BUSY_CORES = 0.2
+# From which a GPU is called busy, and its memory taken, before a run.
+BUSY_GPU_PERCENT = 5
+TAKEN_MIB = 1024
+PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "safetensors", "diffusers", "timm", "codevar")
+# Environment variables that change speed.
+VARIABLES = re.compile(
+    r"(OMP|KMP|GOMP|MKL|OPENBLAS|DNNL|ONEDNN|CUBLAS|CUDNN|MALLOC)_\w+|LD_PRELOAD|"
+    r"CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|LAUNCH_BLOCKING|MODULE_LOADING|DEVICE_MAX_CONNECTIONS)|"
+    r"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE|NVIDIA_TF32_OVERRIDE|PYTORCH_(CUDA_)?ALLOC_CONF|"
+    r"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|TORCH_CUBLAS_WORKSPACE_CACHE|THP_MEM_ALLOC_ENABLE"
+)
+# Each case runs with these, unless the environment says otherwise.
+# OpenMP's threads spin for each other far longer than an operation takes; with one other process
+# on the machine, that makes a decode on a CPU four times slower.  This bound halves that and
+# costs nothing on a quiet machine.
+# cuBLAS's workspace stays, as it did when the papers were measured: torch 2.15 would take it anew
+# for each product, and memory would be counted otherwise.
+CHILD_ENVIRON = {"GOMP_SPINCOUNT": "20000", "TORCH_CUBLAS_WORKSPACE_CACHE": "1"}
+
+
+def environment() -> dict[str, Any]:
+    """CPU, GPUs, memory, versions and commit, as JSON-ready values; None: not told, or none.
+
+    variables: environment variables that change speed, as cases have them.  machine: a short
+    name; CODEVAR_MACHINE gives another one, where two machines that differ have the same.
+    """
+    cpu = cpuinfo.get_cpu_info()
+    flags = set(cpu.get("flags", []))
+    found: dict[str, Any] = {
+        "cpu": cpu.get("brand_raw", platform.processor() or "unknown"),
+        "cpu_cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "cpu_threads": psutil.cpu_count(),
+        "cpu_features": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"}),
+        **processor.facts(),
+        "torch_threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus(),
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn(),
+        "variables": variables(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        **git(),
+    }
+    found["machine"] = slug(os.environ.get("CODEVAR_MACHINE", "")) or name(found)
+    return found
+
+
+def name(found: dict[str, Any]) -> str:
+    """A short name, good for a folder: the GPU's, or the CPU's with its cores."""
+    kind = found["gpus"][0]["name"] if found["gpus"] else found["cpu"]
+    cores = "" if found["gpus"] else f" {found['cpu_threads']} threads"
+    return slug(re.sub(r"\((r|tm)\)|nvidia|processor|cpu|@.*", "", kind.lower()) + cores)
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Each CUDA device, and what NVML says of it."""
+    found = []
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        found.append(
+            {
+                "name": properties.name,
+                "memory_gib": round(properties.total_memory / 2**30, 1),
+                "capability": f"{properties.major}.{properties.minor}",
+                **Card(torch.device("cuda", i)).facts(),
+            }
+        )
+    return found
+
+
+def cudnn() -> str | None:
+    number = torch.backends.cudnn.version()  # 92600 is 9.26.0
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}" if number else None
+
+
+def variables() -> dict[str, str]:
+    """Without the folders of paths, which say who somebody is and nothing of speed."""
+    every = {**CHILD_ENVIRON, **os.environ}
+    found = {key: value for key, value in every.items() if VARIABLES.fullmatch(key)}
+    return {key: re.sub(r"[^\s:=]*/", "", value) for key, value in sorted(found.items())}
+
+
+def busy(*devices: torch.device) -> list[str]:
+    """What would spoil a measurement on these devices, each in one line with what to do.
+
+    Watches the machine for half a second.
+    """
+    others = Others()
+    time.sleep(0.5)
+    found, cores, quota = [], others.cores(), processor.quota()
+    if cores > BUSY_CORES:
+        found.append(
+            f"other processes keep {cores:.1f} of {psutil.cpu_count()} CPUs busy: "
+            "end them, or measure later"
+        )
+    if quota is not None and quota < torch.get_num_threads():
+        found.append(
+            f"this container may use {quota:g} CPUs but torch has {torch.get_num_threads()} "
+            f"threads: set OMP_NUM_THREADS={max(1, int(quota))}"
+        )
+    if on_battery():
+        found.append("the machine runs on battery, which slows it down: plug it in")
+    for device in devices:
+        if device.type == "cuda":
+            found += busy_gpu(device)
+        elif "powersave" in (processor.governor() or ""):
+            found.append(
+                "the CPU's governor is powersave: sudo cpupower frequency-set -g performance"
+            )
+    return found
+
+
+def busy_gpu(device: torch.device) -> list[str]:
+    """The same of a GPU."""
+    card, found = Card(device), []
+    facts, state, others = card.facts(), card.state() or {}, card.others() or []
+    for other in others:
+        mib = "memory" if other["mib"] is None else f"{other['mib']} MiB"
+        who = f"{other['name'] or 'a process out of sight'} (pid {other['pid']})"
+        found.append(f"{who} holds {mib} of {device}: end it, or choose another GPU")
+    used = ((card.used_bytes() or 0) - (card.own_bytes() or 0)) // MIB
+    if not others and used > TAKEN_MIB:
+        found.append(f"{used} MiB of {device} are taken already: find out by whom with nvidia-smi")
+    utilization = state.get("gpu_utilization_percent") or 0
+    if utilization > BUSY_GPU_PERCENT:
+        found.append(f"{device} is {utilization} % busy: wait until it is idle")
+    if reasons := card.throttled():
+        found.append(
+            f"{device} is slowed down ({', '.join(reasons)}): "
+            "let it cool, look at its fans and its power supply"
+        )
+    limit, default = facts.get("power_limit_w"), facts.get("power_limit_default_w")
+    if limit is not None and default is not None and limit < default:
+        found.append(
+            f"{device} is limited to {limit:g} of {default:g} W: sudo nvidia-smi -pl {default:g}"
+        )
+    return found
+
+
+def on_battery() -> bool:
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return battery is not None and battery.power_plugged is False
+
+
+class Others:
+    """Cores that everything but our own children kept busy, on average since it was made.
+
+    A second process is enough to make a decode on a CPU many times slower, so a record says
+    what else the machine did.
+    """
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._ours = time.monotonic(), *self._seconds()
+
+    def cores(self) -> float:
+        busy, ours = self._seconds()
+        passed = time.monotonic() - self._began
+        return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(passed, 1e-9)
+
+    @staticmethod
+    def _seconds() -> tuple[float, float]:
+        """CPU seconds of the machine and of our ended children, so far."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return sum(times[:8]) - idle, children.ru_utime + children.ru_stime
+
+
+def oom_kills() -> int:
+    """Processes that Linux has killed for want of memory so far; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def git() -> dict[str, Any]:
+    """Commit of the project and whether the tree was changed since, but for what runs and
+    documents leave in it; None outside a checkout."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    code = [".", ":!results", ":!docs", ":!plots", ":!*.md"]
+    status = ask("status", "--porcelain", "--untracked-files=no", "--", *code)
+    return {
+        "commit": ask("rev-parse", "HEAD"),
+        "dirty": bool(status) if status is not None else None,
+    }
+
+
+def commit_of(found: Mapping[str, Any]) -> str:
+    """In short, of an environment or a record."""
+    return (found.get("commit") or "unknown")[:9] + (" + changes" if found.get("dirty") else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

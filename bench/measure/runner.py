@@ -1,0 +1,291 @@
+"""Cases to records: each in a process of its own, whatever becomes of the one before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bench.measure import machine, tracing
+from bench.measure.devices import check_devices, check_weights
+from bench.measure.machine import now
+from bench.measure.timing import Effort
+from bench.methods.sources import hashes_of
+from bench.predict.prediction import predict
+from bench.predict.shares import START_UP_FLOPS
+from bench.study.cases import Case
+from bench.study.errors import UsageError
+from bench.study.experiment import Sweep
+from bench.study.folders import ROOT
+from bench.study.records import SCHEMA, RunFolder
+from bench.study.storage import Record
+
+GIB = 2**30
+
+
+def run(
+    sweep: Sweep,
+    path: Path,
+    env: dict[str, Any],
+    console: Console,
+    resume: bool = False,
+    download: bool = False,
+    keep: dict[str, Path] | None = None,
+) -> list[Record]:
+    """Runs what is not done yet and returns the records of the whole run.
+
+    keep: of the only case, what `tracing` writes, and into which folder.
+    """
+    check_devices(sweep.cases)
+    check_weights(sweep.cases)
+    tracing.prepare(keep or {}, sweep.cases)
+    folder = RunFolder(path, described(sweep), env, resume)
+    try:
+        todo = left_to_do(sweep, folder.records)
+        if folder.records:
+            total = len(sweep.cases) * sweep.experiment.rounds
+            console.print(f"{len(folder.records)} of {total} measurements were done before")
+        if todo:
+            devices = dict.fromkeys(case.device for _, case in todo)
+            for line in machine.busy(*map(torch.device, devices)):
+                console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+        lost: set[str] = set()  # what failed once is not tried in further rounds
+        with Watch(console, todo) as watch:
+            for round_, case in todo:
+                if case.key in lost:
+                    watch.leaves_out(case)
+                    continue
+                watch.starts(case)
+                kept = keep if round_ == 1 else None
+                record = run_case(case, sweep, folder.path, env, download, round_, kept)
+                folder.append(record)
+                watch.done(case, record)
+                if record["status"] != "ok":
+                    lost.add(case.key)
+        return folder.records
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped; {len(folder.records)} records are in {path}, --resume goes on from there"
+        )
+        raise
+    finally:
+        folder.close()
+
+
+def described(sweep: Sweep) -> dict[str, Any]:
+    """What a run's `run.json` says."""
+    return {
+        "name": sweep.name,
+        "started_at": now(),
+        "device": sweep.device,
+        "cases": [case.key for case in sweep.cases],
+        "experiment": sweep.experiment.model_dump(mode="json"),
+    }
+
+
+def left_to_do(sweep: Sweep, records: list[Record]) -> list[tuple[int, Case]]:
+    """(round, case) of what was not measured yet.
+
+    Every other round goes backwards: a machine that slows down steadily then treats the cases
+    alike.
+    """
+    done = {(record["key"], record["round"]) for record in records}
+    failed = {record["key"] for record in records if record["status"] != "ok"}
+    return [
+        (round_, case)
+        for round_ in range(1, sweep.experiment.rounds + 1)
+        for case in (sweep.cases if round_ % 2 else reversed(sweep.cases))
+        if case.key not in failed and (case.key, round_) not in done
+    ]
+
+
+def run_case(
+    case: Case,
+    sweep: Sweep,
+    folder: Path,
+    env: dict[str, Any],
+    download: bool = False,
+    round_: int = 1,
+    keep: dict[str, Path] | None = None,
+) -> Record:
+    """The record of one case in one round, whatever happens to its process."""
+    experiment, predicted = sweep.experiment, predict(case)
+    other = sweep.baseline_case(case) if experiment.paired else None
+    job = {
+        "case": case.model_dump(),
+        "effort": {f.name: getattr(experiment, f.name) for f in fields(Effort)},
+        "stream_seconds": experiment.stream_seconds,
+        "paired_with": other.model_dump() if other and other != case else None,
+        "download": download,
+        "keep": {k: str(tracing.file_of(k, to, case)) for k, to in (keep or {}).items()},
+    }
+    began, started_at = time.monotonic(), now()
+    others, kills = machine.Others(), machine.oom_kills()
+    result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}-{round_}.log")
+    if result["status"] == "killed":
+        result["status"] = "oom" if machine.oom_kills() > kills else "error"
+    if result["status"] == "oom":
+        need = f"needs at least {predicted.need_bytes / GIB:.1f} GiB for weights and KV cache"
+        result["reason"] = "; ".join(filter(None, [result.get("reason"), need]))
+    load, took = round(others.cores(), 3), round(time.monotonic() - began, 3)
+    if result["status"] == "ok" and (hashes := hashes_of(case)):
+        result["weights_sha256"] = hashes
+    return as_record(case, sweep, env, round_, result, load, started_at, took)
+
+
+def as_record(
+    case: Case,
+    sweep: Sweep,
+    env: dict[str, Any],
+    round_: int,
+    result: dict[str, Any],
+    other_load_cores: float | None,
+    started_at: str,
+    duration_s: float,
+) -> Record:
+    """What is kept of a case's result, or of why there is none."""
+    return {
+        "schema": SCHEMA,
+        "key": case.key,
+        "round": round_,
+        "experiment": sweep.name,
+        "method": case.label,
+        "batch_size": case.batch_size,
+        "stack": case.stack,
+        "precision": case.precision,
+        "device": case.device,
+        "weights": case.weights,
+        "steps": case.steps,
+        "case": case.model_dump(),
+        "paper_row": sweep.paper_rows.get(case.key),
+        "baseline": sweep.baseline_of(case.model_dump()),
+        "reason": None,
+        **result,
+        "predicted": predict(case).figures(),
+        "machine": env["machine"],
+        "commit": env["commit"],
+        "dirty": env["dirty"],
+        "torch": env["packages"]["torch"],
+        "other_load_cores": other_load_cores,
+        "started_at": started_at,
+        "duration_s": duration_s,
+    }
+
+
+def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, Any]:
+    """Runs `bench.measure.child`; its result, or a status and the reason why there is none."""
+    root = str(ROOT)
+    environ = {
+        **machine.CHILD_ENVIRON,
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+    }
+    try:
+        errors = open(log, "wb")  # noqa: SIM115
+    except OSError as e:
+        raise UsageError(f"{log}: cannot be written ({e.strerror})") from None
+    with errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "bench.measure.child", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environ,
+            start_new_session=True,  # Ctrl-C is for the runner, which ends the child
+        )
+        try:
+            output, _ = child.communicate(json.dumps(job).encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return {"status": "timeout", "reason": f"took longer than {timeout_s:g} s"}
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+    try:
+        return json.loads(output)
+    except ValueError:
+        if child.returncode == -signal.SIGKILL:
+            return {"status": "killed", "reason": "killed by SIGKILL"}
+        return {"status": "error", "reason": f"crashed: {how_it_ended(child.returncode, log)}"}
+
+
+def how_it_ended(returncode: int, log: Path) -> str:
+    if returncode < 0:
+        return signal.Signals(-returncode).name
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"exit {returncode}" + (f", {lines[-1]}" if lines else "")
+
+
+class Watch:
+    """Progress: a live bar with time left on a terminal, a line for each case otherwise."""
+
+    def __init__(self, console: Console, todo: list[tuple[int, Case]]) -> None:
+        self.console = console
+        self.total = len(todo)
+        self.finished = 0
+        self.work = {case.key: sum(predict(case).flops) + START_UP_FLOPS for _, case in todo}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        total = sum(self.work[case.key] for _, case in todo)
+        self.task = self.progress.add_task("", total=total, count="")
+
+    def __enter__(self) -> Watch:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def starts(self, case: Case) -> None:
+        count = f"{self.finished + 1}/{self.total}"
+        self.progress.update(self.task, description=case.label, count=count)
+
+    def leaves_out(self, case: Case) -> None:
+        self.finished += 1
+        self.progress.update(self.task, advance=self.work[case.key])
+
+    def done(self, case: Case, record: Record) -> None:
+        self.leaves_out(case)
+        self.console.print(
+            f"[{self.finished}/{self.total}] {in_words(case)}: {outcome(record)}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def in_words(case: Case) -> str:
+    how = f"batch {case.batch_size}, {case.stack} {case.precision}, {case.device}"
+    return f"{case.label}, {how}"
+
+
+def outcome(record: Record) -> str:
+    """What became of a case, in a few words."""
+    if record["status"] != "ok":
+        return f"{record['status'].upper()} ({record['reason']})"
+    latency = statistics.median(record["samples"]["latency_s"])
+    busy = " (machine busy)" if (record["other_load_cores"] or 0) > machine.BUSY_CORES else ""
+    return f"{latency:.3g} s, {record['memory']['total_mib']:.0f} MiB{busy}"

@@ -1,0 +1,276 @@
+"""Latency of a decode, in all and by scale; two decodes in turn; a stream of batches.
+
+The decode knows nothing of the timer: it calls `on_scale`, which here notes the time.  On a
+GPU that is an event in the stream, so nothing waits between scales; elsewhere it is the
+monotonic clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from bench.measure.card import Card
+from codevar.decode import OnScale
+
+Run = Callable[[OnScale], object]
+ENERGY_S = 2.0
+
+
+class Marks:
+    """Seconds between the scales of one decode."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._marks: list = []
+
+    def __call__(self, k: int) -> None:
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def wait(self, i: int) -> None:
+        """Until what was queued before mark `i` is done."""
+        if self.device.type == "cuda":
+            self._marks[i].synchronize()
+
+    def seconds(self) -> list[float]:
+        """One figure between every two marks."""
+        pairs = itertools.pairwise(self._marks)
+        if self.device.type == "cuda":
+            self._marks[-1].synchronize()
+            return [a.elapsed_time(b) / 1000 for a, b in pairs]
+        return [b - a for a, b in pairs]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Warm-up: at least `warmup` decodes, and until one is no faster than the one before.
+    Sampling: at least `samples` decodes, and until the 95 % interval of their median is within
+    `target` of it, or has stopped narrowing; but no longer than `max_seconds` each.
+    """
+
+    warmup: int
+    samples: int
+    target: float
+    max_seconds: float
+
+
+@dataclass
+class Samples:
+    """Raw samples of one process; every statistic is computed by who reads them.
+
+    latency_s: the whole decode without the VQVAE.  scale_latency_s: by scale, or a baseline's by
+    step, a list for each sample; of a case that runs few of its steps latency_s is their sum,
+    each times the steps it stands for.  vqvae_latency_s: of the VQVAE's decoder.
+    warmup_latency_s: decodes not counted; steady: whether they had settled when the time for
+    them was over.  discarded_latency_s: samples during which the GPU throttled, `discarded_for`
+    their reasons.  energy_j: what the GPU used from the first sample to the last, the discarded
+    and the gaps between them included; None where not all steps run, where the counter is not
+    to be had or, as it moves in steps of up to 100 ms,
+    ran for less than ENERGY_S.  stopped_by: what ended the sampling: "target", "noise" or "time".
+    """
+
+    warmup_latency_s: list[float] = field(default_factory=list)
+    steady: bool = False
+    latency_s: list[float] = field(default_factory=list)
+    scale_latency_s: list[list[float]] = field(default_factory=list)
+    vqvae_latency_s: list[float] = field(default_factory=list)
+    discarded_latency_s: list[float] = field(default_factory=list)
+    discarded_for: list[str] = field(default_factory=list)
+    energy_j: float | None = None
+    stopped_by: str = ""
+
+
+@dataclass
+class Paired:
+    """Latencies of a case and of its baseline, taken in turn in one process: pair by pair, so
+    that a drifting machine cancels out of their ratio.  discarded: pairs during which the GPU
+    throttled."""
+
+    latency_s: list[float] = field(default_factory=list)
+    baseline_latency_s: list[float] = field(default_factory=list)
+    discarded: int = 0
+    stopped_by: str = ""
+
+
+@dataclass
+class Stream:
+    """Batches back to back, VQVAE included.  batch_s: from the end of one to that of the next."""
+
+    batch_s: list[float] = field(default_factory=list)
+
+
+def once(run: Run, device: torch.device) -> list[float]:
+    """Seconds by scale of one decode."""
+    marks = Marks(device)
+    run(marks)
+    return marks.seconds()
+
+
+def sample(
+    run: Run,
+    decode_images: Callable[[], object],
+    device: torch.device,
+    effort: Effort,
+    card: Card,
+    stands_for: Sequence[int] = (),
+) -> Samples:
+    """Warms up, then decodes until the effort says it is enough.
+
+    stands_for: how many steps each step that runs stands for, if not all run.
+    """
+
+    def whole(by_step: list[float]) -> float:
+        if not stands_for:
+            return sum(by_step)
+        return sum(n * seconds for n, seconds in zip(stands_for, by_step, strict=True))
+
+    taken = Samples()
+    clock = Budget(effort.max_seconds)
+    while not (is_warm(taken.warmup_latency_s, effort.warmup) or clock.is_over()):
+        taken.warmup_latency_s.append(whole(once(run, device)))
+    taken.steady = is_warm(taken.warmup_latency_s, effort.warmup)
+
+    clock, widths, before = Budget(effort.max_seconds), [], card.energy_j()
+    card.throttled()
+    while not taken.stopped_by:
+        by_scale = once(run, device)
+        if reasons := card.throttled():
+            taken.discarded_latency_s.append(whole(by_scale))
+            taken.discarded_for = sorted({*taken.discarded_for, *reasons})
+            taken.stopped_by = "time" if clock.is_over() else ""
+            continue
+        taken.latency_s.append(whole(by_scale))
+        taken.scale_latency_s.append(by_scale)
+        widths.append(relative_width(taken.latency_s))
+        taken.stopped_by = enough(widths, effort, clock)
+    after = card.energy_j()
+    long_enough = clock.spent() > ENERGY_S and not stands_for
+    if before is not None and after is not None and long_enough:
+        taken.energy_j = after - before
+
+    def images(mark: OnScale) -> None:
+        mark(0)
+        decode_images()
+        mark(1)
+
+    if effort.warmup > 0:
+        once(images, device)
+    clock = Budget(effort.max_seconds / 2)
+    while len(taken.vqvae_latency_s) < len(taken.latency_s) and not (
+        taken.vqvae_latency_s and clock.is_over()
+    ):
+        taken.vqvae_latency_s += once(images, device)
+    return taken
+
+
+def paired(baseline: Run, run: Run, device: torch.device, effort: Effort, card: Card) -> Paired:
+    """Both in turn, A B B A, until the median of their ratio is known as well as the effort asks.
+
+    Both must have run before.  Turns end as often after one as after the other, as a machine that
+    drifts favours the same one of A B each time.
+    """
+    taken = Paired()
+    ratios: list[float] = []
+    widths: list[float] = []
+    for _ in range(effort.warmup):
+        once(baseline, device)
+        once(run, device)
+    clock = Budget(2 * effort.max_seconds)
+    card.throttled()
+    while not taken.stopped_by:
+        order = (run, baseline) if len(ratios) % 2 else (baseline, run)
+        seconds = {which: sum(once(which, device)) for which in order}
+        if card.throttled():
+            taken.discarded += 1
+            taken.stopped_by = "time" if clock.is_over() else ""
+            continue
+        taken.latency_s.append(seconds[run])
+        taken.baseline_latency_s.append(seconds[baseline])
+        ratios.append(seconds[baseline] / seconds[run])
+        widths.append(relative_width(ratios))
+        if len(ratios) % 2 == 0:
+            taken.stopped_by = enough(widths, effort, clock)
+    return taken
+
+
+def stream(batch: Callable[[int], object], device: torch.device, seconds: float) -> Stream:
+    """Sustained throughput: batch 0, 1, 2, ... without a pause for that many seconds.
+
+    On a GPU the next batch is launched while one still runs, as a server would; two at most are
+    in flight, or the host would run ahead of the card without end.
+    """
+    taken, clock, marks = Stream(), Budget(seconds), Marks(device)
+    batch(0)
+    marks(0)
+    for i in itertools.count(1):
+        batch(i)
+        marks(i)
+        marks.wait(i - 1)
+        if clock.is_over():
+            break
+    taken.batch_s = marks.seconds()
+    return taken
+
+
+class Budget:
+    """Seconds that may pass."""
+
+    def __init__(self, seconds: float) -> None:
+        self.began, self.seconds = time.perf_counter(), seconds
+
+    def spent(self) -> float:
+        return time.perf_counter() - self.began
+
+    def is_over(self) -> bool:
+        return self.spent() >= self.seconds
+
+
+def is_warm(latencies: list[float], least: int) -> bool:
+    """Whether the last warm-up was not clearly faster than the one before; 0 asks for none."""
+    if least == 0:
+        return True
+    return len(latencies) >= max(least, 2) and latencies[-1] > 0.95 * latencies[-2]
+
+
+def enough(widths: list[float], effort: Effort, clock: Budget) -> str:
+    """What ends the sampling, or "".
+
+    widths: after each sample, the relative width of the median's interval.
+    """
+    if len(widths) >= effort.samples and widths[-1] <= 2 * effort.target:
+        return "target"
+    window = 12  # NVBench's idea: more samples no longer help
+    if len(widths) >= max(effort.samples, 2 * window):
+        before, now = widths[-2 * window : -window], widths[-window:]
+        if statistics.median(now) > 0.98 * statistics.median(before):
+            return "noise"
+    return "time" if clock.is_over() else ""
+
+
+def relative_width(samples: list[float]) -> float:
+    """Width of the median's 95 % interval over the median; infinite below six samples."""
+    low, high = median_interval(samples)
+    return (high - low) / statistics.median(samples)
+
+
+def median_interval(samples: list[float]) -> tuple[float, float]:
+    """95 % interval of the median from order statistics: no assumption but independence."""
+    n, ordered, below, k = len(samples), sorted(samples), 0.0, 0
+    if n < 6:
+        return -math.inf, math.inf
+    while (below := below + math.comb(n, k) / 2**n) <= 0.025:
+        k += 1
+    return ordered[k - 1], ordered[n - k]

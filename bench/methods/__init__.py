@@ -1,0 +1,1 @@
+"""A case made runnable: its models loaded, and the baselines."""

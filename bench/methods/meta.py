@@ -1,0 +1,53 @@
+"""A case's models by their shapes alone: on the meta device, without weights."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from bench.study.cases import Case, VARCase, _mini_config
+from bench.study.errors import UsageError
+from codevar import VAR, VARConfig, VQVAEConfig, checkpoints
+from codevar.checkpoints import SHIPPED
+from codevar.plan import Plan
+from codevar.stacks import Stack, stack
+
+
+def meta_plan(case: Case) -> Plan:
+    """The case's plan on models without weights, for what shapes alone tell; ready for its stack
+    as they are in a decode."""
+    assert isinstance(case, VARCase)
+    how = stack(case.stack, case.precision, case.attention)
+    return case.plan(*_meta_models(configs(case), how, case.device.partition(":")[0]))
+
+
+def configs(case: VARCase) -> tuple[VARConfig, ...]:
+    """Sizes of the case's models.  Raises UsageError where a file of theirs is not there."""
+    if case.in_mini_world:
+        try:
+            found = tuple(map(_mini_config, case.model_names()))
+        except checkpoints.CheckpointError as e:
+            told = ", ".join(SHIPPED)
+            raise UsageError(f"{case.label}, {case.weights}: {e}; there are {told}") from None
+        for config, depth in zip(found, case.depths, strict=True):
+            if config.depth != depth:
+                raise UsageError(f"depth must be {config.depth}, not {depth}: {case.weights}")
+        return found
+    return tuple(map(VARConfig.published, case.depths))
+
+
+@functools.cache
+def vqvae_config(case: VARCase) -> VQVAEConfig:
+    """Sizes of the case's VQVAE, at the pyramid of its models."""
+    if case.in_mini_world:
+        return checkpoints.vqvae_config(case.vqvae_name)
+    return VQVAEConfig(patch_sizes=checkpoints.patch_sizes_of(case.depth))
+
+
+@functools.cache
+def _meta_models(sizes: tuple[VARConfig, ...], how: Stack, device: str) -> tuple[VAR, ...]:
+    """Remembered, since models take a while to lay out; plans only read them."""
+    with torch.device("meta"):
+        models = [VAR(config).to(how.weights) for config in sizes]
+    return tuple(how.prepare(model, device) for model in models)

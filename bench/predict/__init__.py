@@ -1,0 +1,1 @@
+"""What shapes alone say: FLOPs, bytes, memory, floors."""

@@ -1,0 +1,106 @@
+"""What a decode will hold in memory, from the decode itself on tensors that have no data.
+
+The real loop runs, with every operator it calls, on fake tensors: they have shapes and lifetimes
+but no memory.  What is alive after each operator is the prediction, so no formula has to follow
+the code.  Scratch inside an operator is not seen: on a CPU there is next to none but in attention
+with AMX, which is told, on a GPU sort and top-k of 4096 codes work in place and attention is by
+tiles.
+
+Two things make it quick.  On a GPU one decode tells every batch size: it is run with PRIME images,
+and a storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU work is
+done in parts of so many images, so each batch size is run as it is.)  And a model's layers are
+alike and run one after the other, so only the last of a pass is computed; the others just keep
+what they would have kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import cast
+
+import torch
+from torch import nn
+
+from bench.methods import baselines
+from bench.methods.meta import meta_plan
+from bench.predict.simulate import PRIME, Footprint, watched
+from bench.study.cases import Baseline, Case, VARCase, make_case
+from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
+from codevar.cache import StaticCache
+from codevar.decode import OnScale, generate
+from codevar.plan import Plan
+from codevar.stacks import Stack, stack
+from codevar.var import Block, Modulation, VARConfig
+
+
+def footprint(case: Case) -> Footprint:
+    """The footprint of a case, remembered; of VAR on a CPU it holds for no other batch size."""
+    kind = "cpu" if case.device == "cpu" else "cuda"
+    alone = kind == "cpu" and isinstance(case, VARCase)
+    images = case.batch_size if alone else PRIME
+    values = case.model_dump() | {"batch_size": 1, "seed": 0, "memory_limit_gib": None}
+    weights = case.weights if case.in_mini_world else "seeded"
+    return _footprint(make_case(values | {"device": kind, "weights": weights}), images)
+
+
+@functools.cache
+def _footprint(case: Case, images: int) -> Footprint:
+    if isinstance(case, Baseline):
+        return baselines.need().footprint(case)
+    assert isinstance(case, VARCase)
+    run = stack(case.stack, case.precision, case.attention)
+    plan = copy.deepcopy(meta_plan(case))  # whose models are everybody's
+    return of_plan(plan, run, PRESETS[case.sampling], case.device, images)
+
+
+def of_plan(
+    plan: Plan, run: Stack, sampling: Sampling, device: str, images: int = PRIME
+) -> Footprint:
+    """The footprint of a plan whose models are on the meta device, ready for the stack; they are
+    used up.
+
+    device: "cpu" or "cuda", which need not be there: operators and autocast differ.
+    images: PRIME for lines over the batch size; any other number for that batch alone.
+    """
+    with torch.device("meta"):
+        shared = ("vocab", "channels", "patch_sizes")
+        config = VQVAEConfig(**{name: getattr(plan.models[0].config, name) for name in shared})
+        vqvae = VQVAE(config).cast(run.weights)
+    for model in plan.models:
+        computed = {step.layers[-1] for step in plan.steps if step.model is model}
+        for layer in set(range(model.config.depth)) - computed:
+            last = cast("Block", model.blocks[max(computed)])
+            model.blocks[layer] = Keeps(model.config, run, last.writes_over_x)
+
+    def decode(on_scale: OnScale) -> object:
+        return generate(plan, vqvae, [0] * images, sampling, stack=run, on_scale=on_scale)
+
+    return watched([*plan.models, vqvae], decode, device, run.attention, images)
+
+
+class Keeps(Block):
+    """A block that computes nothing but leaves behind what another does."""
+
+    def __init__(self, config: VARConfig, run: Stack, writes_over_x: bool) -> None:
+        nn.Module.__init__(self)
+        self.config, self.run, self.writes_over_x = config, run, writes_over_x
+
+    def modulation(self, condition: torch.Tensor) -> Modulation:
+        if not self.run.condition_once:
+            return ()
+        width = 6 * self.config.width
+        return (condition.new_empty(len(condition), width, dtype=torch.float32),)
+
+    def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
+        out_BLC = x_BLC if self.writes_over_x else torch.empty_like(x_BLC)
+        if self.run.cache is StaticCache:  # there as soon as any layer writes to it
+            return out_BLC
+        B, L, C = x_BLC.shape
+        # Values are a view of queries, keys and values, which stay until the next pass joins.
+        shape = 3, B, self.config.heads, L, C // self.config.heads
+        _, key, value = x_BLC.new_empty(shape, dtype=self.run.precision).unbind()
+        if self.config.l2_norm:
+            key = torch.empty_like(key, dtype=torch.float32)
+        cache.append(layer, key, value)
+        return out_BLC

@@ -1,0 +1,254 @@
+"""A decode on tensors without data: every allocation, from shapes alone."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses import fake_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from codevar import noise
+from codevar.decode import OnScale
+from codevar.packed import has_amx
+
+aten = torch.ops.aten
+CPU_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu.default
+PRIME = 1009  # divides no width, vocabulary or number of tokens
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes above the weights, by scale, as lines over the batch size.
+
+    peaks: for each scale, (n, 2): the candidates for its peak, as (constant, per image).
+    live: for each scale, (2,): what is left after it.
+    """
+
+    peaks: tuple[np.ndarray, ...]
+    live: tuple[np.ndarray, ...]
+
+    def peak_bytes(self, batch_size: int) -> tuple[int, ...]:
+        """The most that is alive at once, by scale."""
+        return tuple(int((lines @ [1, batch_size]).max()) for lines in self.peaks)
+
+    def live_bytes(self, batch_size: int) -> tuple[int, ...]:
+        """What is alive after each scale."""
+        return tuple(int(line @ [1, batch_size]) for line in self.live)
+
+
+def watched(
+    networks: Sequence[nn.Module],
+    decode: Callable[[OnScale], object],
+    device: str,
+    attention: str,
+    images: int = PRIME,
+) -> Footprint:
+    """The footprint of a decode of so many images, whose networks are on the meta device."""
+    ledger = Ledger(images)
+    with interrupts_wait(), simulated(device, attention):
+        for network in networks:
+            ledger.leave_out(fill(network, device))
+        with ledger:
+            decode(ledger.on_scale)
+    return Footprint(tuple(np.unique(p, axis=0) for p in ledger.peaks), tuple(ledger.left))
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C counts at the end of the block: in a weak reference's callback, of which fake tensors
+    have many, an exception is lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
+def fill(model: nn.Module, device: str) -> nn.Module:
+    """The model with fake weights in the place of none."""
+    weights = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+@contextmanager
+def simulated(device: str, attention: str) -> Iterator[None]:
+    """Fake tensors; and of a GPU, which need not be there, its autocast, generator, attention."""
+    patches: dict[str, Any] = {
+        "codevar.packed.pieces": first_piece,
+        "codevar.packed.rounded_off": lambda x, y, weight, bias: torch.empty_like(y),
+        "codevar.decode.slices": lambda length, step: [slice(0, step)],
+        "codevar.noise.chunks": lambda x: [x.view(-1)[: noise.CHUNK]],
+    }
+    if device == "cuda":
+        patches = {
+            "torch.cuda.amp.common.amp_definitely_not_available": mock.Mock(return_value=False),
+            "torch.cuda.is_bf16_supported": mock.Mock(return_value=True),
+            "torch.Generator": mock.Mock(return_value=torch.Generator()),
+            "torch.Tensor.pin_memory": lambda tensor: tensor,
+            # torch 2.9 does not know its shape.
+            "codevar.unrounded.product": lambda x, w: x.new_empty(
+                len(x), len(w), dtype=torch.float32
+            ),
+        }
+        # Or a GPU that is there would get a context, and lose half a GiB to one who only predicts.
+        if hasattr(fake_tensor, "init_gpu_context"):
+            patches["torch._subclasses.fake_tensor.init_gpu_context"] = lambda device: None
+        if attention != "math":
+            patches["codevar.var.Attention.attend"] = staticmethod(attention_on_gpu)
+            patches["torch.nn.functional.scaled_dot_product_attention"] = attention_on_gpu
+        if not torch.cuda.is_available() and not hasattr(torch._C, "_ensureCUDADeviceGuardSet"):
+            patches["torch.Tensor.__getitem__"] = getitem
+            patches["torch.Tensor.__setitem__"] = setitem
+            patches["torch.Tensor.contiguous"] = contiguous
+            patches["torch.Tensor.copy_"] = copy_into
+            backend = torch._C._ConvBackend.Cudnn  # type: ignore[attr-defined]
+            patches["torch._C._select_conv_backend"] = lambda **_: backend
+    with ExitStack() as entered:
+        entered.enter_context(torch.compiler.set_stance("force_eager"))
+        for name, stand_in in patches.items():
+            entered.enter_context(mock.patch(name, stand_in))
+        entered.enter_context(fake_tensor.FakeTensorMode(allow_non_fake_inputs=True))
+        yield
+
+
+def first_piece(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Of `codevar.packed.pieces`; the others hold the same, after it.  So do chunks of noise."""
+    yield tuple(tensor[:rows] for tensor in tensors)
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of the storages that operators made and that are still alive."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+        self.now = np.zeros(2, np.int64)  # constant, per image
+        self.events: list[np.ndarray] = []
+        self.peaks: list[np.ndarray] = []
+        self.left: list[np.ndarray] = []
+        self._known: dict[int, Any] = {}
+
+    def leave_out(self, model: nn.Module) -> None:
+        """Weights are not what a decode adds."""
+        for weight in model.parameters():
+            storage = weight.untyped_storage()
+            self._known[id(storage)] = storage
+
+    def on_scale(self, k: int) -> None:
+        if k > 0:
+            self.peaks.append(np.array(self.events))
+            self.left.append(self.now.copy())
+        self.events = [self.now.copy()]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        # Fake tensors have no values: a check of the labels finds nothing wrong, a draw draws
+        # nothing.
+        if func is aten._local_scalar_dense.default:
+            return 0
+        if func in (aten.exponential_.default, aten.uniform_.default):
+            return args[0]
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.born(tensor.untyped_storage())
+        scratch = repacked(*args) if func is CPU_ATTENTION else 0
+        self.events.append(self.now + self.split(scratch))
+        return out
+
+    def born(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), self.split(storage.nbytes())
+        if key not in self._known:
+            self._known[key] = weakref.ref(storage, lambda _: self.died(key, size))
+            self.now += size
+
+    def died(self, key: int, size: np.ndarray) -> None:
+        del self._known[key]
+        self.now -= size
+
+    def split(self, nbytes: int) -> np.ndarray:
+        """(constant, per image) of a storage."""
+        grows = self.images == PRIME and nbytes % PRIME == 0
+        return np.array([0, nbytes // PRIME] if grows else [nbytes, 0])
+
+
+def repacked(query, key, value, *_) -> int:
+    """Bytes of the keys and values that torch's attention lays out anew for AMX (torch 2.15: from
+    64 queries and keys on)."""
+    tokens = min(query.shape[2], key.shape[2])
+    if query.dtype != torch.bfloat16 or not has_amx() or tokens < 64:
+        return 0
+    return key.nbytes + value.nbytes
+
+
+def attention_on_gpu(query, key, value, attn_mask=None, scale=None, **_):
+    """Torch's attention by the kernel a GPU takes: flash for half precision without
+    a mask, else the memory-efficient one.  What is left out (causal or not) needs no memory."""
+    if attn_mask is None and query.dtype != torch.float32:
+        return aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[0]
+    if attn_mask is not None:
+        n, past = attn_mask.shape
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
+            attn_mask.logical_not(), -torch.inf
+        )
+        attn_mask = attn_mask.expand(*query.shape[:2], n, past)
+    attend = aten._scaled_dot_product_efficient_attention
+    return attend(query, key, value, attn_mask, compute_log_sumexp=False, scale=scale)[0]
+
+
+def getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+    """Indexing by the operators that it stands for: up to torch 2.9 its own asks CUDA's driver to
+    change devices, which is not there."""
+    wanted = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in wanted:
+        at = wanted.index(Ellipsis)
+        given = sum(i is not None for i in wanted) - 1
+        wanted[at : at + 1] = [slice(None)] * (tensor.dim() - given)
+    dim = 0
+    for i in wanted:
+        match i:
+            case None:
+                tensor, dim = aten.unsqueeze(tensor, dim), dim + 1
+            case int():
+                tensor = aten.select(tensor, dim, i)
+            case slice():
+                first, last, step = i.indices(tensor.shape[dim])
+                tensor, dim = aten.slice(tensor, dim, first, last, step), dim + 1
+            case _:
+                tensor, dim = aten.index_select(tensor, dim, i), dim + 1
+    return tensor
+
+
+def copy_into(
+    tensor: torch.Tensor, other: torch.Tensor, non_blocking: bool = False
+) -> torch.Tensor:
+    """The same for `copy_`, and for the next two."""
+    return aten.copy_(tensor, other)
+
+
+def contiguous(tensor: torch.Tensor, memory_format: Any = torch.contiguous_format) -> torch.Tensor:
+    return aten.contiguous(tensor, memory_format=memory_format)
+
+
+def setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
+    aten.copy_(getitem(tensor, index), value)

@@ -1,0 +1,147 @@
+"""Experiments from nothing to their tables: sampled, evaluated, measured for speed.
+
+    samples/SET/          a sample set for each case
+    evaluations.jsonl     FID, IS, precision, recall of each set
+    records.jsonl, ...    speed and memory, as `bench.py run` leaves them
+
+Of several experiments each has a folder of its own for the last, and all share the first two: a
+case that several have is sampled and evaluated once.  Each part goes on with what the folder has
+of it, so a run that was stopped is just run again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.methods.meta import configs, vqvae_config
+from bench.methods.sources import source_of
+from bench.quality import evaluate, sampling
+from bench.quality.evaluate import FRECHET, METRICS, enough_for_halves
+from bench.quality.features import Extractor
+from bench.quality.images import ImageSet, open_images
+from bench.quality.reference import Reference, open_reference
+from bench.quality.sample_set import SampleSet
+from bench.quality.wanted import sets_of
+from bench.quality.watch import Watch
+from bench.study import evaluations
+from bench.study.cases import VARCase
+from bench.study.errors import UsageError
+from codevar import checkpoints
+
+SAMPLES = "samples"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How quality is measured.
+
+    per_class: images of each class.  batch_size: of sampling and of the extractor.
+    reference: REF, as `bench.py eval` takes it.  bootstrap: halves for intervals; 0 for none.
+    """
+
+    reference: str
+    per_class: int
+    batch_size: int
+    bootstrap: int
+
+
+def quality(
+    cases: Sequence[VARCase],
+    samples: Path,
+    folder: Path,
+    protocol: Protocol,
+    extractor: Extractor,
+    cache: Path,
+    env: dict[str, Any],
+    watch: Watch,
+    download: bool = False,
+) -> None:
+    """Samples every case that makes images of its own, into a folder in `samples`, and evaluates
+    it, into `folder`.
+
+    Raises UsageError before anything is sampled for random weights and for what so many images
+    cannot give; and for what stops it later, when what is done by then is kept.
+    """
+    if random := [case.label for case in cases if case.weights == "seeded"]:
+        raise UsageError(
+            f"{random[0]}: random weights have no quality; --set weights=mini or published"
+        )
+    wanted = sets_of(cases, protocol.per_class, "npz", protocol.batch_size)
+    for one in wanted.values():
+        check(one.case, protocol, extractor)
+    for name, one in wanted.items():
+        home = samples / name
+        made = sampling.sample(one, home, env, watch, resume=True, download=download)
+        images = open_images(home)
+        held = open_reference(protocol.reference, images.size)
+        if evaluated(folder, made, held, extractor, protocol.bootstrap):
+            continue
+        record, _ = evaluate.evaluate(
+            images, held, extractor, None, protocol.bootstrap, cache, protocol.batch_size
+        )
+        evaluations.append(folder, record)
+        figures = record["metrics"]
+        shown = [name for name in ("fid", "class_accuracy") if name in figures]
+        told = ", ".join(f"{name} {figures[name]:.4g}" for name in shown)
+        watch.say(f"{made.manifest['label']}: {told}")
+
+
+def check(case: VARCase, protocol: Protocol, extractor: Extractor) -> None:
+    """Raises UsageError if so many images, or the reference, cannot give every figure."""
+    classes, side = sizes(case)
+    count, per_class = protocol.per_class * classes, protocol.per_class
+    labels = np.arange(count) % classes
+    samples = ImageSet(case.label, count, (side, side), lambda: iter(()), labels)
+    held = open_reference(protocol.reference, samples.size)
+    names, _ = evaluate.chosen(samples, held, extractor, None)
+    of_fids = [extractor.widths[METRICS[name]] for name in names if name in FRECHET]
+    width = max(of_fids, default=0)
+    least = enough_for_halves(width) if protocol.bootstrap else width + 1
+    if count < least:
+        what = "a FID and its interval" if protocol.bootstrap else "a FID"
+        raise UsageError(
+            f"--per-class {per_class}: {count} images of {case.label} are too few for {what} over "
+            f"{width} features, which need {least}: --per-class {math.ceil(least / classes)}"
+        )
+    evaluate.check_counts(samples, held, extractor, names, protocol.bootstrap)
+
+
+def sizes(case: VARCase) -> tuple[int, int]:
+    """Classes of the case's models and the side of their images, by files' shapes alone.
+
+    Raises UsageError for a file that is not there or none of a model.
+    """
+    model, vqvae = configs(case)[0], vqvae_config(case)
+    source = str(source_of(case, case.model_names()[0]))
+    try:
+        if Path(source).suffix:  # a file of one's own, not a name
+            model = checkpoints.var_config(source)
+            vqvae = checkpoints.vqvae_config(str(source_of(case, case.vqvae_name)))
+    except checkpoints.CheckpointError as e:
+        raise UsageError(str(e)) from None
+    return model.classes, model.patch_sizes[-1] * vqvae.stride
+
+
+def evaluated(
+    folder: Path, made: SampleSet, held: Reference, extractor: Extractor, bootstrap: int
+) -> bool:
+    """Whether the folder has this evaluation of the set as it is already."""
+    file, manifest = folder / evaluations.FILE, made.manifest
+    wanted = {
+        **{key: manifest[key] for key in ("case", "seed", "images", "weights_sha256")},
+        "reference": held.name,
+        "reference_images": held.images.count if held.images else None,
+        "extractor_sha256": extractor.sha256,
+        "bootstrap": bootstrap,
+    }
+    if held.sha256 is not None:  # one file may have another's name
+        wanted["reference_sha256"] = held.sha256
+    sampled_at = manifest["runs"][-1]["started_at"]
+    lines = [e for e in evaluations.read(file)[0] if e["evaluated_at"] >= sampled_at]
+    return any(wanted.items() <= line.items() for line in lines)

@@ -1,0 +1,1 @@
+"""What is asked and what is kept: cases, experiments, papers, columns, records, errors."""

@@ -1,0 +1,24 @@
+"""A user's mistake, and sizes as people write them."""
+
+from __future__ import annotations
+
+from pydantic import (
+    ByteSize,
+    TypeAdapter,
+    ValidationError,
+)
+
+
+class UsageError(ValueError):
+    """A mistake of the user's; the message is one line that says what to do."""
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a size as people write it: "16GiB", "500 MB".  Raises UsageError."""
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except (ValidationError, OverflowError):
+        size = 0
+    if size < 2**20:  # 48 is 48 bytes, and not what anybody means
+        raise UsageError(f"a size must be like 48GiB, 80GB or 500MiB, not {text!r}")
+    return size

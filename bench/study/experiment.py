@@ -1,0 +1,295 @@
+"""Experiment files: TOML whose axes multiply.
+
+title = "CoDe, Table 1"
+paper = "code_table1"                 # results/papers/code_table1.csv, and its columns
+baseline = { method = "var" }
+
+[defaults]                            # of every case
+batch_size = 64
+
+[[cases]]                             # every list is an axis
+method = "code"
+draft_steps = [9, 8, 7, 6]
+paper_row = "VAR-CoDe N={draft_steps}"
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bench.study.cases import Case, Methods, VARCase, explain, make_case, sampled
+from bench.study.errors import UsageError
+from bench.study.folders import EXPERIMENTS, PAPERS
+
+# Keys that make it another model, so that a row of the paper's no longer speaks of it: a method's
+# own, but those of how it is sampled.
+SAMPLED = {"sampling", "cfg", "top_k", "max_steps"}
+SIZES = {
+    key
+    for kind in Methods.by_name.values()
+    for key in kind.model_fields.keys() - Case.model_fields.keys() - SAMPLED
+}
+
+# How thoroughly an experiment measures.
+EFFORT = ("rounds", "warmup", "samples", "target", "max_seconds", "paired", "stream_seconds")
+
+#: What `plots` draws.
+Figure = Literal[
+    "speed",
+    "scales",
+    "memory",
+    "timeline",
+    "batch",
+    "scaling",
+    "code_figure5a",
+    "code_figure5b",
+    "code_figure5c",
+    "variant_figure5a",
+    "variant_figure5b",
+    "variant_figure5c",
+    "code_figure3a",
+    "code_figure3c",
+    "variant_figure2a",
+]
+
+
+class Experiment(BaseModel):
+    """An experiment file, checked.
+
+    baseline: keys of the case that speed-ups are over (`Sweep.baseline_of`).
+    rounds: how often the whole list of cases runs, each time in new processes and every other
+    time backwards, so that a slow drift of the machine cancels out of speed-ups.  warmup,
+    samples, target, max_seconds: `timing.Effort`, of one round.  paired: each case also takes
+    turns with its baseline in one process.  stream_seconds: of sustained throughput, none by
+    default.  timeout_s: of one process.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    title: str
+    paper: str | None = None
+    baseline: dict[str, str | int] = Field(default_factory=dict)
+    figures: list[Figure] = Field(default_factory=list)
+    rounds: int = Field(3, ge=1, le=100)
+    warmup: int = Field(1, ge=0)
+    samples: int = Field(6, ge=1)
+    target: float = Field(0.01, gt=0)
+    max_seconds: float = Field(20, gt=0)
+    paired: bool = False
+    stream_seconds: float = Field(0, ge=0)
+    timeout_s: float = Field(3600, gt=0)
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    cases: list[dict[str, Any]] = Field(min_length=1)
+
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_can_be(cls, baseline: dict[str, str | int]) -> dict[str, str | int]:
+        known = {key for kind in Methods.by_name.values() for key in kind.model_fields}
+        for key, value in baseline.items():
+            if key not in known:
+                raise ValueError(f"baseline: {key}: no such key")
+            if key == "method" and value not in Methods.by_name:
+                raise ValueError(f"baseline: method must be one of {', '.join(Methods.by_name)}")
+        return baseline
+
+    @field_validator("paper")
+    @classmethod
+    def _paper_is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in papers():
+            raise ValueError(f"paper must be one of {', '.join(papers())}, not {name}")
+        return name
+
+
+class Sweep:
+    """An experiment with its axes multiplied out.
+
+    device: what `auto` stands for.  changes: what `--set` has changed in the experiment.
+    cases: in the order of the file, each once.
+    paper_rows: by case key, the row of the paper's table that the case repeats.
+
+    Raises UsageError for a key or value that cannot be, before anything runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        experiment: Experiment,
+        where: str,
+        device: str | None = None,
+        changes: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.experiment = experiment
+        self.cases: list[Case] = []
+        self.paper_rows: dict[str, str] = {}
+        for block in experiment.cases:
+            for values in multiply({**experiment.defaults, **block}):
+                paper_row = str(values.pop("paper_row", "") or "")
+                if device and values.get("device", "auto") == "auto":
+                    values["device"] = device
+                try:
+                    case = make_case(values)
+                    row = paper_row.format(**case.model_dump()) if paper_row else None
+                except UsageError as e:
+                    axis = str(e).split()[0].rstrip(":")
+                    asked = any(change.startswith(f"{axis}=") for change in changes)
+                    raise UsageError(f"--set {e}" if asked else f"{where}: {e}") from None
+                except (KeyError, IndexError, ValueError) as e:
+                    raise UsageError(f"{where}: paper_row {paper_row!r} has no {e}") from None
+                if case not in self.cases:
+                    self.cases.append(case)
+                    if row:
+                        self.paper_rows[case.key] = row
+        if not self.cases:
+            raise UsageError(f"{where}: no case is left")
+        in_part = next((case for case in self.cases if case.in_part), None)
+        if in_part and (experiment.paired or experiment.stream_seconds):
+            raise UsageError(
+                f"{where}: {in_part.label} with max_steps makes no images; pairs and streams need "
+                f"whole decodes"
+            )
+
+    def baseline_case(self, case: Case) -> Case | None:
+        """The case that speed-ups of this one are over, which may be itself."""
+        wanted = self.baseline_of(case.model_dump())
+        if wanted is None:
+            return None
+        fits = (other for other in self.cases if wanted.items() <= other.model_dump().items())
+        return next(fits, None)
+
+    def baseline_of(self, case: dict[str, Any]) -> dict[str, Any] | None:
+        """Keys and values that the baseline of a case has: with a method among them, the first
+        such case that runs in the same way; without, the very case with these keys changed."""
+        baseline = self.experiment.baseline
+        if not baseline:
+            return None
+        way = ("batch_size", "stack", "precision", "attention", "device", "memory_limit_gib")
+        same = way if "method" in baseline else case
+        return {**{key: case[key] for key in same}, **baseline}
+
+
+def multiply(block: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the block's lists."""
+    axes = [value if isinstance(value, list) else [value] for value in block.values()]
+    return [dict(zip(block, values, strict=True)) for values in itertools.product(*axes)]
+
+
+def names() -> list[str]:
+    """The experiments that come with the project."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
+
+
+def papers() -> list[str]:
+    """The papers' tables, `results/papers/*.csv`."""
+    return sorted(path.stem for path in PAPERS.glob("*.csv"))
+
+
+def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> Sweep:
+    """An experiment by name or by path of a TOML file.
+
+    changes: "axis=value,value" each; a method's own axis changes only that method's cases,
+    `method=var,code` keeps only those methods.  device: what `auto` stands for.
+    """
+    path = Path(name) if name.endswith(".toml") else EXPERIMENTS / f"{name}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"{name}: no such folder or experiment; experiments are {', '.join(names())}"
+        )
+    try:
+        text = path.read_text()
+        raw = tomllib.loads(text)
+        experiment = Experiment.model_validate(raw)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UsageError(f"{path}: {e}") from None
+    except ValidationError as e:
+        raise UsageError(f"{path}: {explain(e, Experiment)}") from None
+    for change in changes:
+        apply(experiment, change)
+    return Sweep(path.stem, experiment, str(path), device, changes)
+
+
+def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None) -> list[VARCase]:
+    """What can be sampled of an experiment, or of one method by its name with axes set by
+    `changes`: all but the baselines, of which speed alone is measured."""
+    return sampled(_cases_of(target, changes, device), target)
+
+
+def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[Case]:
+    if target in Methods.by_name:
+        experiment = Experiment.model_validate({"title": target, "cases": [{"method": target}]})
+        for change in changes:
+            apply(experiment, change)
+        return Sweep(target, experiment, f"method {target}", device, changes).cases
+    if not target.endswith(".toml") and target not in names():
+        known = f"methods are {', '.join(Methods.by_name)}, experiments {', '.join(names())}"
+        raise UsageError(f"{target}: no such method or experiment; {known}")
+    return load(target, changes, device).cases
+
+
+def apply(experiment: Experiment, change: str) -> None:
+    """Sets one axis: `--set axis=values`."""
+    key, equals, text = change.partition("=")
+    values = parse_list(text.strip("[]")) if text else []
+    if not equals or not values:
+        raise UsageError(f"--set {change}: write axis=value or axis=value,value")
+    if key in (*EFFORT, "timeout_s"):
+        try:
+            Experiment.__pydantic_validator__.validate_assignment(experiment, key, values[0])
+        except ValidationError as e:
+            raise UsageError(f"--set {explain(e, Experiment)}") from None
+        return
+    if key == "method":
+        unknown = [v for v in values if v not in Methods.by_name]
+        if unknown:
+            known = ", ".join(Methods.by_name)
+            raise UsageError(f"--set method must be one of {known}, not {unknown[0]!r}")
+        experiment.cases = [
+            {**block, "method": kept}
+            for block in experiment.cases
+            if (kept := [m for m in _listed(block.get("method")) if m in values])
+        ]
+        if not experiment.cases:
+            raise UsageError(f"--set {change}: this experiment has no such method")
+        return
+    found = False
+    for block in experiment.cases:
+        methods = _listed(block.get("method", experiment.defaults.get("method")))
+        fields = [Methods.by_name[m].model_fields for m in methods if m in Methods.by_name]
+        if any(key in known for known in fields):
+            block[key] = values
+            found = True
+            if key in SIZES and f"{{{key}}}" not in block.get("paper_row", ""):
+                block.pop("paper_row", None)  # another model than the paper's
+    if not found:
+        axes = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
+        raise UsageError(
+            f"--set {key}: no such axis here; axes are {', '.join(axes)}; of the whole run "
+            f"{', '.join(EFFORT)}, timeout_s"
+        )
+
+
+def parse_list(text: str) -> list[Any]:
+    """Values with commas between them; one with a comma of its own is quoted."""
+    try:
+        return tomllib.loads(f"v = [{text}]")["v"]
+    except tomllib.TOMLDecodeError:
+        return [parse(part) for part in text.split(",")]
+
+
+def parse(text: str) -> Any:
+    """A number where it is one, else the text."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

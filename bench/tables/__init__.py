@@ -1,0 +1,1 @@
+"""Records to statements: frames, summaries, comparisons, the gate, advice."""

@@ -1,0 +1,357 @@
+"""Which method to take for a memory and a batch size: what fits, and the Pareto-best of it.
+
+Candidates are VAR, CoDe and VARiant as the papers have them.  Cost is measured where a run of
+this machine has it, else predicted; FID is measured or else a paper's; a column says which.
+
+FIDs of different sources are not compared: the papers sample differently (CoDe top-k 600,
+VARiant 900), and their VAR-d30 is not the same (1.95; 1.96 after VARiant's training); what was
+measured here is of another reference or network.  So a candidate is beaten only by another of
+the same source.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.figures import figure5
+from bench.predict import ceilings
+from bench.predict.ceilings import Ceilings
+from bench.predict.floor import floor_of
+from bench.predict.prediction import MIB, predict
+from bench.study.cases import Case, make_case
+from bench.study.errors import UsageError
+from bench.study.evaluations import Evaluation
+from bench.study.printing import Printed
+from bench.tables import case_rows, frames
+from bench.tables.case_rows import Row
+from bench.tables.frames import Run
+from bench.tables.links import Linked, link
+
+DEPTHS = (16, 20, 24, 30)  # of VAR
+DRAFT_STEPS = range(1, 10)  # of CoDe d30+d16
+SUBNETS, BRIDGES = (16, 8, 4, 2), range(6, 10)  # of VARiant d30; at N=10 nothing is left out
+PUBLISHED_WEIGHTS = ("published", "finetuned")
+RATE, FLOOR = "predicted", "floor"  # where a latency comes from, beside "measured"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A FID, the table it is from, and the source within which FIDs are comparable."""
+
+    fid: float
+    table: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method with what it costs; latency_s is None where nothing is known of the machine."""
+
+    case: Case
+    flops: int
+    memory_mib: float
+    memory_from: str
+    latency_s: float | None
+    latency_from: str
+    quality: Quality | None
+
+    @property
+    def cost(self) -> float:
+        """What the front trades against FID: seconds, or work if no speed is known."""
+        return self.flops if self.latency_s is None else self.latency_s
+
+    @property
+    def fid(self) -> float:
+        assert self.quality is not None
+        return self.quality.fid
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user asked for; memory in bytes."""
+
+    memory: int
+    max_fid: float | None = None
+    max_latency: float | None = None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """ranked: all that meets the limits, fastest first.  best: the Pareto-best of it.
+    unranked: fits, but nobody has measured its FID.  excluded: candidate and why."""
+
+    ranked: list[Candidate]
+    best: list[Candidate]
+    unranked: list[Candidate]
+    excluded: list[tuple[Candidate, str]]
+    chosen: str
+
+
+# Candidates
+
+
+def grid(settings: dict[str, Any]) -> list[Case]:
+    """The methods of the papers at these settings (batch size, stack, precision, device)."""
+    methods: list[dict[str, Any]] = [{"method": "var", "depth": depth} for depth in DEPTHS]
+    methods += [{"method": "code", "draft_steps": n} for n in DRAFT_STEPS]
+    methods += [
+        {"method": "variant", "subnet_depth": d, "bridge_scales": n}
+        for d, n in itertools.product(SUBNETS, BRIDGES)
+    ]
+    return [make_case({**settings, **method}) for method in methods]
+
+
+def candidates(
+    cases: Sequence[Case],
+    runs: Sequence[Run],
+    machine: str,
+    evaluations: Sequence[Evaluation] = (),
+) -> list[Candidate]:
+    """The cases with cost and FID.
+
+    runs: newest first; only those of this machine tell time and memory.  evaluations: newest
+    first, of any machine.
+    """
+    here = [run for run in runs if run.env.get("machine") == machine]
+    rows = list(itertools.chain.from_iterable(map(case_rows.rows_of, here)))
+    measured = {case: find(case, rows) for case in cases}
+    evaluated = link(cases, published(evaluations))
+    rates = [1e12 * row["tflops_predicted"] / row["latency_s"] for row in measured.values() if row]
+    top = next((c for run in here if (c := ceilings_of(run, cases[0]))), None)
+    found = []
+    for case in cases:
+        row, told = measured[case], predict(case)
+        work = sum(told.flops)
+        latency, how = None, ""
+        if row:
+            latency, how = row["latency_s"], "measured"
+        elif rates:
+            latency, how = work / statistics.median(rates), RATE
+        elif top:
+            latency, how = sum(floor_of(case, top).seconds), FLOOR
+        found.append(
+            Candidate(
+                case=case,
+                flops=work,
+                memory_mib=row["total_mib"] if row else told.total_bytes / MIB,
+                memory_from="measured" if row else "predicted",
+                latency_s=latency,
+                latency_from=how,
+                quality=measured_quality(case, evaluated) or papers_quality(case),
+            )
+        )
+    return found
+
+
+def find(case: Case, rows: Iterable[Row]) -> Row | None:
+    """The newest measured row of the case; weights, sampling and seed change no cost."""
+    same = {"weights", "sampling", "seed", "memory_limit_gib"}
+    wanted = case.model_dump(exclude=same)
+    for row in rows:
+        if "latency_s" in row and row["case"].model_dump(exclude=same) == wanted:
+            return row
+    return None
+
+
+def ceilings_of(run: Run, case: Case) -> Ceilings | None:
+    """Those that a profile of the case's device has left in the run's folder."""
+    found = ceilings.load(run.folder) if run.folder else None
+    known = found is not None and case.precision in {p.precision for p in found.products}
+    return found if found and known and found.device == case.device else None
+
+
+# FID
+
+
+def published(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Those of the papers' models: a small world's have other sizes under the same names."""
+    return [e for e in evaluations if (e["case"] or {}).get("weights") in PUBLISHED_WEIGHTS]
+
+
+def measured_quality(case: Case, evaluated: Linked) -> Quality | None:
+    """The FID that evaluations have for the method, made on any machine."""
+    found = evaluated.by_key.get(case.key)
+    if found is None or "fid" not in found.figures:
+        return None
+    return Quality(found.figures["fid"], "measured", "measured")
+
+
+def papers_quality(case: Case) -> Quality | None:
+    """The FID that a paper prints: CoDe, Table 1 (fine-tuned) and for N < 6 Table 6
+    (training-free); VARiant, Table 8 (trained)."""
+    values = case.model_dump()
+    if case.method == "variant":
+        fid = figure5.paper_fid()[values["subnet_depth"], values["bridge_scales"]]
+        return Quality(fid, "VARiant, Table 8", "VARiant")
+    name = f"VAR-d{values['depth']}"
+    if case.method == "code":
+        name = f"VAR-CoDe N={values['draft_steps']}"
+    for row in frames.paper_rows("code_table1"):
+        if row["method"] == name:
+            return Quality(float(row["fid"]), "CoDe, Table 1", "CoDe")
+    for row in frames.paper_rows("code_table6"):
+        if row["draft_steps"] == str(values.get("draft_steps")):
+            return Quality(float(row["fid"]), "CoDe, Table 6 (training-free)", "CoDe")
+    return None
+
+
+# Choosing
+
+
+def advise(found: Sequence[Candidate], limits: Limits, batch_size: int) -> Advice:
+    """What meets the limits and what of it is best.  Raises UsageError if nothing does."""
+    if limits.max_latency is not None and any(c.latency_s is None for c in found):
+        raise UsageError(
+            "--max-latency: nothing tells how fast this machine is at these settings; "
+            "`bench.py profile` measures it"
+        )
+    excluded = [(c, why) for c in found if (why := why_not(c, limits))]
+    out = [c for c, _ in excluded]
+    met = [c for c in found if c not in out]
+    ranked = sorted((c for c in met if c.quality), key=lambda c: (c.cost, c.fid))
+    unranked = [c for c in met if not c.quality]
+    if not ranked:
+        raise UsageError(nothing(found, limits, batch_size))
+    best = [c for c in ranked if not any(beats(other, c) for other in ranked)]
+    return Advice(ranked, best, unranked, excluded, choose(best, limits))
+
+
+def why_not(candidate: Candidate, limits: Limits) -> str:
+    """Which limit it breaks, or ""."""
+    if candidate.memory_mib * MIB > limits.memory:
+        return f"needs {candidate.memory_mib:,.0f} MiB ({candidate.memory_from})"
+    if limits.max_fid is not None and candidate.quality and candidate.fid > limits.max_fid:
+        return f"FID {candidate.fid:.2f} ({candidate.quality.table})"
+    latency = candidate.latency_s
+    if limits.max_latency is not None and latency is not None and latency > limits.max_latency:
+        return f"takes {latency:.3g} s ({candidate.latency_from})"
+    return ""
+
+
+def nothing(found: Sequence[Candidate], limits: Limits, batch_size: int) -> str:
+    """Why no candidate is left, and what to do."""
+    fits = [c for c in found if c.memory_mib * MIB <= limits.memory]
+    asked = f"{limits.memory / MIB:,.0f} MiB at batch {batch_size}"
+    if not fits:
+        least = min(found, key=lambda c: c.memory_mib)
+        return (
+            f"nothing fits {asked}: the least is {least.case.label} with "
+            f"{least.memory_mib:,.0f} MiB; give more --memory or a smaller --batch"
+        )
+    known = [c for c in fits if c.quality]
+    parts = []
+    if limits.max_fid is not None and known:
+        best = min(known, key=lambda c: c.fid)
+        parts.append(f"the best FID that fits is {best.fid:.2f} ({best.case.label})")
+    if limits.max_latency is not None:
+        fastest = min(fits, key=lambda c: c.cost)
+        parts.append(f"the fastest that fits takes {fastest.cost:.3g} s ({fastest.case.label})")
+    told = ", ".join(parts) or "nobody has measured the FID of what fits"
+    return f"nothing that fits {asked} meets the other limits: {told}"
+
+
+def beats(one: Candidate, other: Candidate) -> bool:
+    """No worse in cost and FID and better in one, both FIDs of one source."""
+    assert one.quality is not None
+    assert other.quality is not None
+    if one.quality.source != other.quality.source:
+        return False
+    mine, theirs = (one.cost, one.fid), (other.cost, other.fid)
+    return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+
+def choose(best: Sequence[Candidate], limits: Limits) -> str:
+    """One line.  With a limit on FID the fastest; else the best FID of each source."""
+    if limits.max_fid is not None:
+        first = best[0]
+        return f"Choose {told(first)}: the fastest with FID {limits.max_fid:g} or better."
+    by_source: dict[str, Candidate] = {}
+    for candidate in best:  # fastest first, so the last of a source is its best
+        assert candidate.quality is not None
+        by_source[candidate.quality.source] = candidate
+    options = " or ".join(told(candidate) for candidate in by_source.values())
+    what = "the best FID of each source" if len(by_source) > 1 else "the best FID"
+    return f"Choose {options}: {what}; --max-fid finds the fastest for a FID you can take."
+
+
+def told(candidate: Candidate) -> str:
+    assert candidate.quality is not None
+    time = f"{candidate.latency_s:.3g} s, " if candidate.latency_s is not None else ""
+    fid = f"FID {candidate.fid:.2f} in {candidate.quality.table}"
+    return f"{candidate.case.label} ({time}{candidate.memory_mib:,.0f} MiB, {fid})"
+
+
+# Output
+
+
+def printed(advice: Advice, limits: Limits) -> Printed:
+    """What fits, fastest first; below it what was left out."""
+    case = advice.ranked[0].case
+    text = pd.DataFrame([row_of(c, advice) for c in [*advice.ranked, *advice.unranked]])
+    title = (
+        f"What fits {limits.memory / MIB:,.0f} MiB at batch {case.batch_size}: "
+        f"{case.stack} stack, {case.precision}, {case.device}"
+    )
+    notes = [advice.chosen, *how_to_read(advice)]
+    out = pd.DataFrame([{"method": c.case.label, "why": why} for c, why in advice.excluded])
+    more = [Printed("Left out", out, out)] if advice.excluded else []
+    data = pd.DataFrame([data_of(c, advice) for c in [*advice.ranked, *advice.unranked]])
+    return Printed(title, data, text.loc[:, (text != "").any()], notes, more)
+
+
+def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
+    timed = c.latency_s is not None
+    return {
+        "method": c.case.label,
+        "best": "*" if c in advice.best else "",
+        "latency s": f"{c.latency_s:.3g}" if timed else "",
+        "images/s": f"{c.case.batch_size / c.cost:.3g}" if timed else "",
+        "time is": c.latency_from,
+        "TFLOP": f"{c.flops / 1e12:.3g}",
+        "memory MiB": f"{c.memory_mib:,.0f}",
+        "memory is": c.memory_from,
+        "FID": f"{c.fid:.2f}" if c.quality else "unknown",
+        "FID from": c.quality.table if c.quality else "",
+    }
+
+
+def data_of(c: Candidate, advice: Advice) -> dict[str, Any]:
+    return {
+        "method": c.case.label,
+        "best": c in advice.best,
+        "latency_s": c.latency_s,
+        "latency_from": c.latency_from or None,
+        "tflops": c.flops / 1e12,
+        "memory_mib": c.memory_mib,
+        "memory_from": c.memory_from,
+        "fid": c.fid if c.quality else None,
+        "fid_from": c.quality.table if c.quality else None,
+    }
+
+
+def how_to_read(advice: Advice) -> list[str]:
+    """Notes on what the figures are."""
+    shown = [*advice.ranked, *advice.unranked]
+    against = "time" if shown[0].latency_s is not None else "TFLOP"
+    notes = [f"A star: Pareto-best, no other of the same source has less {against} and less FID."]
+    if len({c.quality.source for c in advice.ranked if c.quality}) > 1:
+        notes.append(
+            "FIDs of different sources are not compared: CoDe samples with top-k 600, VARiant "
+            "with 900, and their VAR-d30 has 1.95 and 1.96."
+        )
+    how = {c.latency_from for c in shown}
+    if RATE in how:
+        notes.append("Predicted time: FLOPs over the median rate of the measured ones.")
+    if FLOOR in how:
+        notes.append("Floor: the least time by this machine's ceilings; real ones are longer.")
+    if how == {""}:
+        notes.append("No run of this machine at these settings: TFLOP stand for time.")
+    if any(c.memory_from == "predicted" for c in shown):
+        notes.append("Predicted memory: weights with the VQVAE, KV cache and running.")
+    return notes

@@ -1,0 +1,252 @@
+"""Runs as data frames: what was measured, what shapes predict, and what the papers print.
+
+A frame has a row for each case of the experiment, whether or not it has been run, and one for
+each row of the paper's table that no case repeats; every figure is in a column of its own
+(`latency_s`, `latency_s_paper`, `kv_cache_mib_predicted`, ...).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from bench.measure.machine import commit_of
+from bench.predict.prediction import memory_differs, predict
+from bench.study import records, storage
+from bench.study.cases import Case, explain
+from bench.study.columns import COLUMNS
+from bench.study.errors import UsageError
+from bench.study.evaluations import Evaluation
+from bench.study.experiment import Experiment, Sweep
+from bench.study.folders import PAPERS
+from bench.study.names import set_apart, weights_name
+from bench.study.storage import Record
+from bench.tables import summary
+from bench.tables.links import Linked, Quality, link
+
+# A column of the papers' files -> ours.  The papers' MB are MiB.
+PAPER_COLUMNS = {
+    "speedup": "speedup",
+    "latency_s": "latency_s",
+    "throughput_img_s": "throughput_img_s",
+    "memory_mb": "total_mib",
+    "total_mb": "total_mib",
+    "params_mb": "params_mib",
+    "kv_cache_mb": "kv_cache_mib",
+    "running_mb": "running_mib",
+    "fid": "fid",
+    "inception_score": "inception_score",
+    "precision": "quality_precision",
+    "recall": "recall",
+    "musiq": "musiq",
+    "clipiqa": "clipiqa",
+    "niqe": "niqe",
+}
+
+
+@dataclass
+class Run:
+    """An experiment with what has been measured of it."""
+
+    sweep: Sweep
+    records: list[Record] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    env: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    evaluations: list[Evaluation] = field(default_factory=list)  # of any run, newest first
+
+    @functools.cached_property
+    def quality(self) -> Linked:
+        """What the evaluations say of the cases."""
+        weights = {key: own[-1].get("weights_sha256", {}) for key, own in self.by_key.items()}
+        return link(self.sweep.cases, self.evaluations, weights)
+
+    @property
+    def devices(self) -> list[str]:
+        """What its cases ran on: "cpu", "cuda", "cuda:1"."""
+        return list(dict.fromkeys(case.device for case in self.sweep.cases))
+
+    @property
+    def device_name(self) -> str:
+        """The names of these: of the machine's CPU, or of its GPUs."""
+        gpus = self.env.get("gpus") or []
+        cpu = self.env.get("cpu") or self.env.get("machine") or "a machine that is not named"
+        by_device = {f"cuda:{i}": gpu["name"] for i, gpu in enumerate(gpus)}
+        by_device["cuda"] = by_device.get("cuda:0", cpu)
+        return " and ".join(dict.fromkeys(by_device.get(device, cpu) for device in self.devices))
+
+    @property
+    def software(self) -> str:
+        """torch and commit of the run, and of the measurements that were made with others."""
+        torch = (self.env.get("packages") or {}).get("torch", "unknown")
+        of_all = software({**self.env, "torch": torch})
+        of_each = Counter(software(record) for record in self.records)
+        apart = [f"{n} on {which}" for which, n in of_each.items() if which != of_all]
+        also = f"; of {len(self.records)} measurements {', '.join(apart)}" if apart else ""
+        return of_all + also
+
+    @property
+    def by_key(self) -> dict[str, list[Record]]:
+        """The records of each case, by round."""
+        found: dict[str, list[Record]] = {}
+        for record in sorted(self.records, key=lambda record: record["round"]):
+            found.setdefault(record["key"], []).append(record)
+        return found
+
+
+def software(of: Mapping[str, Any]) -> str:
+    """Of a record, or of a machine's description with its `torch`."""
+    return f"torch {of['torch']}, commit {commit_of(of)}"
+
+
+def load(folder: Path) -> Run:
+    """A run from its folder.  Raises UsageError if there is none."""
+    what = storage.read_json(folder / "run.json")
+    if what is None:
+        raise UsageError(f"{folder}: no run.json here; `bench.py run` makes one")
+    lines, complaints = records.read_lines(folder / records.FILE)
+    try:
+        parsed = Experiment.model_validate(what["experiment"])
+        sweep = Sweep(what["name"], parsed, str(folder), what["device"])
+    except (KeyError, TypeError) as e:
+        raise UsageError(f"{folder / 'run.json'}: damaged ({e} is missing)") from None
+    except ValidationError as e:
+        raise UsageError(f"{folder / 'run.json'}: {explain(e, Experiment)}") from None
+    return Run(sweep, lines, complaints, storage.read_json(folder / "env.json") or {}, folder)
+
+
+# Rows
+
+
+def frame(run: Run) -> pd.DataFrame:
+    """Every figure of a run, a row for each case and for each further row of the paper."""
+    paper = paper_rows(run.sweep.experiment.paper)
+    used: set[int] = set()
+    rows, by_key = [], run.by_key
+    for case in run.sweep.cases:
+        own, base = by_key.get(case.key, []), run.sweep.baseline_case(case)
+        repeated = find_paper_row(paper, run.sweep.paper_rows.get(case.key), case.batch_size)
+        used.update(repeated)
+        rows.append(
+            {
+                **case_columns(case),
+                "details": details(case, run.sweep.cases),
+                **predicted_columns(predict(case).figures() | told_with(own)),
+                **summary.measured(own),
+                **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
+                **checked_columns(own),
+                **quality_columns(run.quality.by_key.get(case.key)),
+                **(paper_columns(paper[repeated[0]]) if repeated else {}),
+            }
+        )
+    for i, row in enumerate(paper):
+        if i not in used:
+            theirs = {"method": row["method"], "status": "not measured"}
+            rows.append({**theirs, **paper_columns(row)})
+    data = pd.DataFrame(rows)
+    counts = ("batch_size", "params", "samples", "rounds", "pairs", "quality_images")
+    whole = {name: "Int64" for name in counts if name in data}
+    return data.astype(whole)
+
+
+def case_columns(case: Case) -> dict[str, Any]:
+    names = ("batch_size", "stack", "precision", "attention", "device", "weights")
+    return {
+        "method": case.label,
+        "case": case.model_copy(update={"device": "auto"}).key,
+        "steps": case.steps,
+        **{name: getattr(case, name) for name in names},
+        "weights_name": weights_name(case.weights),
+        **({"extrapolated": True} if case.in_part else {}),
+    }
+
+
+def details(case: Case, cases: Sequence[Case]) -> str:
+    """What sets it apart from cases that tables otherwise tell nothing from: "attention math"."""
+    columns = ("batch_size", "stack", "precision", "weights")
+    return ", ".join(set_apart(case, cases, columns).values())
+
+
+def told_with(records: Sequence[Record]) -> dict[str, Any]:
+    """What was predicted with a measurement, by the code and on the machine that it is of; the
+    oldest records lack some."""
+    return dict(records[-1]["predicted"]) if records else {}
+
+
+def predicted_columns(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """figures: of `Prediction.figures`."""
+    return {
+        "params": figures["params"],
+        **{f"{name}_predicted": figures[name] for name in figures if name.endswith("_mib")},
+        "tflops_predicted": figures["flops"] / 1e12,
+        "gflops_by_scale_predicted": [f / 1e9 for f in figures["flops_by_scale"]],
+    }
+
+
+def checked_columns(records: Sequence[Record]) -> dict[str, Any]:
+    """Where the memory measured is not the memory predicted; empty where it is."""
+    differs = [
+        where
+        for record in records
+        if record["status"] == "ok"
+        for where in memory_differs(record["memory"], record["predicted"], record["device"])
+    ]
+    return {"memory_differs": ", ".join(dict.fromkeys(differs))} if records else {}
+
+
+def quality_columns(quality: Quality | None) -> dict[str, Any]:
+    """Figures of evaluations, their intervals as fid_low, fid_high, ...; of how many images, and
+    as fid_differs, ... in what quality and speed were not measured alike."""
+    if quality is None:
+        return {}
+    there = {name: column for name, column in COLUMNS.items() if name in quality.figures}
+    found: dict[str, Any] = {column: quality.figures[name] for name, column in there.items()}
+    for name, column in there.items():
+        if name in quality.intervals:
+            low, high = quality.intervals[name]
+            found |= {f"{column}_low": low, f"{column}_high": high}
+        if quality.differs[name]:
+            found[f"{column}_differs"] = quality.differs[name]
+    return {**found, "quality_images": max(quality.images.values())}
+
+
+# The papers
+
+
+def paper_rows(name: str | None) -> list[dict[str, Any]]:
+    """The rows of a paper's table."""
+    if name is None:
+        return []
+    table = pd.read_csv(PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def find_paper_row(paper: list[dict[str, Any]], name: str | None, batch_size: int) -> list[int]:
+    """Index of the row of that name, and batch size where the table has one."""
+    return [
+        i
+        for i, row in enumerate(paper)
+        if row["method"] == name and row.get("batch_size", str(batch_size)) == str(batch_size)
+    ][:1]
+
+
+def paper_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """A paper's row under our names, each ending in `_paper`."""
+    columns: dict[str, Any] = {"method_paper": row["method"]}
+    for theirs, ours in PAPER_COLUMNS.items():
+        if row.get(theirs):
+            bound = row[theirs].startswith("<")
+            columns[f"{ours}_paper"] = row[theirs] if bound else float(row[theirs])
+    for kept in ("steps", "params", "batch_size"):
+        if row.get(kept):
+            columns[f"{kept}_paper"] = row[kept]
+    if row.get("oom"):
+        columns["status_paper"] = "oom" if row["oom"] == "yes" else "ok"
+    return columns

@@ -1,0 +1,88 @@
+"""Cases over commits and machines: what every run under a folder says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.study import records
+from bench.study.errors import UsageError
+from bench.study.names import weights_name
+from bench.study.printing import Printed
+from bench.study.storage import Record
+from bench.tables import summary
+
+ALIKE = ("method", "batch_size", "stack", "precision", "machine")
+
+
+def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) -> Printed:
+    """A row for each case, machine and run, oldest first.
+
+    method: only cases whose method has that in its name.  experiments: only runs of these.
+    Raises UsageError where nothing is left.
+    """
+    rows, complaints = [], []
+    for folder, name in records.runs(results):
+        if experiments and name not in experiments:
+            continue
+        lines, damaged = records.read_lines(folder / records.FILE)
+        complaints += damaged
+        by_key: dict[str, list[Record]] = {}
+        for line in lines:
+            by_key.setdefault(line["key"], []).append(line)
+        rows += [row_of(found, folder) for found in by_key.values()]
+    rows = [row for row in rows if method.lower() in row["method"].lower()]
+    if not rows:
+        wanted = "".join([f" of {', '.join(experiments)}"] * bool(experiments))
+        wanted += f" with {method!r} in its name" * bool(method)
+        raise UsageError(f"{results}: no measured case{wanted}; `bench.py run` makes some")
+    data = pd.DataFrame(rows).sort_values([*ALIKE, "key", "started_at"], ignore_index=True)
+    before = data.groupby(["key", "machine"])["latency_s"].shift()
+    data["change"] = data["latency_s"] / before - 1
+    return Printed("Cases over time", data, text_of(data), notes() + complaints)
+
+
+def row_of(found: list[Record], folder: Path) -> dict[str, Any]:
+    """One case in one run."""
+    last = max(found, key=lambda record: record["started_at"])
+    names = ("key", *ALIKE, "experiment", "commit", "dirty", "torch", "started_at")
+    figures = summary.measured(found)
+    kept = ("status", "latency_s", "latency_spread", "total_mib", "rounds", "other_load_cores")
+    return {
+        **{name: last[name] for name in names},
+        **{name: figures.get(name) for name in kept},
+        "weights": weights_name(last["weights"]),
+        "run": str(folder),
+    }
+
+
+def text_of(data: pd.DataFrame) -> pd.DataFrame:
+    def cells(name: str, form: str) -> list[str]:
+        return ["" if pd.isna(value) else form.format(value) for value in data[name]]
+
+    commits = zip(data["commit"], data["dirty"], strict=True)
+    several = ["weights"] * (data["weights"].nunique() > 1)
+    return pd.DataFrame(
+        {
+            **{name: data[name] for name in (*ALIKE, *several)},
+            "measured": data["started_at"].str[:10],
+            "commit": [(commit or "unknown")[:9] + "+" * bool(dirty) for commit, dirty in commits],
+            "torch": data["torch"],
+            "status": data["status"],
+            "latency s": cells("latency_s", "{:.3g}"),
+            "spread": cells("latency_spread", "{:.1%}"),
+            "change": cells("change", "{:+.1%}"),
+            "total MiB": cells("total_mib", "{:.0f}"),
+            "experiment": data["experiment"],
+        }
+    ).rename(columns={"batch_size": "batch", "precision": "prec."})
+
+
+def notes() -> list[str]:
+    return [
+        "Change: against the run before on the same machine; `bench.py compare` judges whether "
+        "it is more than noise.",
+        "+ behind a commit: the tree had changes.  Spread: of the rounds' medians.",
+    ]

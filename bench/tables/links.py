@@ -1,0 +1,213 @@
+"""Which evaluations speak of which case: quality and speed of the same weights and settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bench.study.cases import Case, make_case
+from bench.study.columns import COLUMNS
+from bench.study.errors import UsageError
+from bench.study.evaluations import Evaluation
+
+#: Keys of a case that do not touch what it draws, or only by which images.
+HOW = {"batch_size", "attention", "device", "seed", "memory_limit_gib"}
+#: Keys that do, and may differ between an evaluation and a measured speed: a table says so.
+#: With what a reader calls them.
+MARKED = {"weights": "weights", "stack": "stack", "precision": "precision", "sampling": "preset"}
+#: Metrics whose figures are of one protocol in a table: those of `bench.py eval` have a network
+#: and a reference in common, each of `bench.py iqa` has weights of its own and no reference.
+ALONE = ("musiq", "clipiqa", "niqe")
+TOGETHER = (
+    {*COLUMNS, "inception_score_std"}.difference(ALONE),
+    *({metric} for metric in ALONE),
+)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What evaluations say of a case, by metric.
+
+    images: evaluated.  differs: what quality and speed were not measured alike in, as a reader is
+    told; "" if nothing.
+    """
+
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    images: dict[str, int]
+    differs: dict[str, str]
+
+    def __or__(self, other: Quality) -> Quality:
+        """Figures of both, which have none in common."""
+        return Quality(
+            self.figures | other.figures,
+            self.intervals | other.intervals,
+            self.images | other.images,
+            self.differs | other.differs,
+        )
+
+
+@dataclass(frozen=True)
+class Linked:
+    """by_key: of each case that was evaluated.  how: what the figures rest on, by metric."""
+
+    by_key: dict[str, Quality]
+    how: dict[str, str]
+
+
+def what(case: Case) -> dict[str, Any]:
+    """What makes it this method and this size, whatever its weights and however it is run."""
+    return case.model_dump(exclude={*HOW, *MARKED})
+
+
+def case_of(evaluation: Evaluation) -> Case | None:
+    """The case that was sampled; None for images of unknown origin, for cases that this program
+    does not know, and for random weights, whose images say nothing of a method."""
+    values = evaluation["case"]
+    if values is None or values.get("weights", "seeded") == "seeded":
+        return None
+    try:
+        return make_case({**values, "sampling": evaluation["preset"] or values["sampling"]})
+    except (UsageError, KeyError):
+        return None
+
+
+def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
+    """Of a group of `TOGETHER`: figures of other networks or references are not comparable."""
+    if metrics.issubset(ALONE):
+        weights = evaluation.get("metric_weights_sha256", {})
+        return (evaluation["extractor"], *(weights.get(metric) for metric in metrics))
+    names = ("extractor", "extractor_sha256", "reference_sha256", "reference_images")
+    return tuple(evaluation[name] for name in names)
+
+
+class Pair(NamedTuple):
+    """A case with what is known of its weights (SHA-256 by source), and one evaluation that
+    speaks of it, by the case that was sampled for that."""
+
+    case: Case
+    weights_sha256: Mapping[str, str]
+    sampled: Case
+    evaluation: Evaluation
+
+
+def link(
+    cases: Sequence[Case],
+    evaluations: Iterable[Evaluation],
+    weights_sha256: Mapping[str, Mapping[str, str]] | None = None,
+) -> Linked:
+    """What the evaluations (newest first) say of each case.
+
+    weights_sha256: by a case's key, of its weights by source, as far as they are known.
+    All figures of a group of `TOGETHER` are by one network against one reference: those of most
+    of the cases, or else the newest.  Of several evaluations of a case the one that is most like
+    it counts, then the newest.
+    """
+    known = [(case, e) for e in evaluations if (case := case_of(e)) is not None]
+    hashes = weights_sha256 or {}
+    pairs = [
+        pair
+        for sampled, e in known
+        for case in cases
+        if speaks_of(pair := Pair(case, hashes.get(case.key, {}), sampled, e))
+    ]
+    by_key: dict[str, Quality] = {}
+    how: dict[str, str] = {}
+    for metrics in TOGETHER:
+        found = [pair for pair in pairs if metrics & pair.evaluation["metrics"].keys()]
+        of_one = of_one_protocol(found, metrics)
+        shown: list[Pair] = []
+        for case in dict.fromkeys(pair.case for pair in of_one):
+            of_case = of_one_set([pair for pair in of_one if pair.case == case])
+            quality = quality_of(of_case, metrics)
+            by_key[case.key] = by_key[case.key] | quality if case.key in by_key else quality
+            shown += of_case
+        there = {metric for pair in shown for metric in pair.evaluation["metrics"]}
+        how |= {metric: how_measured(shown) for metric in COLUMNS if metric in metrics & there}
+    return Linked(by_key, how)
+
+
+def of_one_protocol(found: Sequence[Pair], metrics: set[str]) -> list[Pair]:
+    """Those of the protocol that most of the cases have, or else the newest."""
+    of_pair = [protocol_of(pair.evaluation, metrics) for pair in found]
+    covered = Counter(
+        protocol
+        for protocol, _ in {(p, pair.case.key) for p, pair in zip(of_pair, found, strict=True)}
+    )
+    chosen = max(of_pair, key=lambda protocol: covered[protocol], default=None)  # the first of such
+    return [pair for p, pair in zip(of_pair, found, strict=True) if p == chosen]
+
+
+def speaks_of(pair: Pair) -> bool:
+    """Whether it is the same method, and of the same weights; random ones are as fast as any of
+    the same size, so that a speed measured with them goes with the quality of what was trained."""
+    sampled, case = pair.sampled, pair.case
+    if sampled.in_mini_world != case.in_mini_world:  # other sizes under the same names
+        return False
+    seeded = case.weights == "seeded"
+    return what(sampled) == what(case) and (seeded or same_weights(pair))
+
+
+def same_weights(pair: Pair) -> bool:
+    """By their hashes, so that a file which was trained on is another one; where one side has
+    none, by their sources ("published" and "finetuned" are the same for a plain VAR)."""
+    from bench.methods.sources import sources_of
+
+    known, sampled = pair.weights_sha256, pair.evaluation["weights_sha256"] or {}
+    return all(
+        known[mine] == sampled[theirs] if mine in known and theirs in sampled else mine == theirs
+        for mine, theirs in zip(sources_of(pair.case), sources_of(pair.sampled), strict=True)
+    )
+
+
+def differences(pair: Pair) -> dict[str, str]:
+    """What differs between the case and the one that was sampled, as a reader is told."""
+    case, sampled = pair.case, pair.sampled
+    same = {"weights"} if same_weights(pair) else set()
+    return {
+        key: f"{name} {getattr(sampled, key)}, speed with {getattr(case, key)}"
+        for key, name in MARKED.items()
+        if key not in same and getattr(sampled, key) != getattr(case, key)
+    }
+
+
+def of_one_set(own: Sequence[Pair]) -> list[Pair]:
+    """Of a case's, those of the samples that are most like it; of several such the newest."""
+
+    def which(pair: Pair) -> tuple[dict[str, str], str]:
+        return differences(pair), pair.evaluation["samples_sha256"]
+
+    best = min(map(which, own), key=lambda one: len(one[0]))
+    return [pair for pair in own if which(pair) == best]
+
+
+def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
+    """Of one case's pairs of one set of samples, newest first: each figure from the first."""
+    words = "; ".join(differences(own[0]).values())
+    quality = Quality({}, {}, {}, {})
+    for evaluation in (pair.evaluation for pair in own):
+        for name in metrics & evaluation["metrics"].keys() - quality.figures.keys():
+            quality.figures[name] = evaluation["metrics"][name]
+            quality.images[name], quality.differs[name] = evaluation["images"], words
+            if name in evaluation["intervals"]:
+                low, high = evaluation["intervals"][name]
+                quality.intervals[name] = low, high
+    return quality
+
+
+def how_measured(pairs: Sequence[Pair]) -> str:
+    """One line."""
+    evaluations = [pair.evaluation for pair in pairs]
+    first = evaluations[0]
+    counts = sorted({e["images"] for e in evaluations})
+    images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    own = "" if first["published"] else " (weights of one's own)"
+    if "metric_weights_sha256" in first:
+        return f"{images} samples a row, by {first['extractor']}{own}"
+    of = f" of {first['reference_images']:,} images" if first["reference_images"] else ""
+    return (
+        f"{images} samples a row, features of {first['extractor']}{own}, "
+        f"reference {first['reference']}{of}"
+    )
