@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from conftest import reference_state_dict
 
 import codevar
 from bench.measure import child, find_ceilings, memory, runner, timing, tracing
@@ -24,6 +23,7 @@ from codevar import graphs
 from codevar.compiled import cannot_compile
 from codevar.decode import generate
 from codevar.plan import code, original, variant
+from tests.conftest import reference_state_dict
 
 pytestmark = pytest.mark.gpu
 FAKE = "FAKE_CUDA" in os.environ  # tests/fake_cuda: all but the kernels

@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from conftest import DATA, reference_state_dict, seeded_weights
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 import codevar
 from codevar import PUBLISHED, VAR, VQVAE, CheckpointError, VARConfig, VQVAEConfig, checkpoints
 from codevar.checkpoints import seeded_tensor, var_config
+from tests import tiny
+from tests.conftest import DATA, reference_state_dict, seeded_weights
 
 LAYOUTS = {
     name: {tensor: tuple(shape) for tensor, shape in layout.items()}

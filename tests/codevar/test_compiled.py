@@ -8,12 +8,12 @@ import logging
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 import codevar
 from codevar import Sampling, compiled
 from codevar.plan import code
+from tests import tiny
 
 GREEDY = Sampling(cfg=3.0, top_k=1, top_p=0)
 CPU = torch.device("cpu")

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +16,7 @@ from codevar import Sampling, Scales
 from codevar.decode import generate
 from codevar.plan import Plan, Step, code, original, subnet, swap_scale, variant
 from codevar.stacks import STACKS
+from tests import tiny
 
 GREEDY = Sampling(cfg=1.5, top_k=1, top_p=0)
 LABELS = [3, 7]

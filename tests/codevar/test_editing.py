@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 
 import codevar
 from codevar import Sampling
 from codevar.plan import code
+from tests import tiny
 
 LABELS = [3, 7]
 LEFT = torch.zeros(8, 8)

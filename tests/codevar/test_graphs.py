@@ -10,8 +10,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
-import tape
-import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,6 +19,8 @@ from bench.predict import simulate
 from codevar import Sampling, graphs
 from codevar.decode import generate
 from codevar.plan import code, original, swap_scale, variant
+from tests import tiny
+from tests.codevar import tape
 
 COMPILED = codevar.stack("compiled")
 LAUNCHED = replace(COMPILED, graphs=False)

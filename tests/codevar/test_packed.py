@@ -6,12 +6,12 @@ import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 
 import codevar
 from codevar.packed import ROWS, MKLLinear, OneDNNLinear, PackedLinear, attend, can_pack, packed
+from tests import tiny
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="no oneDNN in this torch")
 

@@ -8,7 +8,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 import codevar
@@ -23,6 +22,7 @@ from codevar.plan import (
     swap_scale,
     variant,
 )
+from tests import tiny
 
 MIXES = ["".join(names) for names in product("AB", repeat=4) if len(set(names)) == 2]
 ALL = tuple(range(30))

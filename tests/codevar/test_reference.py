@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import reference_state_dict
 
 import codevar
 from codevar import Sampling
 from codevar.plan import code, original, subnet, swap_scale, variant
+from tests.conftest import reference_state_dict
 
 GREEDY = Sampling(cfg=3.0, top_k=1, top_p=0)
 TIE = 1e-3  # guided logits closer than this may swap with another order of float32 sums

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 from codevar import PRESETS, Sampling, Scales
 from codevar.noise import CHUNK, exponentials
 from codevar.sampling import draw, draw_as_published, smooth_codes
+from tests import tiny
 
 TEN = Scales()
 PLAIN = {"cfg": 0, "top_k": 0, "top_p": 0}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 
 import codevar
 from codevar import PATCH_SIZES_512, VQVAEConfig
+from tests import tiny
 
 PYRAMIDS = [tiny.PATCH_SIZES, (1, 3, 8), (2, 4), PATCH_SIZES_512]
 

@@ -7,11 +7,9 @@ import math
 
 import numpy as np
 import pytest
-import ten_scales
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from ten_scales import SIDE
 from typer.testing import CliRunner
 
 import codevar
@@ -21,6 +19,8 @@ from bench.study.errors import UsageError
 from codevar import PRESETS
 from codevar.mini.classifier import Classifier
 from codevar.mini.world import World
+from tests import ten_scales
+from tests.ten_scales import SIDE
 
 MIDDLE = (8, 8, 24, 24)
 

@@ -7,9 +7,7 @@ import math
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from tiny_sets import ENV, PER_CLASS, N, case_of, make_small, tiny_loaded
 from typer.testing import CliRunner
 
 from bench.cli import app
@@ -21,6 +19,8 @@ from bench.quality.wanted import Wanted
 from bench.quality.watch import Watch
 from bench.study.errors import UsageError
 from codevar import PRESETS
+from tests import tiny
+from tests.quality.tiny_sets import ENV, PER_CLASS, N, case_of, make_small, tiny_loaded
 
 
 @pytest.fixture(autouse=True)

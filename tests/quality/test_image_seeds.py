@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 import codevar
@@ -14,6 +13,7 @@ from codevar import Sampling
 from codevar.noise import ImageNoise, mix, signed
 from codevar.plan import code
 from codevar.sampling import draw, smooth_codes
+from tests import tiny
 
 LABELS = [3, 7, 3, 0, 9, 1, 3]
 SEEDS = [5, 2**64 - 1, 6, 0, 5, 12345, 5]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import ten_scales
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,6 +16,7 @@ from bench.measure import machine
 from bench.quality import features, reproduce, sampling
 from bench.study import evaluations
 from bench.study.cases import make_case
+from tests import ten_scales
 
 torch.set_num_threads(1)
 ENV = {"machine": "here", "commit": None, "dirty": None, "packages": {"torch": "2"}}

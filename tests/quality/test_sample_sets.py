@@ -18,12 +18,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from filelock import FileLock
 from PIL import Image
 from rich.console import Console
-from tiny_sets import CLASSES, ENV, PER_CLASS, PROCESSES, N, case_of, make_small, tiny_loaded
 from typer.testing import CliRunner
 
 import codevar
@@ -36,6 +34,17 @@ from bench.quality.wanted import Wanted, sets_of, slug
 from bench.quality.watch import Watch
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
+from tests import tiny
+from tests.quality.tiny_sets import (
+    CLASSES,
+    ENV,
+    PER_CLASS,
+    PROCESSES,
+    N,
+    case_of,
+    make_small,
+    tiny_loaded,
+)
 
 
 @pytest.fixture(autouse=True)

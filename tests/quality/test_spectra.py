@@ -6,7 +6,6 @@ import math
 
 import pandas as pd
 import pytest
-import ten_scales
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -16,6 +15,7 @@ from bench.cli import app
 from bench.quality import spectra
 from bench.quality.spectra import spectrum
 from codevar.mini.world import World
+from tests import ten_scales
 
 SIDE = 12
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import multiprocessing
 
-import tiny
 import torch
 
 import codevar
 from bench.methods.loaded import Loaded
 from bench.quality import sample_set, sampling
 from bench.study.cases import make_case
+from tests import tiny
 
 # Processes forked off one that has imported all and done nothing.
-multiprocessing.set_forkserver_preload(["bench.quality.sampling", "tiny", "typer", "pytest"])
+multiprocessing.set_forkserver_preload(["bench.quality.sampling", "tests.tiny", "typer", "pytest"])
 PROCESSES = multiprocessing.get_context("forkserver")
 torch.set_num_threads(1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import numpy as np
 from PIL import Image
 
 from bench.tables.frames import Run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-from synthetic import fake_run
+from tests.synthetic import fake_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{7*7}}|$^_"
 SMALL: dict[str, Any] = {"depth": 4, "refiner_depth": 2, "subnet_depth": 2}

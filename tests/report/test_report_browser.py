@@ -10,11 +10,11 @@ import threading
 from unittest import mock
 
 import pytest
-from pages import HOSTILE, changed, quiet_run, sample_set
 
 from bench.report import page as report
 from bench.study.cases import VARiant
 from bench.tables import compare
+from tests.report.pages import HOSTILE, changed, quiet_run, sample_set
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -10,7 +10,6 @@ import re
 import sys
 
 import pytest
-from pages import HOSTILE, changed, on_disk, quiet_run, sample_set
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,6 +17,7 @@ from bench.cli import app, targets
 from bench.report import content, grids, marks, page, pictures
 from bench.study.errors import UsageError
 from bench.tables import compare, frames
+from tests.report.pages import HOSTILE, changed, on_disk, quiet_run, sample_set
 
 
 @pytest.fixture(scope="module")

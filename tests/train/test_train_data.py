@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small import config, files, refused, same, train
 
 import codevar
 from codevar.train.data import DataConfig, Tokens, open_tokens
 from codevar.train.step import Step
+from tests.train.small import config, files, refused, same, train
 
 CPU = torch.device("cpu")
 

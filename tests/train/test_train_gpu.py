@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from small import config, files, train
 
 from codevar.train import loop
+from tests.train.small import config, files, train
 
 pytestmark = pytest.mark.gpu
 RECIPES = ("vqvae", "var", "code-drafter", "code-refiner", "variant", "perturb", "classifier")

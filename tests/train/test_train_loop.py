@@ -14,7 +14,6 @@ import torch
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
 from typer.testing import CliRunner
 
 import codevar
@@ -24,6 +23,7 @@ from codevar.mini.classifier import load_classifier
 from codevar.train import checkpoint, loop, parallel
 from codevar.train.progress import Progress
 from codevar.train.recipes import TrainVQVAE
+from tests.train.small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
 
 RECIPES = ("vqvae", "var", "code-drafter", "code-refiner", "variant", "perturb", "classifier")
 

@@ -9,9 +9,9 @@ import socket
 import pytest
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
-from small import config, files, refused, train
 
 from codevar.train import checkpoint, loop, parallel
+from tests.train.small import config, files, refused, train
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,636 @@
+"""The regression gate: what it finds, what it refuses, and what it says."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bench.cli import app, targets
+from bench.figures import gate_figure
+from bench.study import printing, records, storage
+from bench.study.errors import UsageError
+from bench.tables import compare, frames, gate, ranks, stats
+from bench.tables.compare import NotComparable
+from tests.synthetic import fake_run
+
+HOSTILE = "[red]a|b$^{ <b>&amp;\"'%\r\n::error title=x::y, z: \x1b[31m\x00\ud800`*_"
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """A run of three cases: VAR-d30, the baseline, and two of CoDe."""
+    return fake_run("code_table1", method=["var", "code"], depth=30, draft_steps=[6, 8])
+
+
+@pytest.fixture
+def run(measured):
+    """Makes runs of that experiment; noise of 0.5 %, each with a seed of its own.
+
+    processes: what the rounds differ by, a standard deviation.
+    """
+    seeds = itertools.count()
+
+    def make(n=stats.SAMPLES, slower=(), by=1.0, rounds=stats.ROUNDS, processes=0.0):
+        rng, made = np.random.default_rng(next(seeds)), copy.deepcopy(measured)
+        made.records = [
+            copy.deepcopy(record) | {"round": i, "other_load_cores": 0}
+            for i in range(1, rounds + 1)
+            for record in made.records
+        ]
+        for i, record in enumerate(made.records):
+            i %= len(made.sweep.cases)
+            taken = record["samples"]
+            mid = np.median(taken["scale_latency_s"], 0)
+            scales = mid * np.exp(0.005 * rng.standard_normal((n, mid.size)))
+            scales *= (by if i in slower else 1) * np.exp(processes * rng.standard_normal())
+            taken["scale_latency_s"] = scales.tolist()
+            taken["latency_s"] = scales.sum(1).tolist()
+            taken["vqvae_latency_s"] = (0.4 * np.exp(0.005 * rng.standard_normal(n))).tolist()
+        return made
+
+    return make
+
+
+def verdicts(comparison, figure="latency"):
+    return [f.verdict for f in comparison.findings if f.figure == figure]
+
+
+def test_the_same_code_is_the_same_in_every_figure(run):
+    found = compare.compare(run(), run())
+    assert found.exit_code == 0
+    assert {f.verdict for f in found.findings} == {"same"}
+    assert {f.figure for f in found.findings} == {
+        *("latency", "VQVAE latency", "total memory", "KV cache", "speed-up"),
+        *(f"scale {k}" for k in range(1, 11)),
+    }
+
+
+def test_a_slower_case_is_a_regression_in_latency_scales_and_speed_up(run):
+    found = compare.compare(run(), run(slower=[1], by=1.06))
+    assert found.exit_code == 1
+    assert verdicts(found) == ["same", "slower", "same"]
+    assert verdicts(found, "scale 10") == ["same", "slower", "same"]
+    assert verdicts(found, "speed-up") == ["slower", "same"]
+    latency = next(f for f in found.regressions if f.figure == "latency")
+    assert latency.low < 0.06 < latency.high
+    assert latency.change == pytest.approx(0.06, abs=0.005)
+    speedup = next(f for f in found.regressions if f.figure == "speed-up")
+    assert speedup.change == pytest.approx(1 / 1.06 - 1, abs=0.005)
+    assert speedup.low < speedup.change < speedup.high < 0
+
+
+def test_a_speed_up_has_the_noise_of_two_and_is_given_more_room(run):
+    found = compare.compare(run(), run(slower=[1], by=1.04))
+    assert verdicts(found) == ["same", "slower", "same"]
+    assert verdicts(found, "speed-up") == ["same", "same"]
+
+
+def test_a_faster_case_is_no_regression(run):
+    found = compare.compare(run(slower=[1], by=1.06), run())
+    assert found.exit_code == 0
+    assert verdicts(found) == ["same", "faster", "same"]
+    assert verdicts(found, "speed-up") == ["faster", "same"]
+
+
+def test_a_faster_baseline_lowers_speed_ups_but_regresses_nothing(run):
+    found = compare.compare(run(slower=[0], by=1.2), run())
+    assert verdicts(found, "speed-up") == ["slower", "slower"]
+    assert found.exit_code == 0
+
+
+def test_a_change_at_the_threshold_is_undecided(run):
+    found = compare.compare(run(), run(slower=[0, 1, 2], by=1.03))
+    assert "same" not in verdicts(found)
+    assert "faster" not in verdicts(found)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_few_samples_of_one_process_decide_nothing_and_the_table_says_so(run, n):
+    found = compare.compare(run(n, rounds=1), run(n, slower=[0, 1, 2], by=2, rounds=1))
+    assert set(verdicts(found)) == {"undecided"}
+    assert found.exit_code == 0
+    assert any(f"{n} sample{'s' * (n > 1)}:" in note for note in found.notes)
+
+
+def test_one_round_is_compared_by_its_samples_and_the_table_says_so(run):
+    found = compare.compare(run(40, rounds=1), run(40, slower=[1], by=1.06, rounds=1))
+    assert verdicts(found) == ["same", "slower", "same"]
+    assert any(note.startswith("One round on each side") for note in found.notes)
+
+
+def test_few_rounds_are_told(run):
+    found = compare.compare(run(rounds=5), run(rounds=3))
+    assert any("have 3 rounds: 5 on each side" in note for note in found.notes)
+    assert not any("rounds" in note for note in compare.compare(run(), run()).notes)
+
+
+def test_what_processes_differ_by_is_no_change_though_samples_agree(run):
+    """Two processes a side that are 3 to 6 % apart, each with hardly any noise of its own."""
+    found = compare.compare(run(processes=0.05), run(processes=0.05))
+    assert "slower" not in verdicts(found) + verdicts(found, "scale 10")
+
+
+def test_one_round_that_overlaps_keeps_a_noisy_case_from_an_alarm(run):
+    """Four of its five rounds are slow; the other cases are quiet, and t alone would say so."""
+    base, new = run(), run()
+    for record in new.records[1:-3:3]:
+        taken = record["samples"]
+        for name in ("latency_s", "scale_latency_s"):
+            taken[name] = (1.06 * np.array(taken[name])).tolist()
+    assert verdicts(compare.compare(base, new)) == ["same", "undecided", "same"]
+
+
+def test_sides_may_have_different_numbers_of_rounds_and_samples(run):
+    base, new = run(25, rounds=4), run(7, rounds=6, slower=[1], by=1.08)
+    del new.records[-2]
+    found = compare.compare(base, new)
+    assert verdicts(found) == ["same", "slower", "same"]
+    latency = [f for f in found.findings if f.figure == "latency"]
+    assert {(f.n_base, f.rounds_base) for f in latency} == {(100, 4)}
+    assert [(f.n_new, f.rounds_new) for f in latency] == [(42, 6), (35, 5), (42, 6)]
+
+
+def test_a_case_that_failed_in_a_round_failed(run):
+    new = run()
+    new.records[4] = new.records[4] | {"status": "oom", "reason": "no memory"}
+    found = compare.compare(run(), new)
+    status = [f for f in found.regressions if f.figure == "status"]
+    assert [f.reason for f in status] == ["ok to oom: no memory"]
+
+
+def test_cases_of_a_busy_machine_are_named(run):
+    new = run()
+    new.records[5]["other_load_cores"] = 1.5
+    found = compare.compare(run(), new)
+    label = found.new.cases[new.records[5]["key"]].label
+    assert f"The machine was busy with other work in NEW: {label}." in found.notes
+
+
+@pytest.mark.parametrize(
+    ("key", "grown", "verdict"),
+    [
+        ("total_mib", 1.02, "slower"),
+        ("total_mib", 1.005, "same"),
+        ("total_mib", 0.9, "faster"),
+        ("kv_cache_mib", 1.001, "slower"),
+        ("kv_cache_mib", math.nan, "undecided"),
+    ],
+)
+def test_memory_is_compared_as_it_is(run, key, grown, verdict):
+    base, new = run(1), run(1)
+    for record in new.records[1::3]:
+        record["memory"][key] *= grown
+    found = compare.compare(base, new)
+    figure = {"total_mib": "total memory", "kv_cache_mib": "KV cache"}[key]
+    assert verdicts(found, figure) == ["same", verdict, "same"]
+    assert found.exit_code == (verdict == "slower")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ("ok", "oom", "slower"),
+        ("ok", "error", "slower"),
+        ("ok", "timeout", "slower"),
+        ("oom", "ok", "faster"),
+        ("oom", "oom", "same"),
+        ("oom", "error", "undecided"),
+    ],
+)
+def test_a_status_that_changed_is_a_finding(run, before, after, verdict):
+    base, new = run(), run()
+    base.records[1]["status"], new.records[1]["status"] = before, after
+    found = compare.compare(base, new)
+    assert verdicts(found, "status") == [verdict]
+    assert verdicts(found) == ["same", "same"]
+    assert found.exit_code == (verdict == "slower")
+
+
+def test_a_baseline_that_failed_leaves_the_others_to_be_judged(run):
+    base, new = run(), run()
+    new.records[0] |= {"status": "oom", "reason": "CUDA out of memory"}
+    for before, after, exit_code in ((base, new, 1), (new, new, 0), (new, base, 0)):
+        found = compare.compare(before, after)
+        assert verdicts(found) == ["same", "same"]
+        assert verdicts(found, "speed-up") == ["undecided"] * 2
+        assert found.exit_code == exit_code
+
+
+def test_the_baseline_is_the_experiments_whatever_the_order_of_lines():
+    several = fake_run("code_table1", method=["var", "code"], depth=[30, 20], draft_steps=6)
+    of_each = {key: case.baseline for key, case in compare.of_run(several).cases.items()}
+    assert [*of_each.values()].count(several.sweep.cases[0].key) == len(of_each) - 1
+    several.records.reverse()
+    assert {k: case.baseline for k, case in compare.of_run(several).cases.items()} == of_each
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
+def test_a_sample_that_is_no_time_leaves_its_figures_undecided(run, bad):
+    new = run()
+    new.records[3]["samples"]["latency_s"][3] = bad
+    found = compare.compare(run(), new)
+    assert verdicts(found) == ["undecided", "same", "same"]
+    assert set(verdicts(found, "speed-up")) == {"undecided"}
+    reason = next(f.reason for f in found.findings if f.figure == "latency")
+    assert reason == "1 of 60 samples are not positive numbers in NEW"
+
+
+def test_a_figure_that_one_side_lacks_is_undecided(run):
+    new = run()
+    for record in new.records[0::3]:
+        record["samples"]["vqvae_latency_s"] = []
+    assert verdicts(compare.compare(run(), new), "VQVAE latency")[0] == "undecided"
+
+
+def test_cases_of_one_side_only_are_listed(run):
+    base, new = run(), run()
+    del base.records[1::3], new.records[2::3]
+    found = [f for f in compare.compare(base, new).findings if f.figure == "case"]
+    assert [f.reason for f in found] == ["only in BASE", "only in NEW"]
+
+
+def test_other_software_is_told_not_refused(run):
+    new = run()
+    for record in new.records:
+        record["torch"] = "3.0"
+    assert "torch: 2.9.0 in BASE, 3.0 in NEW" in compare.compare(run(), new).notes
+
+
+def changed(run, **values):
+    for record in run.records:
+        record |= values
+    return run
+
+
+def renamed(run, name):
+    run.sweep = copy.copy(run.sweep)
+    run.sweep.name = name
+    return run
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda r: changed(r, machine="h200"), "other machine: l20 in BASE, h200 in NEW"),
+        (lambda r: changed(r, schema=999), "schema {999}, this reads"),
+        (lambda r: renamed(r, "d16_cpu"), "other experiment: code_table1 in BASE, d16_cpu in NEW"),
+        (lambda r: frames.Run(r.sweep), "no records (it is empty)"),
+        (lambda r: frames.Run(r.sweep, complaints=["x:1: left out"]), "x:1: left out"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_line(run, break_it, words):
+    for_new = break_it(run())
+    with pytest.raises(NotComparable) as caught:
+        compare.compare(run(), for_new)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_precision_is_refused(run):
+    new = changed(run(), precision="bf16")
+    for record in new.records:
+        record["key"] = record["key"][::-1]
+    with pytest.raises(NotComparable, match="other precision: fp16 in BASE, bf16 in NEW"):
+        compare.compare(run(), new)
+
+
+def test_no_common_case_is_refused(run):
+    new = run()
+    for record in new.records:
+        record["key"] = record["key"][::-1]
+    with pytest.raises(NotComparable, match="no case in common"):
+        compare.compare(run(), new)
+
+
+def test_a_table_without_a_measurement_is_refused(run):
+    base, new = (changed(run(), status="oom") for _ in "ab")
+    with pytest.raises(NotComparable, match="nothing was measured in either: all 3 cases are oom"):
+        compare.compare(base, new)
+
+
+def test_a_damaged_record_is_named(run):
+    new = run()
+    del new.records[1]["memory"]
+    with pytest.raises(UsageError, match=r"record \w{12} is damaged"):
+        compare.compare(run(), new)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 0}, "threshold"),
+        ({"threshold": math.nan}, "threshold"),
+        ({"alpha": 0.7}, "alpha"),
+    ],
+)
+def test_impossible_settings_are_refused(run, options, words):
+    with pytest.raises(UsageError, match=words):
+        compare.compare(run(), run(), **options)
+
+
+def test_shares_are_percent_or_plain():
+    assert compare.share("3%") == compare.share("0.03") == pytest.approx(0.03)
+    with pytest.raises(UsageError, match="lots: not a share"):
+        compare.share("lots")
+
+
+# Statistics
+
+
+def test_the_tail_is_the_count_of_all_orders():
+    orders = [sum(r) - 10 for r in itertools.combinations(range(1, 10), 4)]
+    counted = [np.mean([r <= u for r in orders]) for u in range(21)]
+    assert ranks.ranks_tail(4, 5) == pytest.approx(counted)
+    assert ranks.ranks_tail(10, 10)[0] == pytest.approx(1 / math.comb(20, 10))
+    large = ranks.ranks_tail(200, 200)
+    assert (np.diff(large) >= 0).all()
+    assert large[0] == pytest.approx(1 / math.comb(400, 200))
+    assert large[20000] == pytest.approx(0.5, abs=0.01)
+
+
+def test_holm_is_the_textbook():
+    assert stats.holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_the_interval_of_one_process_covers_the_shift():
+    base, new = np.random.default_rng(0).standard_normal((2, 300, 12))
+    new += 1
+    evidence = ranks.weigh(base, new, 0.03, level=0.05)
+    missed = 1 - ((evidence.low <= 1) & (evidence.high >= 1)).mean()
+    assert 0.05 < missed < 0.15
+    undecided = ranks.weigh(np.zeros(2), np.zeros(2), 0.03, 0.01)
+    assert (undecided.low, undecided.high) == (-math.inf, math.inf)
+
+
+def test_the_interval_of_rounds_covers_all_shifts_at_once():
+    rng, kinds, margins = np.random.default_rng(0), np.zeros(10, int), np.full(10, 0.03)
+    base, new = rng.standard_normal((2, 2000, 10, 5))
+    new += 1
+    evidence = stats.weigh(base, new, margins, kinds, alpha=0.1)
+    covered = ((evidence.low <= 1) & (evidence.high >= 1)).all(-1).mean()
+    assert 0.88 < covered < 0.94
+
+
+def test_one_figure_alone_is_students_test():
+    base, new = np.array([[1.0, 2.0, 4.0]]), np.array([[6.0, 7.0, 9.0, 10.0]])
+    evidence = stats.weigh(base, new, np.array([0.5]), np.zeros(1, int), 0.05)
+    # as scipy.stats.ttest_ind(new, base) and its 95 % interval
+    assert evidence.changed == pytest.approx([0.0074852], rel=1e-4)
+    assert [*evidence.low, *evidence.high] == pytest.approx([2.30410, 9.02923], abs=1e-4)
+
+
+def test_a_figure_in_one_round_takes_the_noise_of_the_others():
+    base, new = np.full((3, 2), np.nan), np.full((3, 2), np.nan)
+    base[:, 0], new[:, 0] = 0, 1
+    kinds, margins = np.array([0, 0, 1]), np.full(3, 0.03)
+    assert (stats.weigh(base, new, margins, kinds, 0.05).changed == 1).all()
+    base[1] = [0, 0.01]
+    new[1] = [1, 1.01]
+    first, _, lonely = stats.weigh(base, new, margins, kinds, 0.05).changed
+    assert first < 0.001
+    assert lonely == 1
+
+
+# What it says
+
+
+@pytest.fixture
+def regressed(run):
+    base, new = run(), run(slower=[1], by=1.06)
+    for side in (base, new):
+        side.records[1]["method"] = HOSTILE
+    return compare.compare(base, new)
+
+
+@pytest.mark.parametrize("format", ["rich", "md", "csv", "latex", "json"])
+def test_every_format_prints_the_regression(regressed, format, capsys):
+    printing.show(gate.printed(regressed), format)
+    out = capsys.readouterr().out
+    assert "slower" in out
+    assert "\x1b" not in out
+    assert "\x00" not in out
+
+
+def test_json_has_a_row_for_each_figure_and_is_strict(regressed, capsys):
+    printing.show(gate.printed(regressed), "json")
+    text = capsys.readouterr().out
+    rows = json.loads(text, parse_constant=pytest.fail)
+    assert len(rows) == len(regressed.findings)
+    slow = [row for row in rows if row["regression"] and row["figure"] == "latency"]
+    assert {"key", "case", "verdict", "base", "new", "change", "low", "high", "p"} <= slow[0].keys()
+
+
+def test_annotations_are_a_line_each_and_escaped(regressed):
+    lines = gate.workflow_commands(regressed).splitlines()
+    assert len(lines) == len(regressed.regressions) + 1
+    for line in lines[:-1]:
+        command, message = line.split("::", 2)[1:]
+        assert command.startswith("error title=Regression%3A ")
+        assert "," not in command.removeprefix("error title=")
+        assert "%25" in command
+        assert "%25" in message
+    assert gate.escape("a%b\r\nc:,") == "a%25b%0D%0Ac:,"
+    assert gate.escape("a%b\r\nc:,", True) == "a%25b%0D%0Ac%3A%2C"
+
+
+def test_the_step_summary_is_appended_where_there_is_one(regressed, tmp_path, monkeypatch):
+    file = tmp_path / "summary.md"
+    file.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    gate.step_summary(regressed)
+    text = file.read_text()
+    assert text.startswith("before\n### ")
+    assert "<b>" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.replace("\\|", "").count("|") for row in rows[:5]}) == 1
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    with pytest.raises(UsageError, match="cannot be written"):
+        gate.step_summary(regressed)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    gate.step_summary(regressed)
+
+
+def test_junit_is_well_formed_with_a_test_for_each_figure(regressed):
+    suite = ET.fromstring(gate.junit(regressed))
+    assert len(suite.findall("testcase")) == len(regressed.findings) == int(suite.get("tests"))
+    assert len(suite.findall("testcase/failure")) == int(suite.get("failures"))
+    assert int(suite.get("failures")) == len(regressed.regressions)
+
+
+def test_pictures_are_drawn_of_what_regressed(regressed, tmp_path):
+    paths = gate_figure.draw(regressed, tmp_path / "new" / "folder")
+    assert len(paths) == 1
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_are_drawn_of_all_if_nothing_did(run, tmp_path):
+    base, new = run(6), run(6)
+    new.records[2]["status"] = base.records[2]["status"] = "oom"
+    assert len(gate_figure.draw(compare.compare(base, new), tmp_path)) == 2
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        gate_figure.draw(compare.compare(base, new), tmp_path / "file")
+
+
+# The command
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
+    return lambda *words: CliRunner().invoke(app.app, ["compare", *map(str, words)])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a run as the runner does."""
+
+    def save(run, name):
+        folder = tmp_path / name
+        folder.mkdir()
+        what = {"name": run.sweep.name, "device": "cuda"}
+        what["experiment"] = run.sweep.experiment.model_dump(mode="json")
+        storage.write_json(folder / "run.json", what)
+        storage.write_json(folder / "env.json", run.env)
+        lines = "".join(json.dumps(record) + "\n" for record in run.records)
+        (folder / records.FILE).write_text(lines)
+        return folder
+
+    return save
+
+
+def test_exit_codes(run, saved, call, tmp_path):
+    base, slow = saved(run(), "base"), saved(run(slower=[1], by=1.06), "slow")
+    other = saved(changed(run(), machine="h200"), "other")
+    assert call(base, base).exit_code == 0
+    result = call(base, slow, "--format", "md", "--plot", tmp_path / "pictures")
+    assert result.exit_code == 1
+    assert "+6." in result.stdout or "+5.9" in result.stdout
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
+    assert call(base, slow, "--threshold", "10%").exit_code == 0
+    result = call(base, other)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "bench.py: other machine: l20 in BASE, h200 in NEW\n"
+
+
+@pytest.mark.parametrize("format", ["rich", "md", "csv", "latex", "json", "github", "junit"])
+def test_the_command_prints_every_format(run, saved, call, format, monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    base, slow = saved(run(), "base"), saved(run(slower=[1], by=1.06), "slow")
+    result = call(base, slow, "--format", format)
+    assert result.exit_code == 1
+    assert "slower" in result.stdout
+
+
+def benchmark_json(file, times, brand="A CPU", **changes):
+    told = {
+        "machine_info": {"cpu": {"brand_raw": brand, "count": 2}, "python_version": "3.12.1"},
+        "commit_info": {"id": "abc"},
+        "benchmarks": [
+            {"fullname": name, "stats": {"data": list(data)}} for name, data in times.items()
+        ],
+    }
+    file.write_text(json.dumps({**told, **changes}))
+    return file
+
+
+def test_pytest_benchmarks_files_are_compared(call, tmp_path):
+    rng = np.random.default_rng(0)
+    times = {f"test_{i}[{HOSTILE[:20]}]": rng.normal(1, 0.01, 5000) for i in range(2)}
+    slow = {name: 1.1 * data for name, data in times.items()}
+    base = benchmark_json(tmp_path / "base.json", times)
+    new = benchmark_json(tmp_path / "new.json", slow)
+    assert call(base, base).exit_code == 0
+    result = call(base, new, "--format", "json")
+    assert result.exit_code == 1
+    assert [row["verdict"] for row in json.loads(result.stdout)] == ["slower", "slower"]
+    assert call(base, new, "--plot", tmp_path / "p").exit_code == 1
+
+
+def test_a_folder_of_pytest_benchmarks_files_is_rounds(call, tmp_path):
+    """Processes differ by 1 %, their samples hardly: slower by 8 % is seen, no change is none."""
+    rng = np.random.default_rng(0)
+    for name, by in {"base": 1, "again": 1, "slow": 1.08}.items():
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            process = rng.normal(1, 0.01, 8)
+            times = {f"t{j}": by * v * rng.normal(1, 1e-3, 12) for j, v in enumerate(process)}
+            benchmark_json(tmp_path / name / f"{i}.json", times)
+    assert call(tmp_path / "base", tmp_path / "again").exit_code == 0
+    result = call(tmp_path / "base", tmp_path / "slow", "--format", "json")
+    assert result.exit_code == 1
+    rows = json.loads(result.stdout)
+    assert [(row["verdict"], row["rounds_base"]) for row in rows] == [("slower", 5)] * 8
+    benchmark_json(tmp_path / "slow" / "9.json", {"t0": [1.0]}, brand="Another CPU")
+    result = call(tmp_path / "base", tmp_path / "slow")
+    assert result.exit_code == 2
+    assert "its files are of different machines" in result.stderr
+
+
+def test_case_and_figure_of_a_benchmark_are_taken_from_its_extra_info(tmp_path):
+    file = benchmark_json(tmp_path / "a.json", {"t1": [1.0], "t2": [2.0]})
+    told = json.loads(file.read_text())
+    for i, benchmark in enumerate(told["benchmarks"], 1):
+        benchmark["extra_info"] = {"case": "VAR", "figure": f"scale {i}"}
+    file.write_text(json.dumps(told))
+    assert [*compare.of_benchmarks(file).cases["VAR"].samples] == ["scale 1", "scale 2"]
+
+
+def test_another_device_of_the_same_machine_is_refused(call, tmp_path):
+    on = {
+        device: {"machine_info": {"cpu": {}, "gpus": ["H200"], "device": device}}
+        for device in ("cpu", "cuda")
+    }
+    base = benchmark_json(tmp_path / "base.json", {"t": [1.0]}, **on["cpu"])
+    new = benchmark_json(tmp_path / "new.json", {"t": [1.0]}, **on["cuda"])
+    result = call(base, new)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "H200" in result.stderr
+    assert "cuda" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not a JSON file of pytest-benchmark"),
+        ("[]", "not a JSON file of pytest-benchmark"),
+        ("{}", "not a JSON file of pytest-benchmark"),
+        (None, "cannot be read"),
+        ({"benchmarks": []}, "no benchmarks"),
+        ({"benchmarks": [{"fullname": "a", "stats": {}}]}, "add --benchmark-save-data"),
+        ({"benchmarks": [{"fullname": "a", "stats": {"data": ["x"]}}]}, "not a JSON file"),
+        ({"machine_info": {"cpu": {"brand_raw": "Other"}}}, "other machine"),
+    ],
+)
+def test_a_bad_file_is_a_line_and_exit_code_2(call, tmp_path, text, words):
+    base = benchmark_json(tmp_path / "base.json", {"a": [1.0] * 9})
+    new = tmp_path / "new.json"
+    if isinstance(text, dict):
+        benchmark_json(new, {"a": [1.0] * 9}, **text)
+    elif text is not None:
+        new.write_text(text)
+    result = call(base, new)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["base.json"], ["nope", "nope"], ["/tmp", "/tmp"]])
+def test_a_mistake_on_the_command_line_is_a_line(call, words):
+    result = call(*words)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_run_is_not_compared_with_pytest_benchmark(run, saved, call, tmp_path):
+    file = benchmark_json(tmp_path / "base.json", {"a": [1.0] * 9})
+    result = call(saved(run(), "base"), file)
+    assert result.exit_code == 2
+    assert "other experiment" in result.stderr

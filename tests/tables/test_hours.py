@@ -1,0 +1,83 @@
+"""Hours and cost before anything runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.predict.prediction import predict
+from bench.study import experiment
+from bench.tables import hours as cost
+from tests.measure.cluster.nodes import tiny
+
+RATE = 1e12
+
+
+def hours(sweep, **terms):
+    printed = cost.estimate(sweep, cost.Terms(RATE, **terms))
+    return printed.data, " ".join(printed.notes)
+
+
+def test_measuring_takes_what_the_effort_says(tmp_path):
+    sweep = tiny(tmp_path, "max_seconds=1000", "samples=7", "warmup=0", "rounds=1")
+    case = sweep.cases[0]
+    decode, images = sum(predict(case).flops) / RATE, cost.images_s(case, RATE)
+    span = cost.measuring(case, sweep, RATE)
+    assert span.least == pytest.approx(cost.START_S + (2 + 7) * decode + (1 + 7) * images)
+    most = cost.START_S + 2 * decode + images + (1000 + decode) + (500 + images)
+    assert span.most == pytest.approx(most)
+    twice = cost.measuring(case, tiny(tmp_path, "max_seconds=1000", "samples=7", "rounds=2"), RATE)
+    assert twice.most == pytest.approx(2 * most)
+
+
+def test_the_decoder_counts_its_images():
+    one = cost.vqvae_flops((1, 2, 16))
+    assert cost.vqvae_flops((1, 2, 32)) > 4 * one > 1e12  # 0.39 TFLOP at 256 pixels
+
+
+def test_baselines_are_measured_with_their_own_decoders_and_not_sampled():
+    sweep = experiment.load("code_table1", ["method=var,dit,mar,llamagen"])
+    told = cost.estimate(sweep, cost.Terms(RATE)).data.set_index("method")["decoder_tflops"] / 64
+    # VQGANs of about one size, to 256 pixels; LlamaGen to 384; Stable Diffusion's is wider.
+    assert 0.3 < told["VAR-d30"] < told["MAR-B"] * 2 < 2
+    assert told["LlamaGen-XXL"] == pytest.approx(told["MAR-B"] * 1.5**2, rel=0.05)
+    assert told["DiT-XL/2"] > 2 * told["MAR-B"]
+    assert len(cost.estimate(sweep, cost.Terms(RATE, images=1000)).data) == 3  # VARs
+
+
+def test_more_cards_help_until_each_has_one_family(tmp_path):
+    sweep = tiny(tmp_path, "max_seconds=100")  # two families
+    one, two, nine = (cost.estimate(sweep, cost.Terms(RATE, gpus=n, price=1)) for n in (1, 2, 9))
+    total = one.data["hours_most"].sum()
+    largest = two.data.groupby("batch_size")["hours_most"].sum().max()
+    assert f"One card, all rounds of all: {one.data['hours_least'].sum():.2g}" in one.notes[0]
+    assert f"to {largest:.2g} hours until" in two.notes[1]
+    assert f"to {largest:.2g} hours until" in nine.notes[1]
+    assert one.notes[-1].endswith(f"to {total:.2g}.")
+    assert nine.notes[-1].endswith(f"to {9 * largest:.2g}.")  # all are paid until the last is done
+
+
+def test_images_are_shared_by_the_cards(tmp_path):
+    sweep = tiny(tmp_path, "batch_size=2", "method=var")
+    batch = cost.decode_s(sweep.cases[0], RATE) + cost.images_s(sweep.cases[0], RATE)
+    assert cost.sampling(sweep.cases[0], 100, RATE, 4).most == pytest.approx(
+        cost.START_S + 13 * batch
+    )
+    data, notes = hours(sweep, images=100, gpus=4)
+    assert data["hours_most"].tolist() == pytest.approx([(cost.START_S + 50 * batch) / 3600])
+    assert f"4 cards: {(cost.START_S + 13 * batch) / 3600:.2g} hours" in notes
+
+
+def test_predict_prints_hours_and_takes_nothing_without_a_rate():
+    one = ["predict", "d16_cpu", "--set", "method=var", "--set", "depth=2"]
+    result = CliRunner().invoke(app.app, [*one, "--rate", "1", "--price", "2", "--format", "json"])
+    assert result.exit_code == 0, result.output
+    assert {"decode_s", "hours_least", "hours_most"} <= json.loads(result.stdout)[0].keys()
+    for words, line in (("--price 2", "--rate TFLOP/S"), ("--rate 1 --max-batch", "one at a time")):
+        result = CliRunner().invoke(app.app, [*one, *words.split()])
+        assert result.exit_code == 2
+        assert line in result.stderr
+        assert result.stderr.count("\n") == 1

@@ -1,0 +1,229 @@
+"""`bench.py recommend`: what fits, what is best of it, and where each figure is from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+
+import matplotlib
+import pytest
+from typer.testing import CliRunner
+
+from bench.cli import app, targets
+from bench.figures import advice_figure, canvas
+from bench.measure import machine
+from bench.study.errors import UsageError, bytes_of
+from bench.tables import advice as recommend
+from bench.tables.advice import Limits, Quality
+from tests.synthetic import fake_evaluation, fake_run
+
+GIB = 2**30
+SETTINGS = {"batch_size": 64, "stack": "published", "precision": "fp16", "device": "cuda"}
+
+
+@functools.cache
+def run():
+    return fake_run("code_table1", samples=3)
+
+
+@functools.cache
+def found(measured: bool = True, on: str = "l20"):
+    runs = [run()] if measured else []
+    return recommend.candidates(recommend.grid(SETTINGS), runs, on)
+
+
+def of(label: str, among=None):
+    (candidate,) = [c for c in among or found() if c.case.label.startswith(label)]
+    return candidate
+
+
+def labels(some) -> set[str]:
+    return {c.case.label.partition(" (")[0] for c in some}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("16GiB", 16 * GIB), ("500 MB", 500_000_000), ("0.5gib", GIB // 2)]
+)
+def test_sizes_are_read_as_people_write_them(text, size):
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["potato", "", "16 potatoes", "-1GiB", "0", "nan", "infGiB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="a size must be like 48GiB"):
+        bytes_of(text)
+
+
+def test_a_cost_is_measured_where_this_machine_was_and_else_predicted():
+    assert of("CoDe N=7").latency_from == of("CoDe N=7").memory_from == "measured"
+    subnet = of("VARiant-d8 N=6")
+    assert (subnet.latency_from, subnet.memory_from) == ("predicted", "predicted")
+    rate = subnet.flops / subnet.latency_s
+    measured = [c.flops / c.latency_s for c in found() if c.latency_from == "measured"]
+    assert min(measured) <= rate <= max(measured)
+
+
+def test_another_machines_run_says_nothing_of_time_and_memory():
+    assert {c.latency_s for c in found(on="h100")} == {None}
+    assert {c.memory_from for c in found(on="h100")} == {"predicted"}
+
+
+def test_a_machine_of_which_only_ceilings_are_known_has_floors(tmp_path):
+    from test_profile import CEILINGS
+
+    (tmp_path / "ceilings.json").write_text(CEILINGS.model_dump_json())
+    known = dataclasses.replace(fake_run("profile", measured=False), folder=tmp_path)
+    known.env = {"machine": "l20"}
+    candidates = recommend.candidates(recommend.grid(SETTINGS), [known], "l20")
+    assert {c.latency_from for c in candidates} == {"floor"}
+    assert of("VAR-d30", candidates).latency_s > of("VAR-d16", candidates).latency_s > 0
+
+
+def test_fid_is_the_papers_and_named():
+    assert of("VAR-d30").quality == Quality(1.95, "CoDe, Table 1", "CoDe")
+    assert of("CoDe N=7").quality == Quality(2.11, "CoDe, Table 1", "CoDe")
+    assert of("CoDe N=3").quality == Quality(2.99, "CoDe, Table 6 (training-free)", "CoDe")
+    assert of("VARiant-d16 N=7").quality == Quality(2.00, "VARiant, Table 8", "VARiant")
+    assert of("VAR-d16").quality is None
+
+
+def test_a_measured_fid_counts_unless_the_weights_are_not_the_papers():
+    case = of("VAR-d16").case
+    fids = {"seeded": 300.0, "mini": 4.4, "published": 3.3}
+    lines = {
+        kind: fake_evaluation(case.model_copy(update={"weights": kind}), fid=fid)
+        for kind, fid in fids.items()
+    }
+    for kinds, expected in ((("seeded", "mini"), None), (fids, 3.3)):
+        evaluated = [lines[kind] for kind in kinds]
+        (found,) = recommend.candidates([case], [run()], "l20", evaluated)
+        assert found.quality == (expected and Quality(expected, "measured", "measured"))
+
+
+def test_what_does_not_fit_is_left_out_with_the_reason():
+    advice = recommend.advise(found(), Limits(20 * GIB), 64)
+    out = {c.case.label: why for c, why in advice.excluded}
+    assert out["VAR-d30"].startswith("needs 3")
+    assert "CoDe N=6 (d30+d16)" not in out
+    assert labels(advice.unranked) == {"VAR-d16"}
+    shown = labels([*advice.ranked, *advice.unranked]) | labels(c for c, _ in advice.excluded)
+    assert shown == labels(found())
+
+
+def test_the_best_are_beaten_by_none_of_their_source_and_by_other_sources_neither():
+    advice = recommend.advise(found(), Limits(64 * GIB), 64)
+    for c, other in itertools.product(advice.best, advice.ranked):
+        if c.quality.source == other.quality.source:
+            assert not (other.cost < c.cost and other.fid < c.fid)
+    fast, slow = of("CoDe N=8"), of("VARiant-d16 N=8")
+    same = dataclasses.replace(slow, quality=Quality(2.5, "CoDe, Table 1", "CoDe"))
+    worse = dataclasses.replace(slow, quality=Quality(2.5, "VARiant, Table 8", "VARiant"))
+    assert recommend.beats(fast, same)
+    assert not recommend.beats(fast, worse)
+    assert not recommend.beats(fast, fast)
+
+
+def test_with_a_fid_the_fastest_that_has_it_is_chosen():
+    advice = recommend.advise(found(), Limits(64 * GIB, max_fid=2.12), 64)
+    fastest = min((c for c in found() if c.quality and c.fid <= 2.12), key=lambda c: c.latency_s)
+    assert advice.chosen.startswith(f"Choose {fastest.case.label}")
+    assert advice.ranked[0] == fastest
+
+
+def test_without_one_the_best_fid_of_each_source_is_offered():
+    chosen = recommend.advise(found(), Limits(64 * GIB), 64).chosen
+    assert "CoDe N=9 (d30+d16)" in chosen
+    assert "VARiant-d16 N=9 (d30)" in chosen
+
+
+@pytest.mark.parametrize(
+    ("limits", "line"),
+    [
+        (Limits(GIB), "nothing fits 1,024 MiB at batch 64: the least is VAR-d16"),
+        (Limits(64 * GIB, max_fid=1.5), "the best FID that fits is 1.94 (CoDe N=9"),
+        (Limits(64 * GIB, max_latency=1e-3), "the fastest that fits takes"),
+    ],
+)
+def test_where_nothing_is_left_the_line_says_what_is_nearest(limits, line):
+    with pytest.raises(UsageError) as e:
+        recommend.advise(found(), limits, 64)
+    assert line in str(e.value)
+
+
+def test_a_limit_on_time_needs_a_machine_that_is_known():
+    with pytest.raises(UsageError, match=r"`bench\.py profile` measures it"):
+        recommend.advise(found(measured=False), Limits(64 * GIB, max_latency=1), 64)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_no_label_of_the_picture_covers_another_or_a_marker(measured):
+    advice = recommend.advise(found(measured), Limits(20 * GIB), 64)
+    with matplotlib.rc_context(canvas.STYLE):
+        figure = advice_figure.picture(advice, Limits(20 * GIB))
+        figure.draw_without_rendering()
+    (ax,) = figure.axes
+    boxes = [matplotlib.text.Text.get_window_extent(text) for text in ax.texts]
+    assert len(boxes) == len(advice.best)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    unit = 1 if measured else 1e12
+    for c in advice.ranked:
+        assert not any(b.contains(*ax.transData.transform((c.cost / unit, c.fid))) for b in boxes)
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(machine, "environment", lambda: {"machine": "l20"})
+    return lambda *words: CliRunner().invoke(
+        app.app, ["recommend", *words, "--out", str(tmp_path / "plots")]
+    )
+
+
+def test_the_command_prints_json_and_draws(bench, tmp_path):
+    result = bench(
+        *[
+            "--memory",
+            "16GiB",
+            "--batch",
+            "32",
+            "--max-fid",
+            "2.1",
+            "--device",
+            "cuda",
+            "--format",
+            "json",
+        ]
+    )
+    assert result.exit_code == 0, result.output
+    rows = {row["method"]: row for row in json.loads(result.stdout)}
+    assert rows["CoDe N=8 (d30+d16)"]["fid_from"] == "CoDe, Table 1"
+    assert all(row.get("fid", 0) <= 2.1 for row in rows.values())
+    assert "latency_s" not in rows["CoDe N=8 (d30+d16)"]
+    assert (tmp_path / "plots" / "recommend.pdf").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--memory potato", "a size must be like 48GiB, 80GB or 500MiB, not 'potato'"),
+        ("--memory 1GiB", "nothing fits 1,024 MiB at batch 1"),
+        ("--batch 0", "'--batch'"),
+        ("--max-fid nan", "'--max-fid'"),
+        ("--max-fid inf", "'--max-fid': inf is not a finite number"),
+        ("--max-fid -1", "'--max-fid'"),
+        ("--max-latency nan", "'--max-latency'"),
+        ("--max-latency inf", "'--max-latency': inf is not a finite number"),
+        ("--precision fp64", "precision must be"),
+        ("--stack old", "stack must be"),
+        ("--device tpu", "device must be auto, cpu, cuda or cuda:N"),
+        ("nope", "nope: no such folder or experiment"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(bench, tmp_path, words, line):
+    result = bench(*words.split())
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "plots").exists()

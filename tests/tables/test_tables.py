@@ -1,0 +1,206 @@
+"""What a table shows: ours, the paper's and the prediction, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from bench.cli import targets
+from bench.predict.prediction import predict
+from bench.study import printing
+from bench.study.cases import make_case
+from bench.study.errors import UsageError
+from bench.tables import case_rows, frames, tables
+from tests.synthetic import fake_run
+
+FORMATS = ("rich", "md", "csv", "latex", "json")
+
+
+def rows(run):
+    return {row["method"]: row for row in frames.frame(run).to_dict("records")}
+
+
+def printed(run, format, capsys):
+    printing.show(tables.measured(run), format)
+    return capsys.readouterr().out
+
+
+def test_every_row_of_the_paper_is_there_measured_or_not():
+    papers = {row["method"] for row in frames.paper_rows("code_table1")}
+    table = frames.frame(fake_run("code_table1"))
+    assert set(table["status"]) == {"ok"}
+    assert set(table["method_paper"]) == papers
+    table = frames.frame(fake_run("code_table1", method=["var", "code"]))
+    measured = table[table["status"] == "ok"]
+    assert sorted(measured["method_paper"]) == sorted(
+        ["VAR-d30", "VAR-d24", "VAR-d20", *(f"VAR-CoDe N={n}" for n in (6, 7, 8, 9))]
+    )
+    quoted = table[table["status"] == "not measured"]
+    assert list(quoted["method"]) == ["DiT-XL/2", "MAR-B", "AiM-XL", "LlamaGen-XXL"]
+    assert quoted["latency_s"].isna().all()
+    assert list(quoted["latency_s_paper"]) == [19.20, 29.80, 9.32, 73.97]
+
+
+def test_a_case_stands_beside_the_papers_row_of_its_batch_size():
+    table = frames.frame(fake_run("code_table3"))
+    ours = table[(table["method"] == "VAR-d30") & (table["batch_size"] == 32)].iloc[0]
+    assert ours["kv_cache_mib_paper"] == 14345
+    assert ours["running_mib_paper"] == 1216
+    assert ours["kv_cache_mib_predicted"] == 14343.75
+
+
+def test_out_of_memory_is_a_row_as_in_the_paper(capsys):
+    run = fake_run("code_table3")
+    table = frames.frame(run)
+    lost = table[table["status"] == "oom"]
+    assert list(lost["method"]) == ["VAR-d30"]
+    assert list(lost["status_paper"]) == ["oom"]
+    assert "OOM (OOM)" in printed(run, "md", capsys)
+
+
+def test_latency_is_the_median_and_speed_up_is_over_the_baseline_of_the_same_axes():
+    run = fake_run("code_figure5", batch_size=[1, 64])
+    run.records[0]["samples"]["latency_s"] = [1.0, 9.0, 2.0]
+    table = frames.frame(run)
+    assert table["latency_s"][0] == 2.0
+    base = table[table["method"] == "VAR-d30"].set_index(["batch_size", "stack"])["latency_s"]
+    for row in table.to_dict("records"):
+        expected = base[row["batch_size"], row["stack"]] / row["latency_s"]
+        assert row["speedup"] == pytest.approx(expected)
+
+
+def test_quality_is_the_papers_and_marked_as_not_measured(capsys):
+    text = printed(fake_run("code_table1"), "md", capsys)
+    assert "- (1.95)" in text
+    assert "quality is not measured" in text
+
+
+def test_an_experiment_that_was_never_run_shows_predictions_and_the_paper(capsys):
+    run = fake_run("variant_table2", measured=False, method=["var", "variant"])
+    table = rows(run)
+    assert {row["status"] for row in table.values()} == {"not run", "not measured"}
+    assert table["VARiant-d2 N=6 (d30)"]["kv_cache_mib_predicted"] == pytest.approx(5495.6, abs=0.1)
+    assert "- (3.62)" in printed(run, "md", capsys)
+
+
+def test_json_has_the_documented_names(capsys):
+    first = json.loads(printed(fake_run("code_table1"), "json", capsys))[0]
+    assert {"method", "batch_size", "stack", "status", "latency_s", "params_mib"} <= first.keys()
+    assert first["kv_cache_mib"] == pytest.approx(28687.5)
+    assert len(first["scale_latency_s"]) == 10
+
+
+def test_csv_can_be_read_back(capsys):
+    table = list(csv.DictReader(io.StringIO(printed(fake_run("code_table1"), "csv", capsys))))
+    assert len(table) == 11
+    assert float(table[0]["kv_cache_mib"]) == pytest.approx(28687.5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_prints_every_method(format, capsys):
+    run = fake_run("variant_table3")
+    text = printed(run, format, capsys)
+    for case in run.sweep.cases:
+        assert case.label in text
+
+
+def test_a_hostile_text_stays_text(capsys):
+    run = fake_run("variant_table3", batch_size=64)
+    run.records[0] |= {"status": "error", "reason": "[red]| a & b_c % </table>[/red]"}
+    assert "[red]| a & b_c % </table>[/red]" in printed(run, "rich", capsys)
+    run.records[0]["status"] = "a & b_c %"
+    assert r"a \& b\_c \%" in printed(run, "latex", capsys)
+
+
+def test_predictions_carry_the_same_names(capsys):
+    sweep = fake_run("code_table3", measured=False).sweep
+    printing.show(tables.predictions(sweep), "json")
+    first = json.loads(capsys.readouterr().out)[0]
+    told = predict(make_case({"method": "var", "batch_size": 8}))
+    assert first["kv_cache_mib"] == max(told.kv_cache_bytes) / 2**20
+    assert first["params_mib"] == told.params_bytes / 2**20
+    assert first["running_mib"] == told.running_bytes / 2**20
+    assert len(first["gflops_by_scale"]) == len(first["kv_cache_by_scale_mib"]) == 10
+
+
+def test_no_speed_up_over_a_baseline_that_ran_out_of_memory():
+    table = frames.frame(fake_run("code_figure5", batch_size=[64, 128], stack="published"))
+    lost = table[(table["method"] == "VAR-d30") & (table["batch_size"] == 128)].iloc[0]
+    assert lost["status"] == "oom"
+    assert table[table["batch_size"] == 128]["speedup"].isna().all()
+    assert table[table["batch_size"] == 64]["speedup"].notna().all()
+
+
+@pytest.mark.parametrize("text", ["{oops", "{}", '{"name": 1}', "[]", '{"experiment": {}}'])
+def test_a_damaged_run_is_one_line_and_does_not_hide_the_others(tmp_path, text, monkeypatch):
+    for name in ("machine/good", "machine/bad"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "machine" / "bad" / "run.json").write_text(text)
+    sweep = fake_run("d16_cpu", measured=False).sweep
+    what = {"name": "d16_cpu", "device": "cpu", "experiment": sweep.experiment.model_dump()}
+    (tmp_path / "machine" / "good" / "run.json").write_text(json.dumps(what))
+    with pytest.raises(UsageError) as e:
+        frames.load(tmp_path / "machine" / "bad")
+    assert str(e.value).count("\n") == 0
+    monkeypatch.setattr(targets, "RESULTS", tmp_path)
+    assert targets.find(["d16_cpu"])[0].folder == tmp_path / "machine" / "good"
+
+
+def test_a_row_says_where_memory_is_not_as_predicted(capsys):
+    run = fake_run("variant_table3", batch_size=64)
+    assert "; running" not in printed(run, "md", capsys)
+    run.records[1]["memory"]["running_mib"] *= 1.25
+    run.records[2]["memory"] |= {"accounted": False, "unaccounted_mib": 7.0}
+    text = printed(run, "md", capsys)
+    thinned = [line for line in text.splitlines() if line.startswith("| VARiant-d16")]
+    assert "ok; running +25%" in thinned[0]
+    assert "ok; 7.0 MiB unaccounted" in text
+    assert "Status says where memory is not as predicted" in text
+
+
+def test_what_was_predicted_with_a_measurement_stands_beside_it():
+    """Not what today's code predicts, or the reader's machine."""
+    run = fake_run("code_table3", batch_size=64)
+    run.records[0]["predicted"] |= {"kv_cache_mib": 1234.0, "flops": 5e12}
+    row = frames.frame(run).iloc[0]
+    assert (row["kv_cache_mib_predicted"], row["tflops_predicted"]) == (1234.0, 5.0)
+    del run.records[0]["predicted"]["running_mib"]  # as in the oldest records
+    assert frames.frame(run).iloc[0]["running_mib_predicted"] > 100
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("cuda", "NVIDIA L20"), ("cuda:1", "NVIDIA H200"), ("cpu", "AMD EPYC")],
+)
+def test_a_run_is_of_the_device_that_its_cases_were_on(device, name):
+    run = fake_run("code_table1", device=device, precision="float32")
+    run.env = run.env | {"gpus": [*run.env["gpus"], {"name": "NVIDIA H200"}], "cpu": "AMD EPYC"}
+    assert f"Measured on {name}, torch" in " ".join(tables.measured(run).notes)
+    assert f"easured on {name}, torch" in case_rows.footer(run, case_rows.rows_of(run))
+
+
+def test_by_scale_shows_what_is_left_after_each(capsys):
+    run = fake_run("code_table3", batch_size=64)
+    scales = next(t.data for t in tables.measured(run).more if t.title == "By scale")
+    left = scales[(scales["method"] == "CoDe N=6 (d30+d16)") & (scales["by scale"] == "live MiB")]
+    made = run.records[1]["memory"]["live_by_scale_mib"]
+    assert left[[str(k) for k in range(1, 11)]].iloc[0].tolist() == [f"{b:.0f}" for b in made]
+
+
+def test_several_runs_are_one_json(capsys):
+    runs = [fake_run("variant_table3", batch_size=64), fake_run("code_table3", batch_size=8)]
+    printing.show(tables.together(runs), "json")
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert {row["experiment"] for row in rows} == {"variant_table3", "code_table3"}
+
+
+@pytest.mark.parametrize("width", [80, 120, 320])
+def test_a_narrow_terminal_gets_several_tables(width):
+    text = tables.measured(fake_run("code_table1")).text
+    parts = printing.fitting(text, width)
+    assert {name for part in parts for name in part} == set(text.columns)
+    assert all(part[0] == "method" for part in parts)
+    assert (len(parts) > 1) == (width < 320)
