@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.methods.baselines.harness import Config, build, config_of, method_of, parts
+from bench.methods.baselines import need
 from bench.methods.baselines.method import Method, generate, spread, stand_for
 from bench.predict.simulate import PRIME, Footprint, watched
 from bench.study import cases
@@ -35,8 +36,11 @@ class Shapes:
 
 def shapes(case: Baseline) -> Shapes:
     with torch.device("meta"):
-        networks = [part.build() for part in parts(case)]
-    method, run = method_of(case, networks[0]), stack(case.stack, case.precision, case.attention)
+        networks = [part.build() for part in need().parts(case)]
+    method, run = (
+        need().method_of(case, networks[0]),
+        stack(case.stack, case.precision, case.attention),
+    )
     counts = [sum(p.numel() for p in network.parameters()) for network in networks]
     return Shapes(
         params=counts[0],
@@ -49,7 +53,7 @@ def shapes(case: Baseline) -> Shapes:
 def decoder_flops(case: Baseline) -> int:
     """Of the image decoder, one image."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        decoder = parts(case)[1].build()
+        decoder = need().parts(case)[1].build()
         match case:
             case cases.DiT():
                 decoder(torch.empty(1, 4, 32, 32))
@@ -65,17 +69,20 @@ def footprint(case: Baseline) -> Footprint:
     if isinstance(case, cases.MAR):  # whose denoising steps are alike too
         case = case.model_copy(update={"denoising_steps": min(3, case.denoising_steps)})
     run = stack(case.stack, case.precision, case.attention)
-    return of_config(config_of(case), lambda model: method_of(case, model), run, case.device)
+    return of_config(
+        need().config_of(case), lambda model: need().method_of(case, model), run, case.device
+    )
 
 
 def of_config(
-    config: Config, method_of: Callable[[nn.Module], Method], run: Stack, device: str
+    config: Any, method_of: Callable[[nn.Module], Method], run: Stack, device: str
 ) -> Footprint:
     """The footprint of a method with a model of these sizes: of STEPS steps, each of which tells
     of those near it, through LAYERS layers; the others only add their cache.
 
     device: "cpu" or "cuda", which need not be there.
     """
+    build = need().build
     with torch.device("meta"):
         shallow, deep = build(replace(config, depth=min(LAYERS, config.depth))), build(config)
     method, whole = method_of(shallow), method_of(deep)

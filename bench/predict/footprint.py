@@ -22,8 +22,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from bench.methods import baselines
 from bench.methods.meta import meta_plan
+from bench.predict import baselines
 from bench.predict.simulate import PRIME, Footprint, watched
 from bench.study.cases import Baseline, Case, VARCase, make_case
 from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
@@ -47,7 +47,7 @@ def footprint(case: Case) -> Footprint:
 @functools.cache
 def _footprint(case: Case, images: int) -> Footprint:
     if isinstance(case, Baseline):
-        return baselines.need().footprint(case)
+        return baselines.footprint(case)
     assert isinstance(case, VARCase)
     run = stack(case.stack, case.precision, case.attention)
     plan = copy.deepcopy(meta_plan(case))  # whose models are everybody's

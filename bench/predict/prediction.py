@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from bench.methods import baselines
 from bench.methods.meta import meta_plan, vqvae_config
+from bench.predict import baselines
 from bench.predict.footprint import footprint
 from bench.study.cases import Baseline, Case
 from codevar import VAR, VQVAE, VQVAEConfig
@@ -81,7 +81,7 @@ class Prediction:
 def predict(case: Case) -> Prediction:
     """The prediction for a case; remembered, since models take a while to lay out."""
     if isinstance(case, Baseline):
-        return prediction(case, **vars(baselines.need().shapes(case)))
+        return prediction(case, **vars(baselines.shapes(case)))
     plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
     return prediction(
         case,

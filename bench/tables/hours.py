@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.methods import baselines
 from bench.methods.meta import meta_plan
+from bench.predict import baselines
 from bench.predict.prediction import predict
 from bench.predict.shares import families
 from bench.study.cases import Baseline, Case, sampled
@@ -54,7 +54,7 @@ class Span:
 def decoder_flops(case: Case) -> int:
     """Of the image decoder, one image."""
     if isinstance(case, Baseline):
-        return baselines.need().decoder_flops(case)
+        return baselines.decoder_flops(case)
     return vqvae_flops(meta_plan(case).scales.patch_sizes)
 
 

@@ -28,7 +28,7 @@ FOOTER = "Each class with seed 0, preset var."
 
 
 def row(label="VAR-d30", facts=(), count=2, value=0.5):
-    return grid_rows.Row(label, torch.full((count, 3, 8, 8), value), margin)
+    return grid_rows.Row(label, torch.full((count, 3, 8, 8), value), facts)
 
 
 def texts(figure):
@@ -48,7 +48,7 @@ def boxes(figure):
 @pytest.mark.parametrize("facts", [(), ("2.9x, 50.4 images/s", "19,943 MiB", "FID 2.27")])
 def test_nothing_on_the_page_meets_anything_else(count, facts):
     long = "CoDe N=6 (d30+d16 by 2 layers), mini-finetuned"
-    rows = [row(label, margin, count) for label in ("VAR-d30", long, long)]
+    rows = [row(label, facts, count) for label in ("VAR-d30", long, long)]
     figure = picture_rows.draw(rows, [grid_rows.Head("bow tie")] * count, "Title", FOOTER)
     words, pictures = boxes(figure)
     every = [box.padded(-0.5) for box in (*words, *pictures)]

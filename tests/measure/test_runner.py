@@ -368,7 +368,7 @@ def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
 
 def test_a_busy_machine_marks_the_row(tiny, children, tmp_path, monkeypatch):
     loads = iter([0.0, 0.9, 0.01])
-    monkeypatch.setattr("bench.machine.Others.cores", lambda self: next(loads))
+    monkeypatch.setattr("bench.measure.machine.Others.cores", lambda self: next(loads))
     run(tiny, tmp_path / "run")
     notes = tables.measured(frames.load(tmp_path / "run")).notes
     assert "The machine was busy with something else during: VARiant-d2 N=6 (d2)." in notes

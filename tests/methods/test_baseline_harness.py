@@ -176,7 +176,7 @@ def test_steps_are_those_of_the_papers_tables():
 
 
 def test_without_the_extra_one_line_says_what_to_install():
-    without = "import sys; sys.modules['timm'] = None; from bench.cli import app; app()"
+    without = "import sys; sys.modules['timm'] = None; from bench.cli.app import app; app()"
     words = ["predict", "code_table1", "--set", "method=dit"]
     command = [sys.executable, "-c", without, *words]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

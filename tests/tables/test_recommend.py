@@ -71,7 +71,7 @@ def test_another_machines_run_says_nothing_of_time_and_memory():
 
 
 def test_a_machine_of_which_only_ceilings_are_known_has_floors(tmp_path):
-    from test_profile import CEILINGS
+    from tests.tables.test_profile import CEILINGS
 
     (tmp_path / "ceilings.json").write_text(CEILINGS.model_dump_json())
     known = dataclasses.replace(fake_run("profile", measured=False), folder=tmp_path)

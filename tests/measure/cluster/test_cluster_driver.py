@@ -293,7 +293,7 @@ def test_an_address_nobody_answers_is_one_line(address, line):
 
 
 def test_a_port_that_is_somebody_elses_is_one_line(monkeypatch):
-    monkeypatch.setattr("bench.nodes.HEALTH_S", 0.1)
+    monkeypatch.setattr("bench.measure.cluster.nodes.HEALTH_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"{address}: no Ray cluster .* else has the port"):
