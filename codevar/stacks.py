@@ -75,7 +75,7 @@ class Stack:
 
     def key_bytes(self, l2_norm: bool) -> int:
         """Bytes of a cached key element; normalised keys come out of autocast as float32."""
-        return 4 if self.cache is GrowingCache and l2_norm else self.precision.itemsize
+        return self.precision.itemsize if self.cache.in_place or not l2_norm else 4
 
     @property
     def value_bytes(self) -> int:
@@ -87,7 +87,7 @@ class Stack:
 
         For `modern` a VAR on a CPU packs its weights, and a VQVAE's decoder has its channels last;
         `compiled` also compiles a VAR's blocks, or warns why it cannot.  A decode without this
-        gives the same, later.  device: what a model without data stands for.
+        gives the same, later.  device: to assume for a model on the meta device.
         """
         if not self.packs:
             return model

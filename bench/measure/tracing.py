@@ -20,7 +20,7 @@ from bench.methods.loaded import SCALES
 from bench.study.cases import Case
 from bench.study.errors import UsageError
 from codevar import graphs
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 
 KINDS = {"trace": "trace.json.gz", "snapshot": "snapshot.pickle"}
 

@@ -16,7 +16,8 @@ from bench.methods.sources import source_of
 from bench.study.cases import Baseline, Case, K, VARCase
 from codevar import PRESETS, VQVAE
 from codevar.checkpoints import Source
-from codevar.decode import Generated, OnScale, generate, images_of
+from codevar.decode import generate, images_of
+from codevar.outputs import Generated, OnScale
 from codevar.plan import Plan
 from codevar.stacks import M, Stack, stack
 
