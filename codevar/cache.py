@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -89,9 +89,9 @@ class StaticCache:
 
 @dataclass(frozen=True)
 class CacheRows:
-    """The cache as a chunk of the batch's rows sees it."""
+    """A cache that is written in place, as a chunk of the batch's rows sees it."""
 
-    cache: StaticCache
+    cache: Any
     rows: slice
     batch_size: int
 

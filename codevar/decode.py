@@ -244,8 +244,8 @@ class Reader:
             rows_per_chunk = max(rows_that_fit_cache(length * C), MIN_TOKENS_PER_MATMUL // length)
             if self.cache.in_place and not x_BnC.is_cuda and rows_per_chunk < B:
                 for rows in slices(B, rows_per_chunk):
-                    cache = CacheRows(self.cache, rows, B)
-                    x_BnC[rows] = self._through(p, x_BnC[rows], masks, cache, rows)
+                    chunk = CacheRows(self.cache, rows, B)
+                    x_BnC[rows] = self._through(p, x_BnC[rows], masks, chunk, rows)
             else:
                 x_BnC = self._through(p, x_BnC, masks, self.cache)
             self.cache_bytes = self.cache.nbytes

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from codevar.cache import GrowingCache, StaticCache
 from codevar.compiled import chain_var, merge_biases
 from codevar.packed import can_pack, pack_var
-from codevar.var import VAR
+from codevar.var import VAR, VARConfig
 from codevar.vqvae import VQVAE
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,14 +73,12 @@ class Stack:
         """What matrix products run in."""
         return self.autocast or self.weights
 
-    def key_bytes(self, l2_norm: bool) -> int:
-        """Bytes of a cached key element; normalised keys come out of autocast as float32."""
-        return self.precision.itemsize if self.cache.in_place or not l2_norm else 4
-
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of a cached value element."""
-        return self.precision.itemsize
+    def token_bytes(self, config: VARConfig) -> int:
+        """Bytes of a token's key and value in a layer's cache; normalised keys come out of
+        autocast as float32."""
+        value = self.precision.itemsize
+        key = 4 if config.l2_norm and not self.cache.in_place else value
+        return config.width * (key + value)
 
     def prepare(self, model: M, device: str = "") -> M:
         """The model made ready for this stack, in place; it can then do nothing but decode.

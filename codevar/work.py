@@ -72,26 +72,25 @@ def work(plan: Plan, batch_size: int, stack: Stack) -> list[Pass]:
     last_pass = {step.model: k for k, step in enumerate(plan.steps)}
     last_visit = {(s.model, layer): k for k, s in enumerate(plan.steps) for layer in s.layers}
     scales_read: Counter[VAR] = Counter()
-    cached: dict[tuple[VAR, int], int] = {}
+    cached: Counter[tuple[VAR, int]] = Counter()
     passes = []
     for k, step in enumerate(plan.steps):
         model, first = step.model, scales_read[step.model]
         tokens = sum(plan.scales.tokens[first : k + 1])
-        visits = []
-        for layer in step.layers:
-            at = model, layer
-            # A cache that is allocated once has no room for what nobody reads.
-            written = 0 if stack.cache.in_place and last_visit[at] == k else tokens
-            conditions = not (stack.condition_once and at in cached)
-            past = cached.get(at, 0)
-            visits.append(Visit(layer, rows, tokens, past, written, conditions))
-            cached[at] = past + tokens
+        # A cache that is allocated once has no room for what nobody reads.
+        unread = [i for i in step.layers if stack.cache.in_place and last_visit[model, i] == k]
+        known = [i for i in step.layers if stack.condition_once and cached[model, i]]
+        visits = tuple(
+            Visit(i, rows, tokens, cached[model, i], tokens * (i not in unread), i not in known)
+            for i in step.layers
+        )
+        cached.update({(model, i): tokens for i in step.layers})
         passes.append(
             Pass(
                 model,
                 first,
                 k,
-                tuple(visits),
+                visits,
                 # Guidance comes before the head, but in the published code, which also makes logits
                 # of all that a refiner reads at the hand-over.
                 logit_rows=rows if stack.as_published else batch_size,
@@ -107,8 +106,7 @@ def work(plan: Plan, batch_size: int, stack: Stack) -> list[Pass]:
 def room(passes: Iterable[Pass], model: VAR) -> list[int]:
     """Tokens that each layer of the model caches.  Of VAR's 680, 424 where it is what a later pass
     reads: two fifths are the last scale's."""
-    tokens = [0] * model.config.depth
-    for p in passes:
-        for visit in p.visits if p.model is model else ():
-            tokens[visit.layer] += visit.written
-    return tokens
+    written: Counter[int] = Counter()
+    for visit in (visit for p in passes if p.model is model for visit in p.visits):
+        written[visit.layer] += visit.written
+    return [written[layer] for layer in range(model.config.depth)]

@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.methods.meta import configs, meta_plan
 from bench.predict.ceilings import Ceilings
-from bench.predict.prediction import flops, head_flops, token_bytes
+from bench.predict.prediction import flops, head_flops
 from bench.study.cases import Case, VARCase
 from codevar import VAR, VQVAE, VQVAEConfig
 from codevar.compiled import chain_var, merge_biases
@@ -98,7 +98,7 @@ def bytes_moved(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
         logits = p.logit_rows * p.logit_tokens * p.model.config.vocab
         moved[p.scale] += (
             weights_read(p) * run.weights.itemsize
-            + token_bytes(p, run) * cache
+            + run.token_bytes(p.model.config) * cache
             + 2 * logits * FLOAT32_BYTES
         )
     return tuple(moved)

@@ -150,16 +150,10 @@ def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     ends = {p.model: p.scale for p in passes if p.is_last}
     starts = {p.model: p.scale for p in passes if p.is_first and run.cache.in_place}
     for p in passes:
-        written = token_bytes(p, run) * sum(visit.rows * visit.written for visit in p.visits)
+        tokens = sum(visit.rows * visit.written for visit in p.visits)
         for k in range(starts.get(p.model, p.scale), ends[p.model] + 1):
-            totals[k] += written
+            totals[k] += tokens * run.token_bytes(p.model.config)
     return tuple(totals)
-
-
-def token_bytes(p: Pass, run: Stack) -> int:
-    """A token's keys and values in one layer of the model."""
-    config = p.model.config
-    return config.width * (run.key_bytes(config.l2_norm) + run.value_bytes)
 
 
 def flops(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:

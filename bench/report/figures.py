@@ -101,11 +101,9 @@ def scale_colors(count: int) -> list[str]:
     """Of so many scales, light to dark: the page's ten, or what lies between them."""
     if count <= PAGE_COLORS:
         return [f"var(--scale-{k})" for k in range(1, count + 1)]
+    mix = "color-mix(in oklab, var(--scale-{}) {:.0%}, var(--scale-{}))"
     places = [1 + k * (PAGE_COLORS - 1) / (count - 1) for k in range(count)]
-    return [
-        f"color-mix(in oklab, var(--scale-{int(x)}) {1 - x % 1:.0%}, var(--scale-{math.ceil(x)}))"
-        for x in places
-    ]
+    return [mix.format(int(x), 1 - x % 1, math.ceil(x)) for x in places]
 
 
 def figures(group: Group) -> list[Figure]:

@@ -97,6 +97,8 @@ class VARCase(Case):
 
     depth: Depth = 30
     sampling: Literal["var", "code", "mini"] = "var"
+    #: Keys that count scales: the least they may be, and by how many less than K the most.
+    scale_keys: ClassVar[dict[str, tuple[int, int]]] = {}
 
     @functools.cached_property
     def scale_count(self) -> int:
@@ -112,11 +114,13 @@ class VARCase(Case):
     def steps(self) -> str:
         return str(self.scale_count)
 
-    def check_scale(self, name: str, least: int, most: int) -> None:
-        """Raises ValueError unless the value of that name is in least..most."""
-        value = getattr(self, name)
-        if not least <= value <= most:
-            raise ValueError(f"{name} must be {least}..{most}, not {value}")
+    @model_validator(mode="after")
+    def _counts_of_scales_fit(self) -> VARCase:
+        for name, (least, fewer) in self.scale_keys.items():
+            value, most = getattr(self, name), self.scale_count - fewer
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be {least}..{most}, not {value}")
+        return self
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -190,11 +194,7 @@ class CoDe(VARCase):
     method: Literal["code"] = "code"
     refiner_depth: Depth = 16
     draft_steps: int
-
-    @model_validator(mode="after")
-    def _draft_steps_fit(self) -> CoDe:
-        self.check_scale("draft_steps", 1, self.scale_count - 1)
-        return self
+    scale_keys: ClassVar = {"draft_steps": (1, 1)}
 
     @property
     def label(self) -> str:
@@ -238,11 +238,7 @@ class VARiant(Subnetted):
 
     method: Literal["variant"] = "variant"
     bridge_scales: int = 6
-
-    @model_validator(mode="after")
-    def _bridge_fits(self) -> VARiant:
-        self.check_scale("bridge_scales", 0, self.scale_count)
-        return self
+    scale_keys: ClassVar = {"bridge_scales": (0, 0)}
 
     @property
     def label(self) -> str:
@@ -297,11 +293,7 @@ class Swap(VARCase):
     method: Literal["swap"] = "swap"
     other_depth: Depth = 16
     scale: int
-
-    @model_validator(mode="after")
-    def _scale_fits(self) -> Swap:
-        self.check_scale("scale", 1, self.scale_count)
-        return self
+    scale_keys: ClassVar = {"scale": (1, 0)}
 
     @property
     def label(self) -> str:

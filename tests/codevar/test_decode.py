@@ -132,8 +132,8 @@ def test_stack_tells_the_bytes_of_the_published_cache(small_vqvae, l2_norm):
     plan = original(tiny.var(l2_norm=l2_norm))
     made = generate(plan, small_vqvae, LABELS, stack=stack)
     cached = sum(room(work(plan, 1, stack), plan.models[0]))
-    per_token = stack.key_bytes(l2_norm) + stack.value_bytes
-    assert made.kv_cache_bytes[-1] == 2 * len(LABELS) * 64 * cached * per_token
+    per_token = stack.token_bytes(plan.models[0].config)
+    assert made.kv_cache_bytes[-1] == 2 * len(LABELS) * cached * per_token
 
 
 # Reading
