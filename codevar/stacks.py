@@ -50,7 +50,8 @@ class Stack:
     cache: `GrowingCache` or `StaticCache`.
     condition_once: AdaLN of all layers once an image rather than once a pass.
     as_published: top-k and top-p by sorts with indices, noise one number at a time; and what the
-        published loop has in hand while it samples stays in memory here too.
+        published loop has in hand while it samples stays in memory here too; at CoDe's hand-over it
+        has logits of all that the refiner reads, and draws for all of it.
     packs: weights in the layouts that kernels like: see `prepare`.
     compiles: the small operations between matrix products, too.
     graphs: on a GPU, decodes are captured and replayed: `codevar.graphs`.
