@@ -81,7 +81,7 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
 def as_published(
     head: nn.Linear, h_2BlC: torch.Tensor, at: ScaleSampling, noise: Noise
 ) -> torch.Tensor:
-    return draw_as_published(head(h_2BlC), at, noise)
+    return draw_as_published(head(h_2BlC), [h_2BlC.shape[1]], [at], noise)
 
 
 def guided_first(

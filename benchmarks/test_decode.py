@@ -17,7 +17,7 @@ import torch
 
 from bench.measure import devices, timing
 from bench.methods.loaded import Loaded
-from bench.study.cases import K, make_case
+from bench.study.cases import make_case
 
 DEVICE = devices.default_device()
 METHODS = (
@@ -30,7 +30,7 @@ CASES = [
     make_case(method | HOW | {"stack": stack})
     for method, stack in itertools.product(METHODS, ("published", "modern"))
 ]
-FIGURES = ("latency", *(f"scale {k}" for k in range(1, K + 1)))
+FIGURES = ("latency", *(f"scale {k}" for k in range(1, CASES[0].scale_count + 1)))
 
 
 class Told:

@@ -2,8 +2,9 @@
 
 from codevar import plan
 from codevar.checkpoints import PUBLISHED, CheckpointError, load_var, load_vqvae
-from codevar.decode import Decoded, decode
+from codevar.decode import decode
 from codevar.editing import edit
+from codevar.outputs import Decoded
 from codevar.sampling import PRESETS, Sampling
 from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from codevar.stacks import Stack, stack

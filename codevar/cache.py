@@ -6,8 +6,9 @@ A layer that is left out of a pass appends nothing, so layers may hold different
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -26,16 +27,16 @@ class GrowingCache:
     """As the papers measured it: each pass concatenates, keys and values keep the precision
     they came in (float32 keys and half-precision values under autocast).
 
+    in_place: whether memory is allocated once, for what a later pass reads, and rows may come in
+        chunks; a cache that is not keeps all that is appended.
     nbytes: held at present.
     """
 
-    def __init__(self, tokens_per_layer: tuple[int, ...], dtype: torch.dtype) -> None:
+    in_place: ClassVar[bool] = False
+
+    def __init__(self, room: Sequence[int], dtype: torch.dtype) -> None:
         self.nbytes = 0
         self._kv: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def length(self, layer: int) -> int:
-        """Tokens that the layer has cached."""
-        return self._kv[layer][0].shape[2] if layer in self._kv else 0
 
     def append(self, layer, k_BHlc, v_BHlc):
         self.nbytes += k_BHlc.nbytes + v_BHlc.nbytes
@@ -47,39 +48,37 @@ class GrowingCache:
 
 
 class StaticCache:
-    """Allocated once and written in place, with room for what a later pass reads again:
-    `Plan.tokens_read_again`.  A layer's last pass only joins it for as long as it attends.
+    """Allocated once and written in place, with room for what a later pass reads again.  A layer's
+    last pass only joins it for as long as it attends.
 
-    nbytes: held at present.
+    room: tokens of each layer (`codevar.work.room`).
     """
 
-    def __init__(self, tokens_per_layer: tuple[int, ...], dtype: torch.dtype) -> None:
+    in_place: ClassVar[bool] = True
+
+    def __init__(self, room: Sequence[int], dtype: torch.dtype) -> None:
         self.nbytes = 0
         self.dtype = dtype
-        self._capacity = tokens_per_layer
-        self._length = [0] * len(tokens_per_layer)
+        self._room = room
+        self._length = [0] * len(room)
         self._kv: list[torch.Tensor] = []
 
-    def length(self, layer: int) -> int:
-        """Tokens that the layer has cached."""
-        return self._length[layer]
-
-    def append(self, layer, k_BHlc, v_BHlc, rows=slice(None), of=0):
-        """rows: where a pass comes in parts, these of the batch, the first ones first; of: its
-        size."""
+    def append(self, layer, k_BHlc, v_BHlc, rows=slice(None), batch_size=0):
+        """rows: slice of the batch handled by this call, first chunk first.
+        batch_size: rows of the whole pass, where they come in chunks."""
         k_BHlc, v_BHlc = k_BHlc.to(self.dtype), v_BHlc.to(self.dtype)
         B, H, new, c = k_BHlc.shape
         if not self._kv:
             self._kv = [
-                torch.empty(2, of or B, H, L, c, dtype=self.dtype, device=k_BHlc.device)
-                for L in self._capacity
+                torch.empty(2, batch_size or B, H, L, c, dtype=self.dtype, device=k_BHlc.device)
+                for L in self._room
             ]
             self.nbytes = sum(kv.nbytes for kv in self._kv)
-        if not rows.start:  # the other parts are as long
+        if not rows.start:  # the other chunks are as long
             self._length[layer] += new
         end = self._length[layer]
         start = end - new
-        if end > self._capacity[layer]:
+        if end > self._room[layer]:
             k_BHLc, v_BHLc = self._kv[layer][:, rows, :, :start]
             return torch.cat((k_BHLc, k_BHlc), dim=2), torch.cat((v_BHLc, v_BHlc), dim=2)
         k_BHLc, v_BHLc = self._kv[layer][:, rows, :, :end]
@@ -89,12 +88,13 @@ class StaticCache:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows of a cache that a pass comes to in parts, and how many it has."""
+class CacheRows:
+    """A cache that is written in place, as a chunk of the batch's rows sees it."""
 
-    cache: StaticCache
+    cache: Any
     rows: slice
-    of: int
+    batch_size: int
 
     def append(self, layer, k_BHlc, v_BHlc):
-        return self.cache.append(layer, k_BHlc, v_BHlc, self.rows, self.of)
+        """As `Cache.append`, for these rows."""
+        return self.cache.append(layer, k_BHlc, v_BHlc, self.rows, self.batch_size)

@@ -33,7 +33,7 @@ def chain_var(var: VAR, compiles: bool) -> None:
     norm, add_and_norm, heads_of = made
     for block in cast("Iterable[Block]", var.blocks):
         block.norm, block.add_and_norm, block.attn.heads_of = norm, add_and_norm, heads_of
-        block.add, block.writes_over_x = torch.Tensor.addcmul_, not compiles
+        block.add, block.inplace_residual = torch.Tensor.addcmul_, not compiles
         block.takes_gains = True
 
 

@@ -13,17 +13,17 @@ of the feature map, C width of a model.  Batches of 2B are guidance: classes, th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from codevar import graphs
-from codevar.cache import Cache, GrowingCache, Part, StaticCache
+from codevar.cache import Cache, CacheRows
 from codevar.checks import labels_of, shown
 from codevar.noise import Noise, Seed, by_images, noise_of
-from codevar.packed import fitting
+from codevar.outputs import Decoded, Generated, OnScale
+from codevar.packed import rows_that_fit_cache
 from codevar.plan import Plan, original
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published, smooth_codes
 from codevar.stacks import PRECISIONS, Stack
@@ -31,37 +31,14 @@ from codevar.stacks import stack as make_stack
 from codevar.transfer import send
 from codevar.var import VAR, Modulation
 from codevar.vqvae import VQVAE, Quantizer
+from codevar.work import Pass, room, work
 
-TOKENS = 1024  # at least, that products with large weights are to have at a time
+MIN_TOKENS_PER_MATMUL = 1024  # smaller products waste the time it takes to read the weights
 
-#: Called with 0 before the first scale and with k after scale k = 1..K.
-OnScale = Callable[[int], None]
 #: (f_hat, h, k from 0) -> f_hat with the feature map h of scale k added.
 Add = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 #: (logits (B, l, V) that are left to draw from, k from 0) -> (B, l) tokens.
 Choose = Callable[[torch.Tensor, int], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What the transformers made, before the VQVAE.
-
-    tokens: (B, L) of all scales.
-    f_hat: (B, Z, h, w) the feature map; NaN if the models gave anything that is not finite.
-    kv_cache_bytes: K numbers, held in caches while scale k was predicted.
-    """
-
-    tokens: torch.Tensor
-    f_hat: torch.Tensor
-    kv_cache_bytes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """tokens: (B, L) of all scales.  images: (B, 3, H, W) in [0, 1]."""
-
-    tokens: torch.Tensor
-    images: torch.Tensor
 
 
 def decode(
@@ -156,34 +133,37 @@ def scale_by_scale(
     on_scale: OnScale,
 ) -> Generated:
     """The loop.  From on_scale(0) on it neither waits for a GPU nor asks what is on it."""
-    scales = plan.scales
+    scales, images = plan.scales, len(labels_2B) // 2
+    passes = work(plan, images, stack)
     settings = [sampling.at(k, scales) for k in range(scales.K)]
     readers: dict[VAR, Reader] = {}
     input_maps: list[torch.Tensor] = []  # not tokens: an editing changes them
-    tokens_BL = labels_2B.new_empty(len(labels_2B) // 2, scales.L)
+    tokens_BL = labels_2B.new_empty(images, scales.L)
     kv_cache_bytes = []
     f_hat = torch.zeros(0)
 
     on_scale(0)
-    for k, step in enumerate(plan.steps):
-        if step.model not in readers:
-            readers[step.model] = Reader(step.model, plan, labels_2B, stack)
-        reader, at = readers[step.model], settings[k]
-        pass_ = k, step.layers, input_maps
+    for p in passes:
+        if p.is_first:
+            readers[p.model] = Reader(p.model, room(passes, p.model), labels_2B, stack)
+        reader, k, at = readers[p.model], p.scale, settings[p.scale]
         if choose or sampling.more_smooth:
-            logits_BlV = reader.filtered(*pass_, at)
+            logits_BlV = reader.filtered(p, input_maps, at)
             tokens_Bl = choose(logits_BlV, k) if choose else draw(logits_BlV, at.temperature, noise)
         elif stack.as_published:
-            tokens_Bl = draw_as_published(reader.logits(*pass_), at, noise)
+            # No name for the logits here: it would keep them in memory while they are drawn from.
+            tokens_Bl = draw_as_published(
+                reader.logits(p, input_maps), p.maps, settings[p.first : k + 1], noise
+            )
         else:
-            tokens_Bl = draw_in_parts(at.guided(reader.features(*pass_)), reader, at, noise)
+            tokens_Bl = draw_in_parts(at.guided(reader.features(p, input_maps)), reader, at, noise)
         codes_BlZ = quantizer.codes(tokens_Bl)
         if sampling.more_smooth:
             codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
         codes_BlZ = codes_BlZ + reader.zero_or_nan
         kv_cache_bytes.append(sum(r.cache_bytes for r in readers.values()))
-        if k == plan.last_scale_of(step.model):
-            del readers[step.model], reader
+        if p.is_last:
+            del readers[p.model], reader
 
         h_BZhw = quantizer.feature_map(codes_BlZ, k, scales)
         if k == 0:
@@ -205,7 +185,7 @@ def draw_in_parts(
         return draw(at.kept(reader.project(h_BlC)), at.temperature, noise)
     B, length, _ = h_BlC.shape
     tokens_Bl = torch.empty(B, length, dtype=torch.long)
-    most = fitting(2 * reader.model.config.vocab)
+    most = rows_that_fit_cache(2 * reader.model.config.vocab)
     for images, own in by_images(noise, slices(B, max(1, most // length))):
         for part in slices(length, most):
             logits_BlV = at.kept(reader.project(h_BlC[images, part]))
@@ -225,14 +205,13 @@ class Reader:
         of no numbers is a token like any other.
     """
 
-    def __init__(self, model: VAR, plan: Plan, labels_2B: torch.Tensor, stack: Stack) -> None:
+    def __init__(
+        self, model: VAR, room: Sequence[int], labels_2B: torch.Tensor, stack: Stack
+    ) -> None:
+        """room: tokens that each layer caches."""
         self.model = model
         self.stack = stack
-        self.scales_read = 0
-        self.last_scale = plan.last_scale_of(model)
-        self.cache: GrowingCache | StaticCache = stack.cache(
-            plan.tokens_read_again(model), stack.precision
-        )
+        self.cache = stack.cache(room, stack.precision)
         self.cache_bytes = 0
         self.zero_or_nan: torch.Tensor | int = 0
         self.cond_BC = model.class_emb(labels_2B)
@@ -242,51 +221,39 @@ class Reader:
         self._modulations: dict[int, Modulation] = {}
         self._held: tuple[torch.Tensor, ...] = ()
 
-    def logits(
-        self, k: int, layers: tuple[int, ...], input_maps: list[torch.Tensor]
-    ) -> torch.Tensor:
-        """(2B, l, V) float32 of scale k (0-based).
+    def logits(self, p: Pass, input_maps: list[torch.Tensor]) -> torch.Tensor:
+        """(2B, n, V) float32 of the last `p.logit_tokens` positions.
 
         input_maps: (B, l, Z) each, of the scales from the second on.
         """
-        return self.project(self.features(k, layers, input_maps))
+        return self.project(self.features(p, input_maps))
 
-    def filtered(
-        self,
-        k: int,
-        layers: tuple[int, ...],
-        input_maps: list[torch.Tensor],
-        at: ScaleSampling,
-    ) -> torch.Tensor:
-        """(B, l, V) float32, guided, after top-k and top-p."""
+    def filtered(self, p: Pass, input_maps: list[torch.Tensor], at: ScaleSampling) -> torch.Tensor:
+        """(B, l, V) float32 of the scale it predicts, guided, after top-k and top-p."""
         if self.stack.as_published:
-            return at.filtered(self.logits(k, layers, input_maps))
-        return at.kept(self.project(at.guided(self.features(k, layers, input_maps))))
+            return at.filtered(self.logits(p, input_maps)[:, -p.maps[-1] :])
+        return at.kept(self.project(at.guided(self.features(p, input_maps))))
 
-    def features(
-        self, k: int, layers: tuple[int, ...], input_maps: list[torch.Tensor]
-    ) -> torch.Tensor:
-        """(2B, l, C), what `VAR.project` makes these logits of."""
-        first, self.scales_read = self.scales_read, k + 1
+    def features(self, p: Pass, input_maps: list[torch.Tensor]) -> torch.Tensor:
+        """(2B, n, C), what `VAR.project` makes these logits of."""
         with self.stack.running(self.cond_BC.device):
-            x_BnC = self._input(first, k, input_maps)
+            x_BnC = self._input(p, input_maps)
             self._hold(x_BnC)
-            masks = self._masks(first, k, layers)
-            # As many rows at a time as stay in a CPU's cache between operations.
-            some = max(fitting(x_BnC[0].numel()), TOKENS // x_BnC.shape[1])
-            if isinstance(self.cache, StaticCache) and not x_BnC.is_cuda and some < len(x_BnC):
-                for rows in slices(len(x_BnC), some):
-                    part = Part(self.cache, rows, of=len(x_BnC))
-                    x_BnC[rows] = self._through(layers, x_BnC[rows], masks, part, rows)
+            masks = self._masks(p)
+            B, length, C = x_BnC.shape
+            rows_per_chunk = max(rows_that_fit_cache(length * C), MIN_TOKENS_PER_MATMUL // length)
+            if self.cache.in_place and not x_BnC.is_cuda and rows_per_chunk < B:
+                for rows in slices(B, rows_per_chunk):
+                    chunk = CacheRows(self.cache, rows, B)
+                    x_BnC[rows] = self._through(p, x_BnC[rows], masks, chunk, rows)
             else:
-                x_BnC = self._through(layers, x_BnC, masks, self.cache)
+                x_BnC = self._through(p, x_BnC, masks, self.cache)
             self.cache_bytes = self.cache.nbytes
-            if k == self.last_scale and not self.stack.as_published:
+            if p.is_last and not self.stack.as_published:
                 del self.cache
             self._hold(*self._held, x_BnC)
-            h_2BlC = self.model.features(x_BnC[:, -self.model.scales.tokens[k] :], self.cond_BC)
             self.zero_or_nan = 0
-            return h_2BlC
+            return self.model.features(x_BnC[:, -p.logit_tokens :], self.cond_BC)
 
     def project(self, h_BlC: torch.Tensor) -> torch.Tensor:
         """(B, l, V) float32 logits of features."""
@@ -296,28 +263,28 @@ class Reader:
 
     def _through(
         self,
-        layers: tuple[int, ...],
+        p: Pass,
         x_BnC: torch.Tensor,
         masks: Sequence[torch.Tensor | None],
         cache: Cache,
         rows: slice | None = None,
     ) -> torch.Tensor:
-        """x through the layers.  rows: of the batch, which x is; None for all."""
-        for layer, mask in zip(layers, masks, strict=True):
-            modulation = self._modulation(layer)
+        """x through the layers.  rows: slice of the batch that x is; None for all."""
+        for visit, mask in zip(p.visits, masks, strict=True):
+            modulation = self._modulation(visit.layer)
             if rows:
                 modulation = [m[rows] for m in modulation]
-            x_BnC = self.model.blocks[layer](x_BnC, modulation, mask, cache, layer)
+            x_BnC = self.model.blocks[visit.layer](x_BnC, modulation, mask, cache, visit.layer)
         return x_BnC
 
-    def _input(self, first: int, k: int, input_maps: list[torch.Tensor]) -> torch.Tensor:
-        """(2B, n, C) of the scales from `first` to k."""
+    def _input(self, p: Pass, input_maps: list[torch.Tensor]) -> torch.Tensor:
+        """(2B, n, C) of the scales that the pass reads."""
         model = self.model
-        maps = [input_maps[j - 1] for j in range(max(first, 1), k + 1)]
+        maps = input_maps[max(p.first, 1) - 1 : p.scale]
         inputs = [model.word_embed(m.to(model.dtype)).repeat(2, 1, 1) for m in maps]
-        if first == 0:
+        if p.first == 0:
             inputs.insert(0, model.first_input(self.cond_BC))
-        return torch.cat(inputs, dim=1) + self.positions_1LC[:, model.scales.span(first, k)]
+        return torch.cat(inputs, dim=1) + self.positions_1LC[:, model.scales.span(p.first, p.scale)]
 
     def _hold(self, *tensors: torch.Tensor) -> None:
         """The published loop has its input and its output in hand until the next scale, which
@@ -325,17 +292,15 @@ class Reader:
         if self.stack.as_published:
             self._held = tensors
 
-    def _masks(
-        self, first: int, last: int, layers: tuple[int, ...]
-    ) -> Sequence[torch.Tensor | None]:
+    def _masks(self, p: Pass) -> Sequence[torch.Tensor | None]:
         """(n, past + n) for each layer, where a pass over several scales may look; one scale sees
         all."""
-        if first == last:
-            return [None] * len(layers)
-        pasts = [self.cache.length(layer) for layer in layers]
-        mask_nn = self.model.scales.block_causal_mask(first, last, self.cond_BC.device)
-        mask_nm = F.pad(mask_nn, (max(pasts), 0), value=True)
-        return [mask_nm[:, max(pasts) - past :] for past in pasts]
+        if p.first == p.scale:
+            return [None] * len(p.visits)
+        most = max(visit.past for visit in p.visits)
+        mask_nn = self.model.scales.block_causal_mask(p.first, p.scale, self.cond_BC.device)
+        mask_nm = F.pad(mask_nn, (most, 0), value=True)
+        return [mask_nm[:, most - visit.past :] for visit in p.visits]
 
     def _modulation(self, layer: int) -> Modulation:
         if layer in self._modulations:

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from codevar.checks import labels_of
-from codevar.decode import Decoded, default_stack, generate, images_of
+from codevar.decode import default_stack, generate, images_of
 from codevar.noise import Seed
+from codevar.outputs import Decoded
 from codevar.plan import Plan, original
 from codevar.sampling import Sampling
 from codevar.stacks import Stack

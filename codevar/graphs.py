@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
@@ -26,13 +26,11 @@ from packaging.version import Version
 from torch import nn
 
 from codevar.noise import Noise, alike, reseed
-
-if TYPE_CHECKING:
-    from codevar.decode import Generated, OnScale
-    from codevar.plan import Plan
+from codevar.outputs import Generated, OnScale
+from codevar.plan import Plan, Step
 
 #: (labels (2B,), noise, on_scale) -> what the loop makes of them.
-Decode = Callable[[torch.Tensor, Noise, "OnScale"], "Generated"]
+Decode = Callable[[torch.Tensor, Noise, OnScale], Generated]
 
 REGISTERS = Version(torch.__version__) < Version("2.15")  # generators with graphs, by hand
 KINDS = 32  # of decodes remembered for a model, the oldest forgotten first
@@ -108,12 +106,21 @@ class Captured:
         return sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == self.pool)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What became of a kind of decode: neither after its first, then graphs or a reason.
+
+    reason: why it cannot be captured.
+    """
+
+    graphs: Captured | None = None
+    reason: str = ""
+
+
 #: What a module holds under a name; None where it could have something.
 Held = nn.Module | torch.Tensor | None
-#: Of a kind of decode: None after its first, then its graphs, or why it has none.
-Known = dict[tuple[Hashable, ...], Captured | str | None]
-#: By the first model of a plan, with which its graphs go.
-KNOWN: WeakKeyDictionary[nn.Module, Known] = WeakKeyDictionary()
+#: Kinds of decode by the first model of their plan, with which their graphs go.
+KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[Hashable, ...], Known]] = WeakKeyDictionary()
 ALIVE: WeakSet[Captured] = WeakSet()
 LAUNCHED = ContextVar("LAUNCHED", default=False)
 
@@ -149,41 +156,41 @@ def replayed(
     """
     known = KNOWN.setdefault(plan.models[0], {})
     batch = labels_2B.device, len(labels_2B), type(noise), torch.is_inference_mode_enabled()
-    kind = (models_of(plan), ref(quantizer), batch, how)
-    first = kind not in known
+    kind = (steps_of(plan), ref(quantizer), batch, how)
     found = known.pop(kind, None)
-    if isinstance(found, Captured) and not found.is_current():
-        first, found = True, None
-    if not first and found is None:
+    if found is None or (found.graphs and not found.graphs.is_current()):
+        found = Known()
+    elif found == Known():
         try:
             networks = (*plan.models, quantizer)
-            found = Captured(decode, networks, plan.scales.K, labels_2B, noise)
+            found = Known(Captured(decode, networks, plan.scales.K, labels_2B, noise))
         except RuntimeError as e:
-            found = next(iter(str(e).strip().splitlines()), type(e).__name__)
-            LOG.warning("kernels are launched one by one, as no graph was made: %s", found)
-        if isinstance(found, str):  # by now the exception lets go of what it had in hand
+            found = Known(reason=next(iter(str(e).strip().splitlines()), type(e).__name__))
+            LOG.warning("kernels are launched one by one, as no graph was made: %s", found.reason)
+        if found.reason:  # by now the exception lets go of what it had in hand
             give_back(labels_2B.device)
     known[kind] = found
     for other in {*[*known][:-KINDS], *filter(is_gone, known)}:
         del known[other]
-    run = found if isinstance(found, Captured) else decode
-    return run(labels_2B, noise, on_scale)
+    return (found.graphs or decode)(labels_2B, noise, on_scale)
 
 
-def models_of(plan: Plan) -> tuple[Any, ...]:
-    return tuple((ref(step.model), step.layers) for step in plan.steps)
+def steps_of(plan: Plan) -> tuple[tuple[Hashable, ...], ...]:
+    """All that the steps say, without keeping their models alive."""
+    names = [field.name for field in fields(Step) if field.name != "model"]
+    return tuple((ref(s.model), *(getattr(s, name) for name in names)) for s in plan.steps)
 
 
 def is_gone(kind: tuple[Any, ...]) -> bool:
     """Whether one of its models is."""
-    models, quantizer, *_ = kind
-    return None in (quantizer(), *(model() for model, _ in models))
+    steps, quantizer, *_ = kind
+    return None in (quantizer(), *(model() for model, *_ in steps))
 
 
-def known_of(plan: Plan) -> list[Captured | str]:
-    """Of the plan's kinds of decode, the graphs there are, and why there are none."""
-    known = KNOWN.get(plan.models[0], {})
-    return [found for kind, found in known.items() if found and kind[0] == models_of(plan)]
+def known_of(plan: Plan) -> list[Known]:
+    """Of the plan's kinds of decode, those that have graphs, or a reason why not."""
+    known = KNOWN.get(plan.models[0], {}).items()
+    return [found for kind, found in known if found != Known() and kind[0] == steps_of(plan)]
 
 
 def give_back(device: torch.device) -> None:
@@ -191,7 +198,7 @@ def give_back(device: torch.device) -> None:
     that come again make theirs again."""
     for known in KNOWN.values():
         for kind, found in [*known.items()]:
-            if isinstance(found, Captured) and found.labels_2B.device == device:
+            if found.graphs and found.graphs.labels_2B.device == device:
                 del known[kind]
     torch.cuda.empty_cache()
 

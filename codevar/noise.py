@@ -61,8 +61,8 @@ class ImageNoise:
         u_BlV = halves_BlV[..., :V].float().add_(0.5).mul_(2**-31)
         return u_BlV.clamp_(max=1 - 2**-24).neg_().log1p_().neg_()
 
-    def of(self, images: slice) -> ImageNoise:
-        """Their part of it."""
+    def for_images(self, images: slice) -> ImageNoise:
+        """The noise of these images."""
         part = copy.copy(self)
         part.start_B = self.start_B[images]
         return part
@@ -114,7 +114,7 @@ def by_images(noise: Noise, groups: Iterable[slice]) -> Iterator[tuple[slice, No
     the whole batch would: a generator's numbers come image after image."""
     own = noise
     for images in groups:
-        own = noise.of(images) if isinstance(noise, ImageNoise) else noise
+        own = noise.for_images(images) if isinstance(noise, ImageNoise) else noise
         yield images, own
     if isinstance(noise, ImageNoise) and isinstance(own, ImageNoise):
         noise.drawn = own.drawn

@@ -13,29 +13,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import nn
 
+from codevar.linear import PackedLinear, UnroundedLinear
 from codevar.settings import fp32_precision
-from codevar.unrounded import UnroundedLinear
+from codevar.var import VAR, Block
 
-if TYPE_CHECKING:
-    from codevar.var import VAR, Block
-
-ROWS = 512  # of the last scale, with guidance
-PIECE = 1 << 18  # elements of float32 for each thread at once, 1 MiB, to stay in its cache
-LARGE = 768  # inputs and outputs of a layer that MKL multiplies faster than oneDNN
-
-
-class PackedLinear(nn.Module):
-    """y = x W^T + b of a weight that was laid out once; `packed` chooses how."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+ROWS = 512  # that a weight is laid out for: of one image's last scale, with guidance
+PIECE = 1 << 18  # float32 elements (1 MiB) that stay in the cache of one thread
+LARGE = 768  # from so many inputs and outputs on MKL multiplies faster than oneDNN
 
 
 class OneDNNLinear(PackedLinear):
@@ -135,8 +124,8 @@ def attend(
         q_BHLc = q_BHLc * scale
     q_NLc, k_NKc, v_NKc = (x.reshape(B * H, -1, c) for x in (q_BHLc, k_BHKc, v_BHKc))
     out_NLc = torch.empty_like(q_NLc)
-    some = fitting(max(L, c) * k_NKc.shape[1])  # of scores, and of keys
-    for q, k, v, out in pieces(some, q_NLc, k_NKc, v_NKc, out_NLc):
+    rows_per_chunk = rows_that_fit_cache(max(L, c) * k_NKc.shape[1])  # of scores, and of keys
+    for q, k, v, out in pieces(rows_per_chunk, q_NLc, k_NKc, v_NKc, out_NLc):
         with fp32_precision(torch.backends.mkldnn.matmul, "bf16"):  # type: ignore[attr-defined]
             scores = q.float() @ k.float().mT
         if attn_mask is not None:
@@ -145,9 +134,9 @@ def attend(
     return out_NLc.view(B, H, L, c)
 
 
-def fitting(elements: int) -> int:
-    """Rows of so many float32 elements, at least one, that stay in the threads' caches."""
-    return max(1, int(PIECE * torch.get_num_threads() // elements))
+def rows_that_fit_cache(elements_per_row: int) -> int:
+    """How many rows of float32 elements stay in the threads' caches; at least one."""
+    return max(1, int(PIECE * torch.get_num_threads() // elements_per_row))
 
 
 def pieces(rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

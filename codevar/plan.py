@@ -62,42 +62,6 @@ class Plan:
         """Each model once, in order of first use."""
         return list(dict.fromkeys(step.model for step in self.steps))
 
-    def last_scale_of(self, model: VAR) -> int:
-        """The last scale (0-based) that needs the model."""
-        return max(k for k, step in enumerate(self.steps) if step.model is model)
-
-    def passes_of(self, model: VAR) -> list[tuple[int, int, tuple[int, ...]]]:
-        """The model's passes: (first scale read, scale predicted, layers), 0-based.
-
-        A pass reads all scales the model has not read yet, up to the one it predicts.
-        """
-        read, passes = 0, []
-        for k, step in enumerate(self.steps):
-            if step.model is model:
-                passes.append((read, k, step.layers))
-                read = k + 1
-        return passes
-
-    def cached_tokens(self, model: VAR) -> tuple[int, ...]:
-        """Tokens that each layer of the model has cached in the end."""
-        tokens = [0] * model.config.depth
-        for first, last, layers in self.passes_of(model):
-            for layer in layers:
-                tokens[layer] += sum(self.scales.tokens[first : last + 1])
-        return tuple(tokens)
-
-    def tokens_read_again(self, model: VAR) -> tuple[int, ...]:
-        """Of `cached_tokens`, those that a later pass of the layer reads: all but its last pass's.
-
-        Of VAR's 680 these are 424: two fifths of the cache is the last scale's.
-        """
-        again, cached = [0] * model.config.depth, [0] * model.config.depth
-        for first, last, layers in self.passes_of(model):
-            for layer in layers:
-                again[layer] = cached[layer]
-                cached[layer] += sum(self.scales.tokens[first : last + 1])
-        return tuple(again)
-
 
 def original(model: VAR | Plan) -> Plan:
     """VAR as published: all layers at every scale."""

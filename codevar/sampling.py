@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from codevar.checks import shown
-from codevar.noise import Noise, exponentials
+from codevar.noise import Noise, alike, exponentials
 from codevar.scales import Scales
 
 
@@ -171,17 +171,42 @@ def draw(logits_BlV: torch.Tensor, temperature: float, noise: Noise) -> torch.Te
     return torch.div(p_BlV, race_BlV, out=race_BlV).argmax(dim=-1)
 
 
-def draw_as_published(logits_2BlV: torch.Tensor, at: ScaleSampling, noise: Noise) -> torch.Tensor:
-    """(B, l) tokens: `filtered` and `draw` as the published code does them, by sorts that carry
-    indices.  It lets go of nothing before it has drawn, and its memory peaks here: seven and a
-    half maps of logits and what the loop holds (CoDe, Table 3, "running").
+def draw_as_published(
+    logits_2BnV: torch.Tensor, maps: Sequence[int], settings: Sequence[ScaleSampling], noise: Noise
+) -> torch.Tensor:
+    """(B, l) tokens of the last map: guidance, `kept` and `draw` as the published code does them.
 
-    The tokens are the same, but that `filtered` keeps all codes that are exactly as good as the
-    worst that is kept.
+    At the hand-over CoDe's refiner has read several maps.  The published code draws for all of
+    them, unguided but for the last, and has all their logits in hand meanwhile.  What is drawn for
+    nothing has its own noise, so that a seed gives the same images on every stack.
+
+    maps, settings: tokens and sampling of each map.
     """
-    cond, uncond = logits_2BlV.chunk(2)
-    logits_BlV = (1 + at.guidance) * cond - at.guidance * uncond
-    del logits_2BlV, cond, uncond
+    *others, at = settings
+    cond_BnV, uncond_BnV = logits_2BnV.chunk(2)
+    if not others:
+        guided_BlV = (1 + at.guidance) * cond_BnV - at.guidance * uncond_BnV
+        del logits_2BnV, cond_BnV, uncond_BnV
+        return filter_and_draw_as_published(guided_BlV, at, noise)
+    *others_BlV, last_BlV = cond_BnV.split(list(maps), dim=1)
+    uncond_BlV = uncond_BnV[:, -maps[-1] :]
+    last_BlV.copy_((1 + at.guidance) * last_BlV - at.guidance * uncond_BlV)
+    surplus = alike(noise)
+    for other_BlV, other in zip(others_BlV, others, strict=True):
+        filter_and_draw_as_published(other_BlV, other, surplus)
+    return filter_and_draw_as_published(last_BlV, at, noise)
+
+
+def filter_and_draw_as_published(
+    logits_BlV: torch.Tensor, at: ScaleSampling, noise: Noise
+) -> torch.Tensor:
+    """(B, l) tokens, by sorts that carry indices.  It lets go of nothing before it has drawn, and
+    memory peaks here: seven and a half maps of logits and what the loop holds (CoDe, Table 3,
+    "running").
+
+    The tokens are those of `kept` and `draw`, but that `kept` keeps all codes that are exactly as
+    good as the worst that is kept.
+    """
     if at.top_k > 0:
         best_Blk = logits_BlV.topk(min(at.top_k, logits_BlV.shape[-1]), sorted=False).values
         worse_BlV = logits_BlV < best_Blk.amin(dim=-1, keepdim=True)

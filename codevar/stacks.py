@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from codevar.cache import GrowingCache, StaticCache
 from codevar.compiled import chain_var, merge_biases
 from codevar.packed import can_pack, pack_var
-from codevar.var import VAR
+from codevar.var import VAR, VARConfig
 from codevar.vqvae import VQVAE
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +50,8 @@ class Stack:
     cache: `GrowingCache` or `StaticCache`.
     condition_once: AdaLN of all layers once an image rather than once a pass.
     as_published: top-k and top-p by sorts with indices, noise one number at a time; and what the
-        published loop has in hand while it samples stays in memory here too.
+        published loop has in hand while it samples stays in memory here too; at CoDe's hand-over it
+        has logits of all that the refiner reads, and draws for all of it.
     packs: weights in the layouts that kernels like: see `prepare`.
     compiles: the small operations between matrix products, too.
     graphs: on a GPU, decodes are captured and replayed: `codevar.graphs`.
@@ -73,21 +74,19 @@ class Stack:
         """What matrix products run in."""
         return self.autocast or self.weights
 
-    def key_bytes(self, l2_norm: bool) -> int:
-        """Bytes of a cached key element; normalised keys come out of autocast as float32."""
-        return 4 if self.cache is GrowingCache and l2_norm else self.precision.itemsize
-
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of a cached value element."""
-        return self.precision.itemsize
+    def token_bytes(self, config: VARConfig) -> int:
+        """Bytes of a token's key and value in a layer's cache; normalised keys come out of
+        autocast as float32."""
+        value = self.precision.itemsize
+        key = 4 if config.l2_norm and not self.cache.in_place else value
+        return config.width * (key + value)
 
     def prepare(self, model: M, device: str = "") -> M:
         """The model made ready for this stack, in place; it can then do nothing but decode.
 
         For `modern` a VAR on a CPU packs its weights, and a VQVAE's decoder has its channels last;
         `compiled` also compiles a VAR's blocks, or warns why it cannot.  A decode without this
-        gives the same, later.  device: what a model without data stands for.
+        gives the same, later.  device: to assume for a model on the meta device.
         """
         if not self.packs:
             return model

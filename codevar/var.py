@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from codevar.cache import Cache
-from codevar.packed import PackedLinear
+from codevar.linear import PackedLinear, UnroundedLinear
 from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from codevar.shapes import Shapes, count, size
-from codevar.unrounded import UnroundedLinear
 
 MAX_LOG_SCALE = math.log(100)  # of attention's temperature
 
@@ -229,7 +228,7 @@ class Block(nn.Module):
     norm: Callable[..., torch.Tensor] = staticmethod(modulated_norm)
     add: Callable[..., torch.Tensor] = staticmethod(gated_sum)
     add_and_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = staticmethod(add_and_norm)
-    writes_over_x = False  #: whether they do
+    inplace_residual = False  #: whether `add` and `add_and_norm` write over x
     takes_gains = False  #: whether a norm takes 1 + scale, which `modulation` then gives
 
     def __init__(self, config: VARConfig) -> None:

@@ -38,7 +38,6 @@ STACK_LINES: dict[str, Any] = {
     "modern": {"ls": "--", "mfc": "white"},
     "compiled": {"ls": ":", "fillstyle": "left"},
 }
-SCALE_COLORS = [matplotlib.colormaps["YlGnBu"](x) for x in np.linspace(0.15, 1, 10)]
 PARTS = {"params": BLUE, "kv_cache": ORANGE, "running": "#333333"}
 PART_NAMES = {"params": "parameters", "kv_cache": "KV cache", "running": "running"}
 DOT: dict[str, Any] = {"ls": "", "ms": 6}
@@ -76,6 +75,11 @@ STYLE: Any = {
 
 
 # Pages
+
+
+def scale_colors(count: int) -> list[Any]:
+    """Of so many scales, light to dark."""
+    return [matplotlib.colormaps["YlGnBu"](x) for x in np.linspace(0.15, 1, count)]
 
 
 def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Any:

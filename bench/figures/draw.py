@@ -31,7 +31,6 @@ from bench.figures.canvas import (
     PART_NAMES,
     PARTS,
     PREDICTED,
-    SCALE_COLORS,
     SERIES,
     STACK_COLORS,
     STACK_LINES,
@@ -48,6 +47,7 @@ from bench.figures.canvas import (
     lost_handle,
     make_room,
     panels,
+    scale_colors,
     seconds,
     stack_handles,
     stack_panels,
@@ -150,7 +150,7 @@ def scales(run: Run, rows: list[Row]) -> Figure:
         horizontal(ax, names, "latency (s)" if ax is shown[-1][0] else "")
         for row in bars:
             y, lengths = names.index(row["name"]), row["scale_latency_s"]
-            looks = [{"color": color, "ec": "white", "lw": 0.3} for color in SCALE_COLORS]
+            looks = [{"color": c, "ec": "white", "lw": 0.3} for c in scale_colors(len(lengths))]
             ends = np.cumsum([0, *lengths])
             totals.append(bar(ax, y, zip(lengths, looks, strict=True), seconds(row["latency_s"])))
             steps = meta_plan(row["case"]).steps
@@ -158,14 +158,15 @@ def scales(run: Run, rows: list[Row]) -> Figure:
             for color, width in (("white", 3.4), (VERMILLION, 1.8)):
                 ax.vlines(changes, y - 0.47, y + 0.47, color=color, lw=width)
             numbers += [(ax, y, k, *ends[k - 1 : k + 1]) for k in range(1, len(ends))]
-    handles: list[Any] = [Patch(color=c, label=f"{k}") for k, c in enumerate(SCALE_COLORS, 1)]
+    most = max(len(row["scale_latency_s"]) for row in rows)
+    handles: list[Any] = [Patch(color=c, label=f"{k}") for k, c in enumerate(scale_colors(most), 1)]
     handles.append(Line2D([], [], color=VERMILLION, lw=1.8, label="hand-over"))
-    finish(figure, "Latency by scale, 1 to 10", footer(run, rows, *note), handles)
+    finish(figure, f"Latency by scale, 1 to {most}", footer(run, rows, *note), handles)
     make_room(shown[-1][0], totals)
     for ax, y, k, start, end in numbers:  # the number of the scale, where there is room for it
         if np.ptp(ax.transData.transform([(start, y), (end, y)])[:, 0]) > 15 * figure.dpi / 72:
             look: Any = {"ha": "center", "va": "center_baseline"}
-            ax.text((start + end) / 2, y, k, color=BLACK if k <= 5 else "white", **look)
+            ax.text((start + end) / 2, y, k, color=BLACK if 2 * k <= most else "white", **look)
     return figure
 
 
@@ -240,10 +241,12 @@ def timeline(run: Run, rows: list[Row]) -> Figure:
     lines = -(-len(rows) // columns)
     width = WIDE if columns > 1 else NARROW
     figure, axes = panels(width, 0.3 + 1.35 * lines, lines, columns, sharex=True, sharey=True)
-    end, edges = "" if known else "_predicted", np.arange(0.5, 11)
+    end = "" if known else "_predicted"
+    most = max(len(row[f"peak_by_scale_mib{end}"]) for row in rows)
     for ax, row in zip(axes, rows, strict=False):
         weights = row[f"params_mib{end}"]
         peak = np.array(row[f"peak_by_scale_mib{end}"]) - weights
+        edges = np.arange(0.5, len(peak) + 1)
         ax.stairs(row[f"kv_cache_by_scale_mib{end}"], edges, fill=True, color=PARTS["kv_cache"])
         ax.stairs(peak, edges, color=BLACK, lw=1, baseline=None)
         if f"live_by_scale_mib{end}" in row:
@@ -254,7 +257,7 @@ def timeline(run: Run, rows: list[Row]) -> Figure:
         for change in changes:
             ax.axvline(change, color=VERMILLION, lw=0.8, ls=":")
         ax.set_title(textwrap.fill(row["name"] + (f", {row['stack']}" if several else ""), 30))
-        ax.set(xticks=range(1, 11), xlim=(0.3, 10.8))
+        ax.set(xticks=range(1, most + 1), xlim=(0.3, most + 0.8))
         ax.yaxis.set_major_formatter("{x:,.0f}")
         ax.grid(axis="y")
     for ax in axes[len(rows) :]:

@@ -206,19 +206,21 @@ def code_figure5c(run: Run, rows: list[Row]) -> Figure:
         raise lacks(run, "no two VAR of different depth, measured alike", "code_figure5")
     pair = [row for row in pair if row["stack"] in both]
     figure, shown = stack_panels(pair, 2.1)
-    high, k = 1000 * max(max(row["scale_latency_s"]) for row in pair), np.arange(1, 11)
+    high = 1000 * max(max(row["scale_latency_s"]) for row in pair)
+    K = len(pair[0]["scale_latency_s"])
+    k = np.arange(1, K + 1)
     for ax, (big, little) in shown:
         slow, fast = (1000 * np.array(row["scale_latency_s"]) for row in (big, little))
         ax.bar(k - 0.2, slow, 0.38, color=BLACK, label=big["name"])
         ax.bar(k + 0.2, fast, 0.38, color=SKY, label=little["name"])
         top = slow[-3:].max() + high * 0.05
         ends = top - high * 0.02
-        ax.plot([7.6, 7.6, 10.4, 10.4], [ends, top, top, ends], color=GREY, lw=0.8)
+        ax.plot([K - 2.4, K - 2.4, K + 0.4, K + 0.4], [ends, top, top, ends], color=GREY, lw=0.8)
         share = f"{slow[-3:].sum() / slow.sum():.0%} of {big['name']}"
-        beside(ax, 9, top, share, xytext=(0, 3), ha="center", va="bottom")
-        ax.vlines(10.2, fast[-1], slow[-1], color=GREY, lw=0.8, ls=":")
-        beside(ax, 10.2, (slow[-1] + fast[-1]) / 2, f"{slow[-1] / fast[-1]:.1f}x", xytext=(3, 0))
-        ax.set(xlabel="scale", xlim=(0.3, 11.6), ylim=(0, high * 1.18), xticks=k)
+        beside(ax, K - 1, top, share, xytext=(0, 3), ha="center", va="bottom")
+        ax.vlines(K + 0.2, fast[-1], slow[-1], color=GREY, lw=0.8, ls=":")
+        beside(ax, K + 0.2, (slow[-1] + fast[-1]) / 2, f"{slow[-1] / fast[-1]:.1f}x", xytext=(3, 0))
+        ax.set(xlabel="scale", xlim=(0.3, K + 1.6), ylim=(0, high * 1.18), xticks=k)
         ax.grid(axis="y")
     shown[0][0].set_ylabel("time (ms)")
     shown[0][0].yaxis.set_major_formatter("{x:,.0f}")

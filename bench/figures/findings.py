@@ -27,7 +27,7 @@ from bench.figures.canvas import (
     place_labels,
 )
 from bench.methods.meta import meta_plan
-from bench.study.cases import CoDe, K, VARCase, VARiant
+from bench.study.cases import CoDe, VARCase, VARiant
 from bench.tables import frames
 from bench.tables.case_rows import NoData, Row, footer, lacks, quality_note, starred
 from bench.tables.frames import Run
@@ -112,8 +112,9 @@ def code_figure3a(run: Run, rows: list[Row]) -> Figure:
         line = sorted((r["case"].scale, r["fid"]) for r in swaps if r["case"].other_depth == other)
         name = f"one scale by d{other}"
         handles += ours.plot(*zip(*line, strict=True), **look, label=name)
+    most = max(row["case"].scale_count for row in swaps)
     for ax in (theirs, ours):
-        ax.set(xlabel="scale that the smaller model predicts", xticks=range(1, K + 1))
+        ax.set(xlabel="scale that the smaller model predicts", xticks=range(1, most + 1))
     handles += theirs.get_legend_handles_labels()[0]
     notes = [*quality_note(run, used), "As published: CoDe, Table 4 (scales 2 to 10)."]
     return finish(figure, "Quality by the replaced scale", resting_on(run, used, *notes), handles)
@@ -164,7 +165,8 @@ def code_figure3c(run: Run, rows: list[Row]) -> Figure:
     handles += [Line2D([], [], **look, label=kind) for kind, look in looks.items()]
     for ax, pyramid in ((theirs, Scales()), (ours, meta_plan(pairs[0]["case"]).scales)):
         drafted = list(itertools.accumulate(pyramid.tokens))
-        ax.set_xticks(range(1, K), [f"{n}\n{drafted[n - 1]}" for n in range(1, K)])
+        drafts = range(1, pyramid.K)
+        ax.set_xticks(drafts, [f"{n}\n{drafted[n - 1]}" for n in drafts])
         ax.set_xlabel(f"draft steps N, and drafted tokens of {pyramid.L}")
     notes = [*quality_note(run, used), "As published: CoDe, Tables 6 and 2."]
     return finish(figure, "Quality by who drafts", resting_on(run, used, *notes), handles)

@@ -49,12 +49,13 @@ def picture(run: Run, ceilings: Ceilings) -> Figure:
     ends = list(dict.fromkeys([batches[0], batches[-1]]))
     axes: Any = figure.subplot_mosaic([["roof"] * len(ends), [str(batch) for batch in ends]])
     shared = [axes[str(batch)] for batch in ends]
+    most = max(len(row["over_floor"]) for row in rows)
     for ax, batch in zip(shared, ends, strict=True):
         for row in (row for row in rows if row["batch_size"] == batch):
             look = looks[row["name"]] | STACK_LINES[row["stack"]]
-            ax.plot(range(1, 11), row["over_floor"], **look)
+            ax.plot(range(1, len(row["over_floor"]) + 1), row["over_floor"], **look)
         ax.set_title(f"Time over floor, batch {batch}")
-        ax.set(xlabel="scale", xticks=range(1, 11))
+        ax.set(xlabel="scale", xticks=range(1, most + 1))
     for ax in shared[1:]:
         ax.sharey(shared[0])
     times = [over for row in rows for over in row["over_floor"]]

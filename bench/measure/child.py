@@ -131,10 +131,10 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
 def captured(plan: Plan, start_up: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
     """Notes what the decode's CUDA graphs took, if there are any; or why there are none."""
     for found in graphs.known_of(plan):
-        if isinstance(found, str):
-            return {"not_captured": found}
-        start_up["capture_s"] = found.seconds
-        used["graph_pool_mib"] = found.pool_bytes / memory.MIB
+        if found.graphs is None:
+            return {"not_captured": found.reason}
+        start_up["capture_s"] = found.graphs.seconds
+        used["graph_pool_mib"] = found.graphs.pool_bytes / memory.MIB
     return {}
 
 

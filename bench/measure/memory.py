@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench.measure.card import Card
 from bench.methods.generator import Made
 from codevar import graphs
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 
 MIB = 2**20
 TENSORS = {torch.Tensor, nn.Parameter}

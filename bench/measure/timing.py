@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bench.measure.card import Card
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 
 Run = Callable[[OnScale], object]
 ENERGY_S = 2.0

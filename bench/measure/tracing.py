@@ -16,11 +16,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench.methods.loaded import SCALES
 from bench.study.cases import Case
 from bench.study.errors import UsageError
 from codevar import graphs
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 
 KINDS = {"trace": "trace.json.gz", "snapshot": "snapshot.pickle"}
 
@@ -52,7 +51,7 @@ def save(
     run: Callable[[OnScale], object],
     device: torch.device,
     file: Path,
-    steps: Sequence[str] = SCALES,
+    steps: Sequence[str],
 ) -> None:
     """Runs the decode once more and writes what it did; a failure leaves no file, and a record
     that is complete without.  steps: what to call the ranges between the decode's marks."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.study.cases import Case
 from codevar.checkpoints import Source
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 
 
 class Made(Protocol):

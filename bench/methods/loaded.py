@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 import codevar
-from bench.methods import baselines, loaded
+from bench.methods import baselines
 from bench.methods.generator import Generator, Made, labels_of
 from bench.methods.sources import source_of
-from bench.study.cases import Baseline, Case, K, VARCase
+from bench.study.cases import Baseline, Case, VARCase
 from codevar import PRESETS, VQVAE
 from codevar.checkpoints import Source
-from codevar.decode import Generated, OnScale, generate, images_of
+from codevar.decode import generate, images_of
+from codevar.outputs import Generated, OnScale
 from codevar.plan import Plan
 from codevar.stacks import M, Stack, stack
 
@@ -68,7 +69,7 @@ class Loaded:
 
     @property
     def step_names(self) -> list[str]:
-        return loaded.SCALES
+        return [f"scale {k}" for k in range(1, self.plan.scales.K + 1)]
 
     @property
     def stands_for(self) -> tuple[int, ...]:
@@ -87,6 +88,3 @@ class Loaded:
     def images(self, made: Made) -> torch.Tensor:
         assert isinstance(made, Generated)
         return images_of(made, self.vqvae, self.how)
-
-
-SCALES = [f"scale {k}" for k in range(1, K + 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import torch
 
@@ -41,7 +42,8 @@ def configs(case: VARCase) -> tuple[VARConfig, ...]:
 def vqvae_config(case: VARCase) -> VQVAEConfig:
     """Sizes of the case's VQVAE, at the pyramid of its models."""
     if case.in_mini_world:
-        return checkpoints.vqvae_config(case.vqvae_name)
+        shipped = checkpoints.vqvae_config(case.vqvae_name)
+        return replace(shipped, patch_sizes=configs(case)[0].patch_sizes)
     return VQVAEConfig(patch_sizes=checkpoints.patch_sizes_of(case.depth))
 
 

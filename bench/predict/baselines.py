@@ -16,7 +16,7 @@ from bench.methods.baselines.method import Method, generate, spread, stand_for
 from bench.predict.simulate import PRIME, Footprint, watched
 from bench.study import cases
 from bench.study.cases import Baseline
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 from codevar.stacks import Stack, stack
 
 # Steps and layers that tell of all of them what memory they need: between these steps it changes

@@ -15,7 +15,7 @@ choice, and show as time over the floor.  So is what runs beside the transformer
 quantiser).  Weights are counted for each pass since they outgrow any cache; at the first scales
 and small batches the cache and logits may not, but there they are next to nothing.
 
-FLOPs are `predict.flops`, as the stack computes them.  All formulas are for B images, 2B rows.
+FLOPs are `bench.predict.prediction.flops`, as the stack computes them.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.methods.meta import configs, meta_plan
 from bench.predict.ceilings import Ceilings
-from bench.predict.prediction import flops, head_flops, logit_rows
+from bench.predict.prediction import flops, head_flops
 from bench.study.cases import Case, VARCase
 from codevar import VAR, VQVAE, VQVAEConfig
-from codevar.cache import StaticCache
 from codevar.compiled import chain_var, merge_biases
 from codevar.decode import generate
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 from codevar.var import Block
+from codevar.work import Pass, work
 
 FLOAT32_BYTES = 4
 LARGEST_BATCH = 2**20
@@ -76,59 +76,44 @@ def floor_of(case: Case, ceilings: Ceilings) -> Floor:
 
 
 def floor(plan: Plan, batch_size: int, run: Stack, ceilings: Ceilings) -> Floor:
-    work, moved = flops(plan, batch_size, run), bytes_moved(plan, batch_size, run)
-    heads = [
-        head_flops(step.model, batch_size, tokens, run)
-        for step, tokens in zip(plan.steps, plan.scales.tokens, strict=True)
-    ]
+    total, moved = flops(plan, batch_size, run), bytes_moved(plan, batch_size, run)
+    heads = [0] * plan.scales.K
+    for p in work(plan, batch_size, run):
+        heads[p.scale] += head_flops(p)
     # Under autocast the head alone stays in the weights' precision.
     body, head = ceilings.rate(run.precision), ceilings.rate(run.weights)
     return Floor(
-        flops=work,
+        flops=total,
         bytes=moved,
-        compute_s=tuple((w - h) / body + h / head for w, h in zip(work, heads, strict=True)),
+        compute_s=tuple((t - h) / body + h / head for t, h in zip(total, heads, strict=True)),
         memory_s=tuple(b / ceilings.bandwidth for b in moved),
     )
 
 
 def bytes_moved(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     """By scale: weights + cache + logits, as the top of this file has it."""
-    moved, rows = [0] * plan.scales.K, 2 * batch_size
-    for model in plan.models:
-        config = model.config
-        per_token = rows * config.width * (run.key_bytes(config.l2_norm) + run.value_bytes)
-        cached = [0] * config.depth
-        kept = [plan.scales.L] * config.depth  # tokens that go into the cache
-        if run.cache is StaticCache:
-            kept = list(plan.tokens_read_again(model))
-        conditioned: set[int] = set()
-        for first, last, layers in plan.passes_of(model):
-            tokens = sum(plan.scales.tokens[first : last + 1])
-            new = [layer for layer in layers if layer not in conditioned]
-            conditioned.update(layers if run.condition_once else ())
-            weights = weights_read(model, layers, new, first_pass=first == 0)
-            cache = sum(cached[layer] for layer in layers)
-            for layer in layers:
-                cached[layer] += tokens
-                cache += tokens if cached[layer] <= kept[layer] else 0
-            logits = logit_rows(batch_size, run) * plan.scales.tokens[last] * config.vocab
-            moved[last] += (
-                weights * run.weights.itemsize + per_token * cache + 2 * logits * FLOAT32_BYTES
-            )
+    moved = [0] * plan.scales.K
+    for p in work(plan, batch_size, run):
+        cache = sum(visit.rows * (visit.past + visit.written) for visit in p.visits)
+        logits = p.logit_rows * p.logit_tokens * p.model.config.vocab
+        moved[p.scale] += (
+            weights_read(p) * run.weights.itemsize
+            + run.token_bytes(p.model.config) * cache
+            + 2 * logits * FLOAT32_BYTES
+        )
     return tuple(moved)
 
 
-def weights_read(
-    model: VAR, layers: tuple[int, ...], conditioned: list[int], first_pass: bool
-) -> int:
-    """Weights (elements) of a pass through `layers`, which computes AdaLN of `conditioned`."""
+def weights_read(p: Pass) -> int:
+    """Weights (elements) of a pass: of the layers that run, the head, and AdaLN where computed."""
+    model = p.model
     read = elements(model.head_nm) + elements(model.head)
-    if model.config.shared_adaln and first_pass:
+    if model.config.shared_adaln and p.is_first:
         read += elements(model.shared_ada_lin)
-    for layer in layers:
-        block = model.blocks[layer]
+    for visit in p.visits:
+        block = model.blocks[visit.layer]
         read += elements(block)
-        if not model.config.shared_adaln and layer not in conditioned:
+        if not (model.config.shared_adaln or visit.conditions):
             read -= elements(block.get_submodule("ada_lin"))
     return read
 

@@ -27,11 +27,12 @@ from bench.predict import baselines
 from bench.predict.simulate import PRIME, Footprint, watched
 from bench.study.cases import Baseline, Case, VARCase, make_case
 from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
-from codevar.cache import StaticCache
-from codevar.decode import OnScale, generate
+from codevar.decode import generate
+from codevar.outputs import OnScale
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 from codevar.var import Block, Modulation, VARConfig
+from codevar.work import work
 
 
 def footprint(case: Case) -> Footprint:
@@ -67,11 +68,12 @@ def of_plan(
         shared = ("vocab", "channels", "patch_sizes")
         config = VQVAEConfig(**{name: getattr(plan.models[0].config, name) for name in shared})
         vqvae = VQVAE(config).cast(run.weights)
+    passes = work(plan, images, run)
     for model in plan.models:
-        computed = {step.layers[-1] for step in plan.steps if step.model is model}
+        computed = {p.visits[-1].layer for p in passes if p.model is model}
         for layer in set(range(model.config.depth)) - computed:
             last = cast("Block", model.blocks[max(computed)])
-            model.blocks[layer] = Keeps(model.config, run, last.writes_over_x)
+            model.blocks[layer] = Keeps(model.config, run, last.inplace_residual)
 
     def decode(on_scale: OnScale) -> object:
         return generate(plan, vqvae, [0] * images, sampling, stack=run, on_scale=on_scale)
@@ -82,9 +84,9 @@ def of_plan(
 class Keeps(Block):
     """A block that computes nothing but leaves behind what another does."""
 
-    def __init__(self, config: VARConfig, run: Stack, writes_over_x: bool) -> None:
+    def __init__(self, config: VARConfig, run: Stack, inplace_residual: bool) -> None:
         nn.Module.__init__(self)
-        self.config, self.run, self.writes_over_x = config, run, writes_over_x
+        self.config, self.run, self.inplace_residual = config, run, inplace_residual
 
     def modulation(self, condition: torch.Tensor) -> Modulation:
         if not self.run.condition_once:
@@ -93,8 +95,8 @@ class Keeps(Block):
         return (condition.new_empty(len(condition), width, dtype=torch.float32),)
 
     def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
-        out_BLC = x_BLC if self.writes_over_x else torch.empty_like(x_BLC)
-        if self.run.cache is StaticCache:  # there as soon as any layer writes to it
+        out_BLC = x_BLC if self.inplace_residual else torch.empty_like(x_BLC)
+        if self.run.cache.in_place:  # there as soon as any layer writes to it
             return out_BLC
         B, L, C = x_BLC.shape
         # Values are a view of queries, keys and values, which stay until the next pass joins.

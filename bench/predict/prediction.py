@@ -1,7 +1,7 @@
 """What shapes alone say of a plan: parameters, cache and work, scale by scale.
 
-Nothing is computed and no weight is loaded.  Formulas are given for B images, so 2B rows
-(guidance).  What is neither weight nor cache comes from `bench.predict.footprint`.
+Nothing is computed and no weight is loaded.  What is neither weight nor cache comes from
+`bench.predict.footprint`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.predict.footprint import footprint
 from bench.study.cases import Baseline, Case
-from codevar import VAR, VQVAE, VQVAEConfig
-from codevar.cache import StaticCache
+from codevar import VQVAE, VQVAEConfig
 from codevar.noise import CHUNK
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
+from codevar.work import Pass, work
 
 MIB = 2**20
 # Held from the first matrix product on.  Torch's default, but for Hopper and later: 32 MiB.
@@ -144,77 +144,46 @@ def params_bytes(plan: Plan, vqvae_sizes: VQVAEConfig, run: Stack) -> int:
 
 
 def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
-    """By scale: 2B * width * (key + value bytes) * tokens, over the layers that read them.
-
-    A growing cache holds what was read so far; a static one, from a model's first pass on,
-    what its later passes will read again.  Both are gone after the model's last scale.
-    """
-    totals = [0] * plan.scales.K
-    for model in plan.models:
-        element = run.key_bytes(model.config.l2_norm) + run.value_bytes
-        per_token = 2 * batch_size * model.config.width * element
-        passes, held = plan.passes_of(model), 0
-        kept = sum(plan.tokens_read_again(model))
-        at_scale = {}
-        for first, last, layers in passes:
-            held += sum(plan.scales.tokens[first : last + 1]) * len(layers)
-            at_scale[last] = kept if run.cache is StaticCache else held
-        tokens = 0
-        for k in range(passes[0][1], passes[-1][1] + 1):
-            tokens = at_scale.get(k, tokens)
-            totals[k] += per_token * tokens
+    """By scale.  A cache that is allocated once is there from its model's first pass on, another
+    grows pass by pass.  Both are gone after the model's last scale."""
+    totals, passes = [0] * plan.scales.K, work(plan, batch_size, run)
+    ends = {p.model: p.scale for p in passes if p.is_last}
+    starts = {p.model: p.scale for p in passes if p.is_first and run.cache.in_place}
+    for p in passes:
+        tokens = sum(visit.rows * visit.written for visit in p.visits)
+        for k in range(starts.get(p.model, p.scale), ends[p.model] + 1):
+            totals[k] += tokens * run.token_bytes(p.model.config)
     return tuple(totals)
 
 
 def flops(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     """By scale, as the stack computes them: attention over masked positions counts in full,
     AdaLN once an image or once a pass."""
-    work = [0] * plan.scales.K
-    for model in plan.models:
-        cached = [0] * model.config.depth
-        conditioned: set[int] = set()
-        for first, last, layers in plan.passes_of(model):
-            tokens = sum(plan.scales.tokens[first : last + 1])
-            new = [layer for layer in layers if layer not in conditioned]
-            conditioned.update(layers if run.condition_once else ())
-            attended = sum(cached[layer] + tokens for layer in layers)
-            for layer in layers:
-                cached[layer] += tokens
-            work[last] += (
-                pass_flops(model, batch_size, first, tokens, len(layers), attended)
-                + 2 * batch_size * adaln_flops(model, len(new), first_pass=first == 0)
-                + head_flops(model, batch_size, plan.scales.tokens[last], run)
-            )
-    return tuple(work)
+    totals = [0] * plan.scales.K
+    for p in work(plan, batch_size, run):
+        totals[p.scale] += input_flops(p, batch_size) + block_flops(p) + head_flops(p)
+    return tuple(totals)
 
 
-def pass_flops(
-    model: VAR, batch_size: int, first: int, tokens: int, layers: int, attended: int
-) -> int:
-    """Blocks and input embedding of one pass over `tokens` positions; attended: keys that a
-    position sees, summed over the layers that run."""
-    config, rows = model.config, 2 * batch_size
-    C = config.width
-    linear = 2 * tokens * layers * (4 * C * C + 2 * C * config.ffn_width)
-    attention = 4 * tokens * C * attended
-    embedded = tokens - (model.scales.tokens[0] if first == 0 else 0)
-    return rows * (linear + attention) + batch_size * 2 * embedded * config.channels * C
+def input_flops(p: Pass, batch_size: int) -> int:
+    """Embedding of the input maps, one for both halves of guidance; scale 1 has none."""
+    maps = p.maps[1:] if p.is_first else p.maps
+    return 2 * batch_size * sum(maps) * p.model.config.channels * p.model.config.width
 
 
-def adaln_flops(model: VAR, layers: int, first_pass: bool) -> int:
-    """The condition's products for that many layers, of one row."""
-    C = model.config.width
-    if model.config.shared_adaln:
-        return 12 * C * C if first_pass else 0
-    return layers * 12 * C * C
+def block_flops(p: Pass) -> int:
+    """The layers, and the condition's products that they need."""
+    config, C = p.model.config, p.model.config.width
+    linear = 2 * (4 * C * C + 2 * C * config.ffn_width)
+    conditions = sum(visit.conditions for visit in p.visits)
+    if config.shared_adaln:
+        conditions = p.is_first
+    return p.rows * conditions * 12 * C * C + sum(
+        v.rows * v.queries * (linear + 4 * C * (v.past + v.queries)) for v in p.visits
+    )
 
 
-def head_flops(model: VAR, batch_size: int, tokens: int, run: Stack) -> int:
+def head_flops(p: Pass) -> int:
     """The last norm's condition, and logits."""
-    C, rows = model.config.width, logit_rows(batch_size, run)
-    return 2 * batch_size * 4 * C * C + rows * 2 * tokens * C * model.config.vocab
-
-
-def logit_rows(batch_size: int, run: Stack) -> int:
-    """Rows that the head makes logits of: guidance comes first, but in the published stack."""
-    return 2 * batch_size if run.as_published else batch_size
+    C = p.model.config.width
+    return p.rows * 4 * C * C + p.logit_rows * p.logit_tokens * 2 * C * p.model.config.vocab

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from codevar import noise
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 from codevar.packed import has_amx
 
 aten = torch.ops.aten
@@ -107,9 +107,7 @@ def simulated(device: str, attention: str) -> Iterator[None]:
             "torch.Generator": mock.Mock(return_value=torch.Generator()),
             "torch.Tensor.pin_memory": lambda tensor: tensor,
             # torch 2.9 does not know its shape.
-            "codevar.unrounded.product": lambda x, w: x.new_empty(
-                len(x), len(w), dtype=torch.float32
-            ),
+            "codevar.linear.product": lambda x, w: x.new_empty(len(x), len(w), dtype=torch.float32),
         }
         # Or a GPU that is there would get a context, and lose half a GiB to one who only predicts.
         if hasattr(fake_tensor, "init_gpu_context"):

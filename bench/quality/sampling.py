@@ -44,7 +44,8 @@ from bench.study.errors import UsageError
 from bench.study.storage import write_json
 from codevar import PRESETS
 from codevar.checkpoints import CheckpointError, is_oom, weights_sha256
-from codevar.decode import Choose, Generated, generate, images_of
+from codevar.decode import Choose, generate, images_of
+from codevar.outputs import Generated
 from codevar.train import TrainError, parallel
 from codevar.train.parallel import Group
 

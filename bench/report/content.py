@@ -18,6 +18,7 @@ from bench.figures import figure5
 from bench.report import grids, marks
 from bench.report.grids import Grid, value
 from bench.study import experiment
+from bench.study.cases import has_scales
 from bench.study.errors import UsageError
 from bench.study.folders import PAPERS
 from bench.study.storage import Record
@@ -25,7 +26,6 @@ from bench.tables import case_rows, frames, summary, tables
 from bench.tables.frames import Run
 
 Row = dict[str, Any]
-PARTS = 10  # a figure by scale shows no more; a method of more steps is drawn in tenths
 DIGITS = 5  # of a raw sample
 ROOM = 150_000  # raw samples on a page: 1.5 MB
 HERE = "measured here"
@@ -256,12 +256,18 @@ def rounded(number: Any) -> Any:
     return int(number) if number.is_integer() else float(f"{number:.{DIGITS}g}")
 
 
+def parts_of(steps: int, method: str) -> int:
+    """Parts that a page tells of a decode: its scales, or tenths of a baseline's steps."""
+    return steps if has_scales(method) else min(tables.TENTHS, steps)
+
+
 def by_scale(row: Row) -> list[Row]:
-    """A row for each scale; for each tenth of the steps where a method has more than ten."""
+    """A row for each scale, or for each tenth of a baseline's steps."""
     measured = "scale_latency_s" in row and "extrapolated" not in row
     ending = "" if measured else "_predicted"
     gflops = row["gflops_by_scale_predicted"]
-    spans = np.array_split(np.arange(len(gflops)), min(PARTS, len(gflops)))
+    parts = parts_of(len(gflops), row["case"].method)
+    spans = np.array_split(np.arange(len(gflops)), parts)
     found = []
     for k, span in enumerate(spans, 1):
         first, last = int(span[0]), int(span[-1]) + 1
@@ -271,7 +277,7 @@ def by_scale(row: Row) -> list[Row]:
             return None if values is None else rounded(max(values[first:last]) - less)
 
         weights = row[f"params_mib{ending}"]
-        many = len(gflops) > PARTS
+        many = len(gflops) > parts
         found.append(
             {
                 **{name: row[name] for name in ("key", "name", "machine", "stack")},
@@ -395,7 +401,8 @@ def round_of(line: Record, every: int) -> Row:
         "paired baseline": pairs.get("baseline_latency_s", []),
     }
     by_step = np.array(taken["scale_latency_s"][::every], float)
-    tenths = np.array_split(by_step, min(PARTS, by_step.shape[-1]), axis=-1) if by_step.size else []
+    parts = parts_of(by_step.shape[-1], line["case"]["method"])
+    tenths = np.array_split(by_step, parts, axis=-1) if by_step.size else []
     return {
         "round": line["round"],
         "every": every,
@@ -409,7 +416,8 @@ def thinning(runs: Sequence[Run]) -> int:
     numbers = 0
     for record in (record for run in runs for record in run.records if record["status"] == "ok"):
         samples, pairs = record["samples"], record.get("paired") or {}
-        steps = min(PARTS, len((samples["scale_latency_s"] or [[]])[0]))
+        steps = len((samples["scale_latency_s"] or [[]])[0])
+        steps = parts_of(steps, record["case"]["method"])
         numbers += len(samples["latency_s"]) * (steps + 2) + 2 * len(pairs.get("latency_s", []))
         numbers += len((record.get("stream") or {}).get("batch_s", []))
     return math.ceil(numbers / ROOM) or 1

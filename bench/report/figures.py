@@ -7,6 +7,7 @@ figure that a group has no data for is left out.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,11 @@ import altair as alt
 from bench.report.content import HERE, TRADES, Group, Row
 
 SERIES = [f"var(--series-{i})" for i in range(1, 9)]
-SCALES = [f"var(--scale-{i})" for i in range(1, 11)]
 CROSS = "M-1,-1L1,1M1,-1L-1,1"
 SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right"]
 FAMILIES = {"VAR": SERIES[0], "CoDe": SERIES[1], "VARiant": SERIES[2], "others": SERIES[3]}
 STACKS = {"published": SERIES[1], "modern": SERIES[4], "compiled": SERIES[3]}
+PAGE_COLORS = 10  # --scale-1 to --scale-10 of style.css
 PARTS = {"parameters": "var(--part-1)", "KV cache": "var(--part-2)", "running": "var(--part-3)"}
 INK, MUTED, PAPER, BACK = "var(--ink)", "var(--muted)", "var(--paper)", "var(--surface)"
 # What of a row sets figures apart: a choice above each, where there is one.
@@ -94,6 +95,15 @@ class Figure:
     @property
     def headings(self) -> list[tuple[str, str]]:
         return [(name, HEADINGS[name]) for name in self.columns.split()]
+
+
+def scale_colors(count: int) -> list[str]:
+    """Of so many scales, light to dark: the page's ten, or what lies between them."""
+    if count <= PAGE_COLORS:
+        return [f"var(--scale-{k})" for k in range(1, count + 1)]
+    mix = "color-mix(in oklab, var(--scale-{}) {:.0%}, var(--scale-{}))"
+    places = [1 + k * (PAGE_COLORS - 1) / (count - 1) for k in range(count)]
+    return [mix.format(int(x), 1 - x % 1, math.ceil(x)) for x in places]
 
 
 def figures(group: Group) -> list[Figure]:
@@ -296,7 +306,7 @@ def scales(group: Group) -> Figure | None:
                     "scale:O",
                     title="scale",
                     legend=alt.Legend(columns=count),
-                    scale=alt.Scale(domain=domain, range=SCALES[:count]),
+                    scale=alt.Scale(domain=domain, range=scale_colors(count)),
                 ),
                 order=alt.Order("scale:Q"),
                 opacity=alt.condition(picked, alt.value(1), alt.value(0.2)),

@@ -30,9 +30,7 @@ from codevar.checkpoints import SHIPPED
 from codevar.plan import Plan, code, original, subnet, swap_scale, variant
 
 Depth = Annotated[int, Field(ge=1, le=60)]
-Scale = Annotated[int, Field(ge=1, le=10)]
 SubnetDepth = Annotated[int, Field(ge=2, le=60)]
-K = 10  # every published VAR has ten scales, and the mini world's
 AnyKind = TypeVar("AnyKind", bound="Case")
 #: `weights` of the mini world: its base models for everything, those trained for the method, or,
 #: for a method of one model, a file: "mini:runs/mini-cpu/perturbed/model.safetensors".
@@ -99,10 +97,30 @@ class VARCase(Case):
 
     depth: Depth = 30
     sampling: Literal["var", "code", "mini"] = "var"
+    #: Keys that count scales: the least they may be, and by how many less than K the most.
+    scale_keys: ClassVar[dict[str, tuple[int, int]]] = {}
+
+    @functools.cached_property
+    def scale_count(self) -> int:
+        """K of its models' pyramid; of a file that cannot be read, that of the shipped models."""
+        if not self.in_mini_world:
+            return len(checkpoints.patch_sizes_of(self.depth))
+        try:
+            return len(_mini_config(self.model_names()[0]).patch_sizes)
+        except checkpoints.CheckpointError:  # which is told where the model is needed
+            return len(checkpoints.PATCH_SIZES_256)
 
     @property
     def steps(self) -> str:
-        return str(K)
+        return str(self.scale_count)
+
+    @model_validator(mode="after")
+    def _counts_of_scales_fit(self) -> VARCase:
+        for name, (least, fewer) in self.scale_keys.items():
+            value, most = getattr(self, name), self.scale_count - fewer
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be {least}..{most}, not {value}")
+        return self
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -175,7 +193,8 @@ class CoDe(VARCase):
 
     method: Literal["code"] = "code"
     refiner_depth: Depth = 16
-    draft_steps: int = Field(..., ge=1, le=K - 1)
+    draft_steps: int
+    scale_keys: ClassVar = {"draft_steps": (1, 1)}
 
     @property
     def label(self) -> str:
@@ -183,7 +202,7 @@ class CoDe(VARCase):
 
     @property
     def steps(self) -> str:
-        return f"{self.draft_steps}+{K - self.draft_steps}"
+        return f"{self.draft_steps}+{self.scale_count - self.draft_steps}"
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -218,7 +237,8 @@ class VARiant(Subnetted):
     """All layers on scales 1..bridge_scales, `subnet_depth` equidistant ones after."""
 
     method: Literal["variant"] = "variant"
-    bridge_scales: int = Field(6, ge=0, le=K)
+    bridge_scales: int = 6
+    scale_keys: ClassVar = {"bridge_scales": (0, 0)}
 
     @property
     def label(self) -> str:
@@ -226,7 +246,7 @@ class VARiant(Subnetted):
 
     @property
     def steps(self) -> str:
-        return f"{self.bridge_scales}+{K - self.bridge_scales}"
+        return f"{self.bridge_scales}+{self.scale_count - self.bridge_scales}"
 
     def finetuned(self) -> tuple[str, ...]:
         return (f"variant_d{self.subnet_depth}",) if self.in_mini_world else ()
@@ -258,7 +278,7 @@ class Subnet(Subnetted):
     @model_validator(mode="after")
     def _scales_fit(self) -> Subnet:
         written = re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.scales)
-        chosen = self.chosen() if written else []
+        chosen, K = self.chosen() if written else [], self.scale_count
         if not chosen or min(chosen) < 1 or max(chosen) > K:
             raise ValueError(f"scales must be like 7-10 or 1-3,5, in 1..{K}, not {self.scales!r}")
         return self
@@ -272,7 +292,8 @@ class Swap(VARCase):
 
     method: Literal["swap"] = "swap"
     other_depth: Depth = 16
-    scale: Scale
+    scale: int
+    scale_keys: ClassVar = {"scale": (1, 0)}
 
     @property
     def label(self) -> str:
@@ -305,7 +326,7 @@ class CoDeVARiant(CoDe, Subnetted):
 
     def plan(self, *models: VAR) -> Plan:
         drafter, refiner = models
-        late = range(self.draft_steps + 1, K + 1)
+        late = range(self.draft_steps + 1, self.scale_count + 1)
         return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)
 
 
@@ -444,6 +465,11 @@ def make_case(values: dict[str, Any]) -> Case:
         return Methods.adapter.validate_python(values)
     except ValidationError as e:
         raise UsageError(explain(e, Methods.by_name[name])) from None
+
+
+def has_scales(method: str) -> bool:
+    """Whether the method of that name decodes scale by scale; a baseline has steps."""
+    return issubclass(Methods.by_name[method], VARCase)
 
 
 def sampled(cases: Iterable[Case], what: str) -> list[VARCase]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.measure.machine import BUSY_CORES
 from bench.study import records, storage
-from bench.study.cases import K
+from bench.study.cases import has_scales
 from bench.study.errors import UsageError
 from bench.tables import frames, ranks, stats
 
@@ -203,10 +203,11 @@ def of_records(lines: list[storage.Record], over: str | None) -> Measured:
     for line in lines:
         taken, round_ = line["samples"], int(line.get("round", 1))
         by_scale = np.array(taken["scale_latency_s"], float).T
+        in_scales = has_scales(line["case"]["method"])
         figures = {
             "latency": taken["latency_s"],
             # A baseline's hundreds of steps are judged together.
-            **{f"scale {k}": scale for k, scale in enumerate(by_scale, 1) if len(by_scale) <= K},
+            **{f"scale {k}": scale for k, scale in enumerate(by_scale, 1) if in_scales},
             "VQVAE latency": taken["vqvae_latency_s"],
         }
         for name, values in figures.items():

@@ -149,7 +149,7 @@ def scales_table(rows: list[Row]) -> Printed:
         lines.append(named | cells)
     text = pd.DataFrame(lines)
     notes = ["A star: bytes over bandwidth is the floor there, else FLOPs over the matrix rate."]
-    return Printed("Time over floor by scale, 1 to 10", text, text, notes)
+    return Printed("Time over floor by scale", text, text, notes)
 
 
 # The page in Markdown

@@ -18,7 +18,7 @@ from bench.measure.selfcheck import Selfcheck
 from bench.methods.baselines import weights
 from bench.predict.prediction import largest_batch, predict
 from bench.study import experiment
-from bench.study.cases import MINI, K, Methods, with_batch
+from bench.study.cases import MINI, Methods, VARCase, with_batch
 from bench.study.columns import COLUMNS, FIGURES
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
@@ -29,6 +29,7 @@ from bench.tables.summary import FEW, ROUGH
 from codevar import PUBLISHED
 
 PARTS = ("params", "kv_cache", "running", "total")
+TENTHS = 10  # in which a baseline's steps are told
 CONTEXT_BYTES = 2**29  # CUDA's context and kernels
 
 
@@ -82,7 +83,9 @@ def measured(*runs: Run) -> Printed:
     if "tflops_predicted" in data:
         text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
     constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
-    parts = (how_measured(data), by_scale(data), by_step(data))
+    cases = [case for run in runs for case in run.sweep.cases]
+    in_scales = data["method"].isin([case.label for case in cases if isinstance(case, VARCase)])
+    parts = (how_measured(data), by_scale(data[in_scales]), by_step(data[~in_scales]))
     more = [part for part in parts if len(part.text)]
     return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
 
@@ -269,7 +272,7 @@ def by_scale(data: pd.DataFrame) -> Printed:
     rows = []
     several = data.get("machine", pd.Series(dtype=str)).nunique() > 1
     for row in data.to_dict("records"):
-        if len(steps_of(row)) != K:
+        if not steps_of(row):
             continue
         predicted = numbers(row["kv_cache_by_scale_mib_predicted"], "{:.1f}")
         parts = {"GFLOP predicted": numbers(row["gflops_by_scale_predicted"], "{:.4g}")}
@@ -294,7 +297,7 @@ def by_scale(data: pd.DataFrame) -> Printed:
                 which["with"] = row["details"]
             scales = {str(k): cell for k, cell in enumerate(cells, 1)}
             rows.append({**which, "by scale": what, **scales})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).fillna("")  # of scales that a smaller pyramid has not
     notes = [
         "KV cache: the prediction stands in brackets where it differs.",
         "Peak is the most during a scale, live what is left after it.",
@@ -314,7 +317,7 @@ def by_step(data: pd.DataFrame) -> Printed:
     several = data.get("machine", pd.Series(dtype=str)).nunique() > 1
     for row in data.to_dict("records"):
         steps = len(steps_of(row))
-        if steps in (0, K):
+        if not steps:
             continue
         figures: dict[str, tuple[Any, Any]] = {  # of the tenth: its sum, or the most in it
             "ms": ("scale_latency_s", lambda seconds: 1000 * sum(seconds)),
@@ -333,7 +336,7 @@ def by_step(data: pd.DataFrame) -> Printed:
             values = row[name]
             if len(values) < steps:  # of few steps, each of which stands for some
                 values = np.repeat(values, row["stands_for"])
-            tenths = np.array_split(np.array(values), min(K, steps))
+            tenths = np.array_split(np.array(values), min(TENTHS, steps))
             cells = {f"{i}/{len(tenths)}": f"{told(p):.4g}" for i, p in enumerate(tenths, 1)}
             rows.append({**which, "steps": row["steps"], "by step": what, **cells})
     table = pd.DataFrame(rows).fillna("")

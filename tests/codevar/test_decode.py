@@ -16,6 +16,7 @@ from codevar import Sampling, Scales
 from codevar.decode import generate
 from codevar.plan import Plan, Step, code, original, subnet, swap_scale, variant
 from codevar.stacks import STACKS
+from codevar.work import room, work
 from tests import tiny
 
 GREEDY = Sampling(cfg=1.5, top_k=1, top_p=0)
@@ -130,9 +131,9 @@ def test_stack_tells_the_bytes_of_the_published_cache(small_vqvae, l2_norm):
     stack = codevar.stack("published", "bf16")
     plan = original(tiny.var(l2_norm=l2_norm))
     made = generate(plan, small_vqvae, LABELS, stack=stack)
-    cached = sum(plan.cached_tokens(plan.models[0]))
-    per_token = stack.key_bytes(l2_norm) + stack.value_bytes
-    assert made.kv_cache_bytes[-1] == 2 * len(LABELS) * 64 * cached * per_token
+    cached = sum(room(work(plan, 1, stack), plan.models[0]))
+    per_token = stack.token_bytes(plan.models[0].config)
+    assert made.kv_cache_bytes[-1] == 2 * len(LABELS) * cached * per_token
 
 
 # Reading
@@ -144,6 +145,7 @@ def without_a_cache(plan, vqvae, labels, sampling, tokens):
     level = scales.level_of_token()
     inputs = vqvae.teacher_forcing_input(tokens).repeat(2, 1, 1)
     best = torch.empty_like(tokens)
+    passes = work(plan, len(labels), codevar.stack("modern"))
     for model in plan.models:
         nobody = torch.full_like(labels, model.config.classes)
         cond = model.class_emb(torch.cat((labels, nobody)))
@@ -151,8 +153,9 @@ def without_a_cache(plan, vqvae, labels, sampling, tokens):
         x = torch.cat((model.first_input(cond), rest), dim=1) + model.positions()
         for layer, block in enumerate(model.blocks):
             read = torch.zeros_like(level, dtype=torch.bool)
-            for first, last, layers in plan.passes_of(model):
-                read |= (layer in layers) & (level >= first) & (level <= last)
+            for p in (p for p in passes if p.model is model):
+                runs = any(visit.layer == layer for visit in p.visits)
+                read |= runs & (level >= p.first) & (level <= p.scale)
             mask = level[read][:, None] >= level[read][None, :]
             x[:, read] = block(x[:, read], block.modulation(cond), mask)
         for k, step in enumerate(plan.steps):
@@ -186,13 +189,54 @@ def lengths_seen(module, run):
     return lengths
 
 
-def test_refiner_reads_the_draft_in_one_pass_and_predicts_only_its_scale(big, small, small_vqvae):
+@pytest.mark.parametrize(("stack", "hand_over"), [("published", 1 + 4 + 9), ("modern", 9)])
+def test_refiner_reads_the_draft_in_one_pass(big, small, small_vqvae, stack, hand_over):
+    """And predicts only its scale; the published code has logits of the draft as well."""
+
     def run():
-        generate(code(big, small, 2), small_vqvae, LABELS)
+        generate(code(big, small, 2), small_vqvae, LABELS, stack=codevar.stack(stack))
 
     assert lengths_seen(small.blocks[0], run) == [1 + 4 + 9, 16]
-    assert lengths_seen(small.head, run) == [9, 16]
+    assert lengths_seen(small.head, run) == [hand_over, 16]
     assert lengths_seen(big.head, run) == [1, 4]
+
+
+def test_at_the_hand_over_the_published_code_draws_for_the_draft_again(
+    big, small, small_vqvae, monkeypatch
+):
+    drawn, draw = [], codevar.sampling.exponentials
+
+    def watched(like_BlV, noise, as_published=False):
+        drawn.append((like_BlV.shape[1], noise))
+        return draw(like_BlV, noise, as_published)
+
+    monkeypatch.setattr("codevar.sampling.exponentials", watched)
+    generate(code(big, small, 2), small_vqvae, LABELS, stack=codevar.stack("published"))
+    assert [tokens for tokens, _ in drawn] == [1, 4, 1, 4, 9, 16]
+    kept, surplus = ({noise for _, noise in drawn[at]} for at in (slice(4, None), slice(2, 4)))
+    assert kept == {noise for _, noise in drawn[:2]}
+    assert not kept & surplus
+
+
+@pytest.mark.parametrize("seed", [3, [3, 4]])
+@pytest.mark.parametrize("more_smooth", [False, True])
+@pytest.mark.parametrize(
+    "plan_of",
+    [
+        lambda big, small: code(big, small, 2),
+        lambda big, small: swap_scale(big, small, 2),
+    ],
+)
+def test_a_seed_gives_the_same_images_on_every_stack(
+    big, small, small_vqvae, plan_of, seed, more_smooth
+):
+    plan, sampling = plan_of(big, small), Sampling(more_smooth=more_smooth)
+    published, modern = (
+        codevar.decode(plan, small_vqvae, LABELS, sampling, seed, codevar.stack(name))
+        for name in ("published", "modern")
+    )
+    assert torch.equal(published.tokens, modern.tokens)
+    torch.testing.assert_close(published.images, modern.images, atol=1e-4, rtol=0)
 
 
 def test_a_model_coming_back_reads_what_another_predicted(big, small, small_vqvae):
@@ -250,7 +294,7 @@ def test_tokens_are_the_same_in_parts_of_any_size(
     stack, plan = codevar.stack("modern"), code(big, small, 2)
     whole = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
     monkeypatch.setattr("codevar.packed.PIECE", elements / torch.get_num_threads())
-    monkeypatch.setattr(sys.modules["codevar.decode"], "TOKENS", 1)
+    monkeypatch.setattr(sys.modules["codevar.decode"], "MIN_TOKENS_PER_MATMUL", 1)
     parts = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
     assert torch.equal(parts.tokens, whole.tokens)
 

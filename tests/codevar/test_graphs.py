@@ -63,8 +63,8 @@ def small():
 
 
 def graphs_of(plan):
-    (captured,) = graphs.known_of(original(plan))
-    return captured.graphs
+    (known,) = graphs.known_of(original(plan))
+    return known.graphs.graphs
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -117,7 +117,7 @@ def test_the_oldest_kinds_are_forgotten(big, vqvae, monkeypatch):
     monkeypatch.setattr(graphs, "KINDS", 2)
     for batch in (1, 1, 2, 2, 1, 3, 3):  # 2 was used longest ago
         generate(original(big), vqvae, [0] * batch, stack=COMPILED)
-    kept = [len(captured.labels_2B) // 2 for captured in graphs.known_of(original(big))]
+    kept = [len(known.graphs.labels_2B) // 2 for known in graphs.known_of(original(big))]
     assert kept == [1, 3]
 
 
@@ -156,7 +156,8 @@ def test_where_memory_runs_out_it_decodes_and_warns_once(big, vqvae, monkeypatch
     assert len(made) == fits  # and nobody tries again
     (told,) = [r.getMessage() for r in caplog.records if r.name == graphs.__name__]
     assert told.endswith("CUDA out of memory. Tried to allocate 2 MiB")
-    assert graphs.known_of(original(big)) == ["CUDA out of memory. Tried to allocate 2 MiB"]
+    reason = "CUDA out of memory. Tried to allocate 2 MiB"
+    assert graphs.known_of(original(big)) == [graphs.Known(reason=reason)]
 
 
 def test_a_failed_capture_gives_the_pool_back(big, small, vqvae, monkeypatch):
@@ -168,7 +169,7 @@ def test_a_failed_capture_gives_the_pool_back(big, small, vqvae, monkeypatch):
         patched.setattr(tape.Graph, "register_generator_state", fails)
         for _ in range(2):
             generate(original(small), vqvae, [1], stack=COMPILED)
-    assert graphs.known_of(original(small)) == ["no memory"]
+    assert graphs.known_of(original(small)) == [graphs.Known(reason="no memory")]
     assert graphs.known_of(original(big)) == []
     for _ in range(2):
         generate(original(big), vqvae, [1], stack=COMPILED)

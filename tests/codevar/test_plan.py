@@ -195,12 +195,6 @@ def test_models_are_named_once_in_order_of_first_use(d30, d16):
     assert swap_scale(d30, d16, scale=1).models == [d16, d30]
 
 
-def test_passes_read_what_the_model_has_missed(d30, d16):
-    plan = swap_scale(d30, d16, scale=4)
-    assert [p[:2] for p in plan.passes_of(d16)] == [(0, 3)]
-    assert [p[:2] for p in plan.passes_of(d30)][2:5] == [(2, 2), (3, 4), (5, 5)]
-
-
 # Equation 2
 
 
@@ -338,54 +332,3 @@ def test_models_must_agree_in_the_number_of_scales(plan):
 def test_a_plan_needs_a_step_for_each_scale(d30):
     with tiny.refused("9 steps", "10 scales"):
         Plan((Step(d30, ALL),) * 9)
-
-
-# What is cached
-
-
-@pytest.mark.parametrize(
-    ("plan_of", "batch", "mib"),
-    [
-        (lambda d30, d16: original(d30), 64, 28687.5),
-        (lambda d30, d16: variant(d30, 16, 7), 64, 18351.6),
-        (lambda d30, d16: variant(d30, 2, 6), 64, 5495.6),
-        (lambda d30, d16: variant(d30, 8, 6), 128, 20930.6),
-        (lambda d30, d16: variant(d30, 2, 6), 128, 10991.2),
-        (lambda d30, d16: variant(d30, 2, 6), 256, 21982.5),
-    ],
-)
-def test_cached_tokens_give_the_papers_kv_figures(d30, d16, plan_of, batch, mib):
-    assert kv_mib(plan_of(d30, d16), d30, batch) == pytest.approx(mib, abs=0.1)
-
-
-@pytest.mark.parametrize("N", [1, 6, 9])
-def test_refiner_caches_the_draft_too(d30, d16, N):
-    assert kv_mib(code(d30, d16, N), d16, 64) == pytest.approx(8160.0, abs=0.1)
-
-
-def kv_mib(plan, model, batch):
-    """Both halves of guidance; float32 keys and half-precision values."""
-    return 2 * batch * model.config.width * (4 + 2) * sum(plan.cached_tokens(model)) / 2**20
-
-
-def test_drafter_caches_its_own_scales_only(d30, d16):
-    assert set(code(d30, d16, draft_steps=6).cached_tokens(d30)) == {91}
-
-
-def test_a_layer_left_out_caches_nothing(d30):
-    cached = variant(d30, depth=2, bridge_scales=6).cached_tokens(d30)
-    assert cached == (680, *(91,) * 28, 680)
-
-
-def test_a_layers_last_pass_is_not_read_again(d30, d16):
-    assert set(original(d30).tokens_read_again(d30)) == {680 - 256}
-    assert variant(d30, depth=2, bridge_scales=6).tokens_read_again(d30) == (424, *(55,) * 28, 424)
-    plan = code(d30, d16, draft_steps=6)
-    assert set(plan.tokens_read_again(d30)) == {91 - 36}
-    assert set(plan.tokens_read_again(d16)) == {680 - 256}
-    assert set(code(d30, d16, draft_steps=9).tokens_read_again(d16)) == {0}
-
-
-def test_a_swapped_scale_is_cached_by_both_models(d30, d16):
-    plan = swap_scale(d30, d16, scale=4)
-    assert (set(plan.cached_tokens(d30)), set(plan.cached_tokens(d16))) == ({680}, {30})

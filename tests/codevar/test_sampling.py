@@ -104,9 +104,21 @@ def test_guidance_before_the_head_gives_guided_logits(k):
 def test_draw_as_published_draws_the_same(top_k, top_p, temperature):
     at = Sampling(top_k=top_k, top_p=top_p, temperature=temperature).at(5, TEN)
     logits_2BlV = random_logits(4, 50, 32)
-    published = draw_as_published(logits_2BlV, at, torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    published = draw_as_published(logits_2BlV, [50], [at], noise)
     noise = torch.Generator().manual_seed(0)
     assert torch.equal(published, draw(at.filtered(logits_2BlV), temperature, noise))
+
+
+def test_of_several_maps_the_last_is_drawn_as_if_alone():
+    """As at the hand-over: the others are drawn for nothing, from noise of their own."""
+    maps, sampling = [1, 4, 9], Sampling()
+    logits_2BnV = random_logits(4, 14, 32)
+    alone, together = (torch.Generator().manual_seed(0) for _ in range(2))
+    wanted = draw_as_published(logits_2BnV[:, 5:].clone(), maps[2:], [sampling.at(2, TEN)], alone)
+    settings = [sampling.at(k, TEN) for k in range(3)]
+    assert torch.equal(draw_as_published(logits_2BnV, maps, settings, together), wanted)
+    assert torch.equal(alone.get_state(), together.get_state())
 
 
 # Filters

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from bench.cli import app, targets
 from bench.report import content, grids, marks, page, pictures
+from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from bench.tables import compare, frames
 from tests.report.pages import HOSTILE, changed, on_disk, quiet_run, sample_set
@@ -235,10 +236,11 @@ def test_the_pareto_front_holds_like_against_like():
     assert found == [*best, *elsewhere]
 
 
-def test_a_method_of_many_steps_is_shown_in_tenths(quick):
+def test_a_baselines_steps_are_shown_in_tenths_and_scales_one_by_one(quick):
     row = content.rows_of(quick)[0]
     steps = [float(k) for k in range(100)]
     row |= {
+        "case": make_case({"method": "dit"}),
         "scale_latency_s": [s / 1000 for s in steps],
         "gflops_by_scale_predicted": steps,
         **{f"{name}_by_scale_mib": steps for name in ("kv_cache", "peak", "live")},
@@ -248,6 +250,7 @@ def test_a_method_of_many_steps_is_shown_in_tenths(quick):
     assert parts[1]["what"] == "steps 11 to 20"
     assert parts[1]["ms"] == pytest.approx(sum(range(10, 20)))
     assert parts[1]["kv_mib"] == 19
+    assert len(content.by_scale(row | {"case": make_case({"method": "var"})})) == 100
 
 
 def test_two_runs_of_one_machine_are_told_apart(quick, tmp_path):

@@ -19,7 +19,7 @@ from bench.study import cases
 from bench.study.cases import Baseline
 from codevar.checkpoints import Source
 from codevar.compiled import can_compile
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 from codevar.stacks import Stack, stack
 
 Config = dit.DiTConfig | mar.MARConfig | llamagen.LlamaGenConfig | aim.AiMConfig

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from codevar import graphs
-from codevar.decode import OnScale
+from codevar.outputs import OnScale
 from codevar.stacks import Stack
 
 

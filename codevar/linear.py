@@ -1,4 +1,4 @@
-"""Products of half-precision weights that are not rounded to their precision.
+"""Linear layers that are not torch's own.
 
 Shapes: n inputs, m outputs, r rows.
 """
@@ -8,6 +8,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b of a weight that was laid out once; `codevar.packed` chooses how."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
 
 class UnroundedLinear(nn.Linear):
