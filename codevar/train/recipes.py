@@ -139,6 +139,14 @@ class Recipe(Table):
         """Whether a step may give some parameters no gradient."""
         return False
 
+    def measures(self, step: Step) -> bool:
+        """Whether a step also measures where the gradient comes from (`gradients.py`)."""
+        return False
+
+    def reached(self, progress: float) -> dict[str, Any]:
+        """How far a model has come, for its card: what the recipe itself does not tell."""
+        return {}
+
     def open(self, setting: Setting) -> tuple[Objective, Source]:
         raise NotImplementedError
 
@@ -348,6 +356,9 @@ class TrainVariant(OfVAR):
         a batch is the subnet's with probability 0.2, in the second the probability rises linearly
         to 1 (Eq. 5, taken between epochs too), in the third it stays 1.  One draw for each batch.
     ratio: a fixed probability in their place (Figure 2).
+    measure_every: steps between two measurements of both networks' losses and of where the
+        gradient comes from (Figures 2b, 2c and 3b), the first step first; 0 for none.  One costs
+        some two micro-batches.
     """
 
     recipe: Literal["variant"] = "variant"
@@ -355,6 +366,7 @@ class TrainVariant(OfVAR):
     bridge_scales: int = Field(6, ge=0)
     phases: tuple[Length, Length, Length] = (5, 15, 5)
     ratio: Share | None = None
+    measure_every: int = Field(0, ge=0)
 
     first_ratio: ClassVar[float] = 0.2
 
@@ -379,10 +391,28 @@ class TrainVariant(OfVAR):
         share = into / transition if transition else float(into >= 0 and alone > 0)
         return self.first_ratio + (1 - self.first_ratio) * min(max(share, 0.0), 1.0)
 
+    def phase(self, progress: float) -> int | None:
+        """1, 2 or 3; None for a fixed ratio.  progress 0..1."""
+        if self.ratio is not None:
+            return None
+        ends = [sum(self.phases[:n]) / sum(self.phases) for n in (1, 2, 3)]
+        lasting = [n for n in (1, 2, 3) if self.phases[n - 1]]
+        return next((n for n in lasting if progress < ends[n - 1]), lasting[-1])
+
+    def measures(self, step: Step) -> bool:
+        return self.measure_every > 0 and step.number % self.measure_every == 0
+
+    def reached(self, progress: float) -> dict[str, Any]:
+        return {"phase": self.phase(progress)}
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Of the subnet."""
+        return equidistant(tuple(range(depth)), self.subnet_depth)
+
     def subnet(self, step: Step, depth: int) -> tuple[tuple[int, ...], int] | None:
         if step.draw("subnet").random() >= self.probability(step.progress):
             return None
-        return equidistant(tuple(range(depth)), self.subnet_depth), self.bridge_scales
+        return self.layers(depth), self.bridge_scales
 
     def check(self, K: int, depth: int) -> None:
         if self.subnet_depth > depth:
