@@ -12,7 +12,7 @@ layers (those of the subnet) and the full-only ones.  Embeddings, head and a mod
 layers share belong to neither.
 
 The paper prints no number for Figure 3 (b) and says neither norm nor parameters nor how a share is
-taken over the draws.  Here it is of the squared norm, expected over the draw (`shares`).
+taken over the draws.  Here it is of the squared norm, in the mean over the draw (`shares`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from torch import nn
 from codevar.train.parallel import whole
 
 LAYERS = ("shared", "full_only")
-ZONES = ("bridge", "flexible")
 PROBABILITY = "subnet_probability"  #: of the step's draw, in the same line of the metrics
 
 
@@ -88,17 +87,25 @@ def measured(
     return found
 
 
-def shares(row: Mapping[str, float]) -> dict[tuple[str, str], float]:
-    """Share of (layers, zone) in the squared norm of the blocks' gradient, expected over the draw;
-    together 1.  row: a line of the metrics with a measurement."""
+def squares(row: Mapping[str, float]) -> dict[tuple[str, str], float]:
+    """Squared norm by (layers, zone), the mean over the draw of the network.
+
+    row: a line of the metrics with a measurement.
+    """
 
     def square(kind: str, part: str) -> float:
         return row.get(f"gradient_{kind}_{part}", 0.0) ** 2
 
     p = row[PROBABILITY]
-    squares = {}
+    found = {}
     for kind in LAYERS:
-        squares[kind, "bridge"] = square(kind, "bridge")
+        found[kind, "bridge"] = square(kind, "bridge")
         full, subnet = square(kind, "flexible_full"), square(kind, "flexible_subnet")
-        squares[kind, "flexible"] = (1 - p) * full + p * subnet
-    return {cell: value / sum(squares.values()) for cell, value in squares.items()}
+        found[kind, "flexible"] = (1 - p) * full + p * subnet
+    return found
+
+
+def shares(row: Mapping[str, float]) -> dict[tuple[str, str], float]:
+    """Share of (layers, zone) in the squared norm of the blocks' gradient; together 1."""
+    found = squares(row)
+    return {cell: square / sum(found.values()) for cell, square in found.items()}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -471,6 +472,7 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
     if name not in RECIPES:
         raise TrainError(f"{path}: recipe must be one of {', '.join(RECIPES)}, not {name}")
     axes = {key: values[key] for key in AXES if isinstance(values.get(key), list)}
+    named = {key: values[key] for key in AXES if key in values}
     if empty := [key for key, of in axes.items() if not of]:
         raise TrainError(f"{path}: {empty[0]}: must not be empty")
     runs = []
@@ -478,21 +480,22 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
         of_axis = dict(zip(axes, chosen, strict=True))
         try:
             run = RECIPES[name].model_validate(_tuples(values | of_axis))
-            runs.append(run.model_copy(update={"out": run.out.format(**of_axis)}))
+            runs.append(run.model_copy(update={"out": run.out.format(**named | of_axis)}))
         except ValidationError as e:
             raise TrainError(f"{path}: {_explained(e)}") from None
         except (KeyError, IndexError, ValueError):
-            raise TrainError(f"{path}: out may name {', '.join(axes) or 'no key'} only") from None
+            raise TrainError(f"{path}: out may name {', '.join(named) or 'no key'} only") from None
     if len({run.out for run in runs}) < len(runs):
         raise TrainError(f"{path}: out must tell the runs apart: {{{next(iter(axes))}}}")
     return runs
 
 
 def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    lists = [f"[{text}]"] if "," in text else []  # 0.1,1.0 is a list, as with --set elsewhere
+    for toml in (text, *lists):
+        with suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(f"value = {toml}")["value"]
+    return text
 
 
 def _tuples(value: Any) -> Any:
