@@ -359,9 +359,7 @@ def plot(
             figures.append(target)
         else:
             runs.append(target)
-    if (figures and set(figures) <= training.FIGURES.keys()) or any(
-        map(training.is_training, runs)
-    ):
+    if {*figures} & training.FIGURES.keys() or any(map(training.is_training, runs)):
         for path in training.draw_trainings(runs, figures, out):
             print(path)
         return

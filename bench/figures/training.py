@@ -34,6 +34,7 @@ from bench.figures.canvas import (
     VERMILLION,
     WIDE,
     finish,
+    logarithmic,
     panels,
 )
 from bench.study import experiment
@@ -210,17 +211,13 @@ def variant_figure2c(trainings: list[Training]) -> Figure:
         "As published: VARiant, Section 3.3.1; its figure has FIDs, this one losses:",
         f"means over the {WINDOW:.0%} of the training before each moment.",
     ]
-    return finish(
-        figure,
-        "Losses of both networks, early and late, by ratio",
-        " ".join([*notes, about(known)]),
-        handles,
-    )
+    title = "Losses of both networks, early and late, by ratio"
+    return finish(figure, title, " ".join([*notes, about(known)]), handles)
 
 
 def variant_figure3b(trainings: list[Training]) -> Figure:
     """Where the gradient comes from, by phase and over the training; a line for each training."""
-    figure, axes = panels(WIDE, 2.1 * len(trainings), len(trainings), 2)
+    figure, axes = panels(WIDE, 2.1 * len(trainings), len(trainings), 2, sharey="col")
     for training, bars, curves in zip(trainings, axes[::2], axes[1::2], strict=True):
         by_phase(bars, training)
         for layers, style in (("shared", "-"), ("full_only", "--")):
@@ -230,8 +227,8 @@ def variant_figure3b(trainings: list[Training]) -> Figure:
                 smooth(curves, training.share(), norm, color, ls=style)
         for end in ends_of_phases(training)[:-1]:
             curves.axvline(end, color=GREY, lw=0.8, ls=":")
-        curves.set(yscale="log", ylabel="norm of the gradient", title="over the training")
-        curves.yaxis.set_major_formatter("{x:g}")
+        curves.set(ylabel="norm of the gradient", title="over the training")
+        logarithmic(curves.yaxis)
         in_percent(curves)
         curves.grid()
     handles: list[Any] = [
@@ -273,7 +270,7 @@ def by_phase(ax: Any, training: Training) -> None:
                     ax.text(x, bottom + share / 2, f"{share:.0%}", **look)
                 bottom += share
         ax.annotate(
-            f"phase {phase}" if phase else training.how,
+            f"phase {phase}" if phase else "all steps",
             (at, 0),
             (0, -18),
             xycoords=("data", "axes fraction"),
@@ -284,7 +281,8 @@ def by_phase(ax: Any, training: Training) -> None:
     ax.set_xticks(*zip(*ticks, strict=True), fontsize=7)
     ax.tick_params(axis="x", length=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.set(title=f"{training.folder.name}, by phase", ylabel="share of the gradient", ylim=(0, 1))
+    ax.set(title=f"{training.folder.name}: {training.how}", ylabel="share of the gradient")
+    ax.set(xlim=(-0.6, 2.6), ylim=(0, 1))
     ax.grid(axis="y")
 
 
