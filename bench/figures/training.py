@@ -95,7 +95,8 @@ def draw_trainings(targets: list[str], names: list[str], out: Path) -> list[Path
     """
     if others := [name for name in names if name not in FIGURES]:
         raise UsageError(f"figure {others[0]}: trainings have {', '.join(FIGURES)}")
-    trainings = [load(folder) for target in targets for folder in folders_of(target)]
+    folders = dict.fromkeys(folder for target in targets for folder in folders_of(target))
+    trainings = [load(folder) for folder in folders]
     if not trainings:
         raise UsageError(
             f"figure {next(iter(names or FIGURES))}: name folders of trainings (runs/...); "
@@ -122,10 +123,12 @@ def load(folder: Path) -> Training:
     """Raises UsageError for a folder without a training of VARiant that was measured."""
     try:
         card, kept = checkpoint.card(folder), checkpoint.about(folder)
-        if not card and not kept:
+        if card:
+            config, steps = card["recipe"], card["steps"]
+        elif kept:
+            config, steps = kept["config"], kept["config"]["lengths"][-1]["steps"]
+        else:
             raise UsageError(f"{folder}: no training; it has neither a model nor a checkpoint")
-        config = card["recipe"] if card else kept["config"]
-        steps = card["steps"] if card else kept["config"]["lengths"][-1]["steps"]
         if config["recipe"] != "variant":
             raise UsageError(f"{folder}: a training of {config['recipe']}, not of variant")
         fields = {key: config[key] for key in TrainVariant.model_fields.keys() & config.keys()}
@@ -250,14 +253,15 @@ def variant_figure3b(trainings: list[Training]) -> Figure:
 
 def by_phase(ax: Any, training: Training) -> None:
     """Stacked bars: of the gradient of the shared and of the full-only layers, by phase."""
-    phases = [training.recipe.phase(row["step"] / training.steps) for row in training.rows]
+    last = max(1, training.steps - 1)
+    phases = [training.recipe.phase((row["step"] - 1) / last) for row in training.rows]
     ticks: list[tuple[float, str]] = []
     for at, phase in enumerate(sorted({p or 0 for p in phases})):
         rows = [row for row, p in zip(training.rows, phases, strict=True) if (p or 0) == phase]
         found = [gradients.shares(row) for row in rows]
         for x, layers in ((at - 0.23, "shared"), (at + 0.23, "full_only")):
             ticks.append((x, NAMES[layers]))
-            sizes = {zone: np.mean([one[layers, zone] for one in found]) for zone in ZONE_COLORS}
+            sizes = {z: float(np.mean([one[layers, z] for one in found])) for z in ZONE_COLORS}
             if not any(sizes.values()):
                 ax.text(x, 0.02, "none", ha="center", color=GREY)
                 continue
