@@ -8,6 +8,7 @@ few images, so a curve is a mean over its neighbours, with the single ones faint
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ class Training:
     @property
     def how(self) -> str:
         return "progressive" if self.recipe.ratio is None else f"p = {self.recipe.ratio}"
+
+    @property
+    def shape(self) -> str:
+        return f"d={self.recipe.subnet_depth} N={self.recipe.bridge_scales}"
 
     def share(self) -> np.ndarray:
         """How far the training had come at each row."""
@@ -179,6 +184,7 @@ def variant_figure2c(trainings: list[Training]) -> Figure:
     if not known:
         raise UsageError("figure variant_figure2c: no training here has come to its end")
     known.sort(key=lambda t: (t.recipe.ratio is None, t.recipe.ratio or 0))
+    fixed = sum(t.recipe.ratio is not None for t in known)
     figure, (theirs, *ours) = panels(WIDE, 2.2, 1, 3)
     theirs.set(title="As published: VAR-d30, d=16", ylabel="FID of all layers, quoted")
     theirs.bar(0, np.ptp(EARLY_FID), 0.3, EARLY_FID[0], color=GREY)
@@ -190,18 +196,14 @@ def variant_figure2c(trainings: list[Training]) -> Figure:
     theirs.grid(axis="y")
     moments = ((f"after {EARLY:.0%}", EARLY, "s", "white"), ("at the end", LATE, "o", None))
     for ax, network in zip(ours, ("full", "subnet"), strict=True):
-        for name, share, marker, fill in moments:
+        for _, share, marker, fill in moments:
             means = [mean_before(t, f"loss_{network}", share) for t in known]
-            for where in (slice(fixed_of(known)), slice(fixed_of(known), None)):
-                ax.plot(
-                    range(len(known))[where],
-                    means[where],
-                    color=BLACK if network == "full" else VERMILLION,
-                    marker=marker,
-                    mfc=fill,
-                    label=name,
-                )
+            look: Any = {"marker": marker, "mfc": fill}
+            ax.plot(range(fixed), means[:fixed], color=BLACK, **look)
+            ax.plot(range(fixed, len(known)), means[fixed:], color=RED, ls="", **look)
         ax.set_xticks(range(len(known)), [name_of(t, known).replace("p = ", "") for t in known])
+        if len(known) > 3:
+            ax.tick_params(axis="x", rotation=40)
         ax.set(title=f"Measured: {NAMES[network]}", ylabel="cross-entropy (nats a token)")
         ax.set(xlabel="p, the subnet's share of steps")
         ax.margins(0.12, 0.15)
@@ -228,7 +230,7 @@ def variant_figure3b(trainings: list[Training]) -> Figure:
                 norm = training.gradient(layers, zone)
                 norm[norm == 0] = np.nan  # on a log axis a gap
                 smooth(curves, training.share(), norm, color, ls=style)
-        for end in ends_of_phases(training)[:-1]:
+        for end in training.recipe.phase_ends()[:-1]:
             curves.axvline(end, color=GREY, lw=0.8, ls=":")
         curves.set(ylabel="norm of the gradient", title="over the training")
         logarithmic(curves.yaxis)
@@ -290,21 +292,11 @@ def by_phase(ax: Any, training: Training) -> None:
     ax.grid(axis="y")
 
 
-def ends_of_phases(training: Training) -> list[float]:
-    if training.recipe.ratio is not None:
-        return [1.0]
-    return list(np.cumsum(training.recipe.phases) / sum(training.recipe.phases))
-
-
 def mean_before(training: Training, name: str, share: float) -> float:
     """Mean of the measurements in the WINDOW before a share of the training."""
     shares, values = training.share(), training.column(name)
     inside = (shares > share - WINDOW) & (shares <= share)
     return float(values[inside].mean()) if inside.any() else float("nan")
-
-
-def fixed_of(trainings: list[Training]) -> int:
-    return sum(training.recipe.ratio is not None for training in trainings)
 
 
 def smooth(ax: Any, x: np.ndarray, y: np.ndarray, color: str, **look: Any) -> None:
@@ -315,22 +307,25 @@ def smooth(ax: Any, x: np.ndarray, y: np.ndarray, color: str, **look: Any) -> No
 
 
 def name_of(training: Training, trainings: list[Training]) -> str:
-    """How it was trained, or where, if several were trained the same way."""
-    alone = [other.how for other in trainings].count(training.how) == 1
-    return training.how if alone else training.folder.name
+    """How it was trained, and what else sets it apart: the subnet and N, or else the folder."""
+    alike = [other for other in trainings if other.how == training.how]
+    if len(alike) == 1:
+        return training.how
+    if len({other.shape for other in alike}) == len(alike):
+        return f"{training.how}, {training.shape}"
+    return training.folder.name
 
 
 def looks_of(trainings: list[Training]) -> dict[str, str]:
     """Colour by name: red for the progressive one, as in Figure 2 (a)."""
     names = [name_of(training, trainings) for training in trainings]
-    fixed = [name for name in names if name != "progressive"]
-    colors = {name: FIXED[i % len(FIXED)] for i, name in enumerate(fixed)}
-    return {name: colors.get(name, RED) for name in names}
+    others = itertools.cycle(FIXED)
+    return {name: RED if name == "progressive" else next(others) for name in names}
 
 
 def about(trainings: list[Training]) -> str:
     """Subnets, lengths and folders, in a sentence."""
-    shapes = {f"d={t.recipe.subnet_depth} N={t.recipe.bridge_scales}" for t in trainings}
+    shapes = {t.shape for t in trainings}
     lengths = {f"{t.steps} steps of {t.recipe.batch_size} images" for t in trainings}
     folders = ", ".join(t.folder.name for t in trainings)
     return f"Trainings: {folders}; {', '.join(sorted(shapes))}; {', '.join(sorted(lengths))}."

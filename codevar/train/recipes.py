@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -392,13 +392,16 @@ class TrainVariant(OfVAR):
         share = into / transition if transition else float(into >= 0 and alone > 0)
         return self.first_ratio + (1 - self.first_ratio) * min(max(share, 0.0), 1.0)
 
+    def phase_ends(self) -> list[float]:
+        """Progress at which each phase ends; none for a fixed ratio."""
+        ends = [] if self.ratio is not None else accumulate(self.phases)
+        return [end / sum(self.phases) for end in ends]
+
     def phase(self, progress: float) -> int | None:
         """1, 2 or 3; None for a fixed ratio.  progress 0..1."""
-        if self.ratio is not None:
-            return None
-        ends = [sum(self.phases[:n]) / sum(self.phases) for n in (1, 2, 3)]
-        lasting = [n for n in (1, 2, 3) if self.phases[n - 1]]
-        return next((n for n in lasting if progress < ends[n - 1]), lasting[-1])
+        lasting = [n for n, _ in enumerate(self.phase_ends(), 1) if self.phases[n - 1]]
+        going = [n for n in lasting if progress < self.phase_ends()[n - 1]]
+        return next(iter(going or lasting[-1:]), None)
 
     def measures(self, step: Step) -> bool:
         return self.measure_every > 0 and step.number % self.measure_every == 0
