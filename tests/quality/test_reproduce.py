@@ -191,7 +191,10 @@ def test_a_model_that_does_not_ship_is_trained_when_asked(trainable, tmp_path, m
     refused = trainable(*words)
     assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1
-    assert "`bench.py reproduce three.toml --train 0.2`" in refused.stderr
+    command = "`bench.py reproduce three.toml --train 0.2`"
+    assert command in refused.stderr
+    picture = CliRunner().invoke(app.app, ["grid", "three.toml", "-o", "grid.png"])
+    assert (picture.exit_code, command in picture.stderr) == (2, True)
     assert not (tmp_path / "runs").exists()
 
     step = loop.Run._step
