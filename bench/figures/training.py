@@ -255,8 +255,9 @@ def variant_figure3b(trainings: list[Training]) -> Figure:
 
 def by_phase(ax: Any, training: Training) -> None:
     """Stacked bars: of the gradient of the shared and of the full-only layers, by phase."""
-    last = max(1, training.steps - 1)
-    phases = [training.recipe.phase((row["step"] - 1) / last) for row in training.rows]
+    ends = np.array([row["step"] for row in training.rows])
+    middles = (np.append(0, ends[:-1]) + ends - 1) / 2  # a row is of the steps since the last one
+    phases = [training.recipe.phase(m / max(1, training.steps - 1)) for m in middles]
     ticks: list[tuple[float, str]] = []
     for at, phase in enumerate(sorted({p or 0 for p in phases})):
         rows = [row for row, p in zip(training.rows, phases, strict=True) if (p or 0) == phase]
