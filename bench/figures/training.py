@@ -153,6 +153,7 @@ def load(folder: Path) -> Training:
 
 def variant_figure2b(trainings: list[Training]) -> Figure:
     """Loss of both networks over the training, by how they were trained together."""
+    trainings = bridged(trainings)
     looks = looks_of(trainings)
     figure, (theirs, *ours) = panels(WIDE, 2.2, 1, 3)
     theirs.set(title="As published: VAR-d30, d=16", xlabel="epoch", ylabel="loss, quoted")
@@ -180,7 +181,7 @@ def variant_figure2b(trainings: list[Training]) -> Figure:
 
 def variant_figure2c(trainings: list[Training]) -> Figure:
     """Loss of both networks early and late, by the ratio p."""
-    known = [t for t in trainings if t.share().max() > LATE - WINDOW]
+    known = [t for t in bridged(trainings) if t.share().max() > LATE - WINDOW]
     if not known:
         raise UsageError("figure variant_figure2c: no training here has come to its end")
     known.sort(key=lambda t: (t.recipe.ratio is None, t.recipe.ratio or 0))
@@ -201,9 +202,8 @@ def variant_figure2c(trainings: list[Training]) -> Figure:
             look: Any = {"marker": marker, "mfc": fill}
             ax.plot(range(fixed), means[:fixed], color=BLACK, **look)
             ax.plot(range(fixed, len(known)), means[fixed:], color=RED, ls="", **look)
-        ax.set_xticks(range(len(known)), [name_of(t, known).replace("p = ", "") for t in known])
-        if len(known) > 3:
-            ax.tick_params(axis="x", rotation=40)
+        names = [name_of(t, known).removeprefix("p = ").replace(", ", "\n") for t in known]
+        ax.set_xticks(range(len(known)), names)
         ax.set(title=f"Measured: {NAMES[network]}", ylabel="cross-entropy (nats a token)")
         ax.set(xlabel="p, the subnet's share of steps")
         ax.margins(0.12, 0.15)
@@ -291,6 +291,11 @@ def by_phase(ax: Any, training: Training) -> None:
     ax.set(title=f"{training.folder.name}: {training.how}", ylabel="share of the gradient")
     ax.set(xlim=(-0.6, 2.6), ylim=(0, 1))
     ax.grid(axis="y")
+
+
+def bridged(trainings: list[Training]) -> list[Training]:
+    """Those with a bridge, as Figure 2's, if there are any."""
+    return [t for t in trainings if t.recipe.bridge_scales] or trainings
 
 
 def mean_before(training: Training, name: str, share: float) -> float:
