@@ -173,7 +173,7 @@ def variant_figure2b(trainings: list[Training]) -> Figure:
         ax.grid()
     handles = [Line2D([], [], color=color, label=name) for name, color in looks.items()]
     notes = [
-        "As published: VARiant, Section 3.3.1, the only losses it prints; its curves are not.",
+        "As published: the losses in the text of VARiant, Section 3.3.1; its curves have no table.",
         "Measured: on the step's own images, before its update; bold, the running mean.",
     ]
     return finish(figure, "Losses of both networks", " ".join([*notes, about(trainings)]), handles)
