@@ -341,22 +341,28 @@ def history(
 def plot(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(help="figures (memory: both of it), experiments or folders of runs"),
+        typer.Argument(
+            help="figures (memory: both of it), experiments or folders of runs or trainings"
+        ),
     ] = None,
     figure: Annotated[list[str] | None, typer.Option(help="only these figures")] = None,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = ROOT / "plots",
 ) -> None:
     """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
-    from bench.figures import draw
+    from bench.figures import draw, training
 
     figures, runs = list(figure or []), []
     for target in targets or []:
         if target == "memory":
             figures += ["memory", "timeline"]
-        elif target in draw.FIGURES:
+        elif target in draw.FIGURES or target in training.FIGURES:
             figures.append(target)
         else:
             runs.append(target)
+    if {*figures} & training.FIGURES.keys() or any(map(training.is_training, runs)):
+        for path in training.draw_trainings(runs, figures, out):
+            print(path)
+        return
     found = find(runs)
     names = Counter(run.sweep.name for run in found)
     for run in found:

@@ -47,6 +47,16 @@ def reproduce(
     samples: Annotated[
         Path | None, typer.Option(help="folder of the sample sets; `samples` in that of --out")
     ] = None,
+    train: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0.0001,
+            max=1,
+            help="train the models that are missing, for this share of their configs' steps; the "
+            "shipped ones had about 0.2",
+        ),
+    ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="fetch weights that are not cached")
     ] = False,
@@ -61,9 +71,10 @@ def reproduce(
     from bench.cli.targets import check_measured, with_quality
     from bench.figures import draw
     from bench.measure import devices, runner
-    from bench.quality import features
+    from bench.quality import ablations, features
     from bench.quality import reproduce as whole
     from bench.quality.watch import Watch
+    from codevar.train.progress import Progress
 
     if device is not None:
         changes = [*changes, f"device={device}"]
@@ -72,12 +83,18 @@ def reproduce(
     folders = folders_of([sweep.name for sweep in sweeps], out)
     cases = [case for sweep in sweeps for case in sweep.cases]
     devices.check_devices(cases)
+    wanted = sampled(cases, ", ".join(sweep.name for sweep in sweeps))
+    if absent := ablations.missing(wanted):
+        if train is None:
+            ablations.check(absent, experiments)
+        else:
+            ablations.train(absent, train, sweeps[0].device or "cpu", Progress())
     env, console = machine.environment(), Console()
     device_of = torch.device(sweeps[0].device or "cpu")
     network = features.extractor_of(features.default_for(reference), weights, download, device_of)
     shared = folders[0] if len(folders) == 1 else folders[0].parent
     whole.quality(
-        sampled(cases, ", ".join(sweep.name for sweep in sweeps)),
+        wanted,
         samples or shared / whole.SAMPLES,
         shared,
         whole.Protocol(reference, per_class, batch_size, bootstrap),

@@ -14,6 +14,7 @@ import codevar
 from bench.measure import devices
 from bench.methods.loaded import Loaded
 from bench.methods.sources import reason
+from bench.quality import ablations
 from bench.study import experiment
 from bench.study.cases import Case, Methods, VARCase, sampled
 from bench.study.errors import UsageError
@@ -47,6 +48,7 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
             if target in Methods.by_name:
                 raise UsageError(f"{target} is a method: name methods or experiments, not both")
             found += experiment.load(target, changes, chosen).cases
+        ablations.check(ablations.missing(sampled(found, ", ".join(targets))), targets)
     drawn: dict[str, VARCase] = {}
     for case in sampled(found, ", ".join(targets)):
         drawn.setdefault(case.model_dump_json(exclude=SPEED_ONLY), case)

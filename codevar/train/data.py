@@ -298,7 +298,7 @@ def open_tokens(
         return Encoded(images, vqvae)
     if vqvae.config.vocab > 1 << 15:
         raise TrainError(f"data: token maps are kept in 16 bits; {vqvae.config.vocab} codes")
-    path = Path(config.tokens) / f"tokens-{_made_of(config, images, vqvae)}.safetensors"
+    path = tokens_file(config, images, vqvae)
     if write and not path.exists():
         _write_missing(path, images, vqvae, tell)
     wait()
@@ -306,12 +306,14 @@ def open_tokens(
     return Tokens(tokens_NFL, labels_N, images.classes, device)
 
 
-def _made_of(config: DataConfig, images: MiniImages | FolderImages, vqvae: VQVAE) -> str:
+def tokens_file(config: DataConfig, images: MiniImages | FolderImages, vqvae: VQVAE) -> Path:
+    """Where the token maps are kept."""
     data = config.model_dump(include={"source", "side", "split", "seed", "flip"})
     files = [] if isinstance(images, MiniImages) else images.samples
     weights = fingerprint(vqvae.state_dict())
     parts = [data, len(images), files, weights, vqvae.config.patch_sizes]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return Path(config.tokens) / f"tokens-{name}.safetensors"
 
 
 def _write_missing(

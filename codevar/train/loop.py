@@ -17,17 +17,21 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from codevar.train import checkpoint, optim, parallel
+from codevar.checkpoints import weights_sha256
+from codevar.train import checkpoint, gradients, optim, parallel
 from codevar.train.errors import TrainError
 from codevar.train.parallel import Group
 from codevar.train.progress import Progress
-from codevar.train.recipes import Recipe, Setting
+from codevar.train.recipes import OfVAR, Recipe, Setting, TrainVariant
 from codevar.train.step import Step
+from codevar.var import VAR
 
 METRICS = "metrics.jsonl"
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Keys that may differ between a run and its continuation; a change of length is kept in the card.
-_FREE = {"out", "log_every", "checkpoint_every", "half", "keep", "steps", "epochs"}
+_FREE = {
+    *("out", "log_every", "checkpoint_every", "measure_every", "half", "keep", "steps", "epochs")
+}
 
 
 def train(
@@ -88,6 +92,7 @@ class Run:
         torch._dynamo.config.recompile_limit = 64
         setting = Setting(group.device, group.first, group.wait, self.progress.say)
         self.objective, self.source = recipe.open(setting)
+        self.base = _base(recipe, self.objective.model) if group.first else {}
         self.objective.to(group.device).train()
         self.steps = recipe.length(len(self.source))
         self.shared = parallel.share(self.objective, group, recipe.parallel, recipe.leaves_out)
@@ -163,6 +168,8 @@ class Run:
         total: dict[str, torch.Tensor] = {}
         for part in range(parts):
             step, batch = next(batches)
+            if part == 0 and recipe.measures(step):
+                total |= self._measured(batch, step)
             with parallel.accumulating(self.shared, last=part == parts - 1):
                 with self._autocast():
                     losses = self.shared(batch, step)
@@ -176,6 +183,30 @@ class Run:
         self.scaler.update()
         self.objective.after_step(step)
         self.waiting.append(total)
+
+    def _measured(self, batch, step: Step) -> dict[str, torch.Tensor]:
+        """Where the gradient of a supernet comes from on this batch (`gradients.py`); all
+        processes take part, and no gradient is left."""
+        recipe, var = self.recipe, self.objective.model
+        assert isinstance(recipe, TrainVariant)
+        assert isinstance(var, VAR)
+        layers = recipe.layers(var.config.depth)
+
+        def backward(part: gradients.Part) -> torch.Tensor:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            with self._autocast():
+                loss = self.shared(batch, step, part)["loss"]
+            # Scaled as in a step, against the small range of fp16; the norm is of the plain loss.
+            self.scaler.scale(loss).backward()
+            return loss
+
+        parts = gradients.parts(var.scales.K, recipe.bridge_scales, layers)
+        found = gradients.measured(parts, backward, var.blocks, layers, self.scaler.get_scale())
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        probability = found["loss_full"].new_tensor(recipe.probability(step.progress))
+        return found | {gradients.PROBABILITY: probability}
 
     def _autocast(self):
         dtype = PRECISIONS[self.recipe.precision]
@@ -241,6 +272,9 @@ class Run:
         return {
             "recipe": self.config,
             "steps": self.done,
+            "share": self.done / self.steps,
+            **self.recipe.reached(max(0, self.done - 1) / max(1, self.steps - 1)),
+            **self.base,
             **({"lengths": self.lengths} if len(self.lengths) > 1 else {}),
             "images": self.done * self.recipe.batch_size,
             **({"seconds": seconds, "last": rows[-1]} if rows else {}),
@@ -300,6 +334,15 @@ def _forget_after(metrics: Path, step: int) -> None:
     part = metrics.with_suffix(".part")
     part.write_text("".join(kept))
     os.replace(part, metrics)
+
+
+def _base(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+    """What a card says of the model that the recipe does not: its depth, and the SHA-256 of the
+    weights that it began with."""
+    found: dict[str, Any] = {"depth": model.config.depth} if isinstance(model, VAR) else {}
+    if isinstance(recipe, OfVAR) and recipe.init:
+        found["init_sha256"] = weights_sha256(recipe.init)
+    return found
 
 
 def _hardware(device: torch.device) -> str:

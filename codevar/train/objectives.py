@@ -18,6 +18,7 @@ from torch import nn
 from codevar.mini.classifier import Classifier
 from codevar.train import losses, teacher_forcing
 from codevar.train.data import Batch
+from codevar.train.gradients import Part
 from codevar.train.step import Step
 from codevar.transfer import send
 from codevar.var import VAR
@@ -74,9 +75,13 @@ class Prediction(Objective):
         # In tuples, which a module does not look into.
         self._quantizer, self._teacher = (quantizer,), (teacher,)
 
-    def forward(self, batch: Batch, step: Step) -> Losses:
+    def forward(self, batch: Batch, step: Step, part: Part | None = None) -> Losses:
+        """part: a zone and a network in the place of all scales and the step's own draw."""
         var, scales = self.model, self.model.scales
-        weights = self.weights(step)
+        weights, subnet = self.weights(step), self.subnet(step)
+        if part:
+            weights = [w * (k in part.scales) for k, w in enumerate(weights)]
+            subnet = part.subnet
         counted = [k for k in range(scales.K) if weights[k] > 0]
         first, last = counted[0], counted[-1]
         with torch.autocast(batch["tokens"].device.type, enabled=False):
@@ -89,7 +94,6 @@ class Prediction(Objective):
         if self.mixup:
             inputs_BnZ = inputs_BnZ.flip(0).lerp(inputs_BnZ, share)
 
-        subnet = self.subnet(step)
         layers, bridge = subnet or (None, 0)
         logits_BlV = teacher_forcing.logits(
             var,

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -138,6 +139,14 @@ class Recipe(Table):
     def leaves_out(self) -> bool:
         """Whether a step may give some parameters no gradient."""
         return False
+
+    def measures(self, step: Step) -> bool:
+        """Whether a step also measures where the gradient comes from (`gradients.py`)."""
+        return False
+
+    def reached(self, progress: float) -> dict[str, Any]:
+        """How far a model has come, for its card: what the recipe itself does not tell."""
+        return {}
 
     def open(self, setting: Setting) -> tuple[Objective, Source]:
         raise NotImplementedError
@@ -348,6 +357,9 @@ class TrainVariant(OfVAR):
         a batch is the subnet's with probability 0.2, in the second the probability rises linearly
         to 1 (Eq. 5, taken between epochs too), in the third it stays 1.  One draw for each batch.
     ratio: a fixed probability in their place (Figure 2).
+    measure_every: steps between two measurements of both networks' losses and of where the
+        gradient comes from (Figures 2b, 2c and 3b), the first step first; 0 for none.  One costs
+        some two micro-batches.
     """
 
     recipe: Literal["variant"] = "variant"
@@ -355,6 +367,7 @@ class TrainVariant(OfVAR):
     bridge_scales: int = Field(6, ge=0)
     phases: tuple[Length, Length, Length] = (5, 15, 5)
     ratio: Share | None = None
+    measure_every: int = Field(0, ge=0)
 
     first_ratio: ClassVar[float] = 0.2
 
@@ -379,10 +392,31 @@ class TrainVariant(OfVAR):
         share = into / transition if transition else float(into >= 0 and alone > 0)
         return self.first_ratio + (1 - self.first_ratio) * min(max(share, 0.0), 1.0)
 
+    def phase_ends(self) -> list[float]:
+        """Progress at which each phase ends; none for a fixed ratio."""
+        ends = [] if self.ratio is not None else accumulate(self.phases)
+        return [end / sum(self.phases) for end in ends]
+
+    def phase(self, progress: float) -> int | None:
+        """1, 2 or 3; None for a fixed ratio.  progress 0..1."""
+        lasting = [n for n, _ in enumerate(self.phase_ends(), 1) if self.phases[n - 1]]
+        going = [n for n in lasting if progress < self.phase_ends()[n - 1]]
+        return next(iter(going or lasting[-1:]), None)
+
+    def measures(self, step: Step) -> bool:
+        return self.measure_every > 0 and step.number % self.measure_every == 0
+
+    def reached(self, progress: float) -> dict[str, Any]:
+        return {"phase": self.phase(progress)}
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Of the subnet."""
+        return equidistant(tuple(range(depth)), self.subnet_depth)
+
     def subnet(self, step: Step, depth: int) -> tuple[tuple[int, ...], int] | None:
         if step.draw("subnet").random() >= self.probability(step.progress):
             return None
-        return equidistant(tuple(range(depth)), self.subnet_depth), self.bridge_scales
+        return self.layers(depth), self.bridge_scales
 
     def check(self, K: int, depth: int) -> None:
         if self.subnet_depth > depth:
@@ -441,6 +475,7 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
     if name not in RECIPES:
         raise TrainError(f"{path}: recipe must be one of {', '.join(RECIPES)}, not {name}")
     axes = {key: values[key] for key in AXES if isinstance(values.get(key), list)}
+    named = {key: values[key] for key in AXES if key in values}
     if empty := [key for key, of in axes.items() if not of]:
         raise TrainError(f"{path}: {empty[0]}: must not be empty")
     runs = []
@@ -448,21 +483,22 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
         of_axis = dict(zip(axes, chosen, strict=True))
         try:
             run = RECIPES[name].model_validate(_tuples(values | of_axis))
-            runs.append(run.model_copy(update={"out": run.out.format(**of_axis)}))
+            runs.append(run.model_copy(update={"out": run.out.format(**named | of_axis)}))
         except ValidationError as e:
             raise TrainError(f"{path}: {_explained(e)}") from None
         except (KeyError, IndexError, ValueError):
-            raise TrainError(f"{path}: out may name {', '.join(axes) or 'no key'} only") from None
+            raise TrainError(f"{path}: out may name {', '.join(named) or 'no key'} only") from None
     if len({run.out for run in runs}) < len(runs):
         raise TrainError(f"{path}: out must tell the runs apart: {{{next(iter(axes))}}}")
     return runs
 
 
 def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    lists = [f"[{text}]"] if "," in text else []  # 0.1,1.0 is a list, as with --set elsewhere
+    for toml in (text, *lists):
+        with suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(f"value = {toml}")["value"]
+    return text
 
 
 def _tuples(value: Any) -> Any:

@@ -31,6 +31,12 @@ def evaluated(fid_of, name: str, **axes) -> Run:
 def drawn(figure: str, run: Run):
     with matplotlib.rc_context(canvas.STYLE):
         page = draw.FIGURES[figure](run, case_rows.rows_of(run))
+    return whole(page)
+
+
+def whole(page):
+    """The page, of which nothing may be cut off."""
+    with matplotlib.rc_context(canvas.STYLE):
         page.canvas.draw()
     inked = np.asarray(page.canvas.buffer_rgba())[..., :3].min(axis=2) < 230
     edges = [inked[:3], inked[-3:], inked[:, :3].T, inked[:, -3:].T]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from typer.testing import CliRunner
 from bench.cli import app, targets
 from bench.cli import reproduce as reproduce_cli
 from bench.measure import machine
-from bench.quality import features, reproduce, sampling
-from bench.study import evaluations
+from bench.quality import ablations, features, reproduce, sampling
+from bench.study import evaluations, experiment
 from bench.study.cases import make_case
+from codevar.checkpoints import weights_sha256
+from codevar.train import checkpoint, loop
 from tests import ten_scales
 
 torch.set_num_threads(1)
@@ -141,3 +144,105 @@ def test_what_gives_no_figure_is_refused_before_sampling(bench, tmp_path, words,
 )
 def test_sizes_are_told_without_weights(values, classes, side):
     assert reproduce.sizes(make_case(values)) == (classes, side)
+
+
+MISSING = """
+title = "A model that does not ship"
+[defaults]
+depth = 4
+stack = "modern"
+precision = "float32"
+sampling = "mini"
+[[cases]]
+method = "var"
+weights = "mini:runs/tiny/{name}/model.safetensors"
+"""
+TRAINING = """
+recipe = "perturb"
+out = "runs/tiny/perturbed"
+vqvae = "runs/tiny/vqvae/model.safetensors"
+init = "runs/tiny/small/model.safetensors"
+steps = 20
+batch_size = 4
+checkpoint_every = 1
+[data]
+source = "mini"
+side = 48
+images = 64
+tokens = "runs/tiny/tokens"
+[optimizer]
+lr = 1e-4
+"""
+
+
+@pytest.fixture
+def trainable(bench, tmp_path, monkeypatch):
+    """An experiment whose model a config makes, from models that are not here either."""
+    monkeypatch.setattr(ablations, "EXPERIMENTS", tmp_path / "experiments")
+    (tmp_path / "experiments" / "train").mkdir(parents=True)
+    (tmp_path / "experiments" / "train" / "perturb.toml").write_text(TRAINING)
+    (tmp_path / "three.toml").write_text(MISSING.format(name="perturbed"))
+    (tmp_path / "four.toml").write_text(MISSING.format(name="nobody"))
+    return bench
+
+
+def test_a_model_that_does_not_ship_is_trained_when_asked(trainable, tmp_path, monkeypatch):
+    words = ["three.toml", "--per-class", 13]
+    refused = trainable(*words)
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
+    command = "`bench.py reproduce three.toml --train 0.2`"
+    assert command in refused.stderr
+    picture = CliRunner().invoke(app.app, ["grid", "three.toml", "-o", "grid.png"])
+    assert (picture.exit_code, command in picture.stderr) == (2, True)
+    assert not (tmp_path / "runs").exists()
+
+    step = loop.Run._step
+
+    def stopped(self, batches):
+        if self.done == 3 and self.out == Path("runs/tiny/perturbed"):
+            raise KeyboardInterrupt
+        step(self, batches)
+
+    monkeypatch.setattr(loop.Run, "_step", stopped)
+    first = trainable(*words, "--train", 0.2)
+    assert first.exit_code != 0
+    told = first.stdout.index("runs/tiny/perturbed: 4 steps of 4 images from mini_small, about")
+    assert told < first.stdout.index(" in all.")
+    monkeypatch.setattr(loop.Run, "_step", step)
+
+    second = trainable(*words, "--train", 0.2)
+    assert second.exit_code == 0, second.output
+    assert "runs/tiny/perturbed: 1 steps of 4" in second.stdout
+    assert "perturb: on from step 3 of 4" in second.stdout
+    card = checkpoint.card(tmp_path / "runs" / "tiny" / "perturbed")
+    assert card["steps"] == 4
+    assert card["init_sha256"] == weights_sha256("mini_small")
+    (line,) = evaluations.read(tmp_path / "results" / "here" / "three" / evaluations.FILE)[0]
+    assert line["images"] == 130
+
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert trainable(*words).exit_code == 0
+    assert trainable(*words, "--train", 0.2).exit_code == 0
+
+
+def test_a_model_that_no_config_makes_is_one_line(trainable, tmp_path):
+    result = trainable("four.toml", "--per-class", 13, "--train", 0.2)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "runs/tiny/nobody/model.safetensors: no such file" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["mini_code_perturbed", "mini_variant_table5", "mini_variant_figure7"]
+)
+def test_every_model_that_an_experiment_lacks_has_its_training(name):
+    cases = [case for case in experiment.load(name).cases if case.weights.startswith("mini:")]
+    files = [Path(file) for case in cases for file in case.model_names() if Path(file).suffix]
+    made = {file for one in ablations.needed(files, 0.2) for file in one.files}
+    assert files
+    assert made == set(files)
+    for one in ablations.needed(files, 0.2):
+        shares = {f"model_{100 * share:.0f}" for share in one.recipe.keep} | {"model"}
+        assert {file.stem for file in one.files} <= shares

@@ -36,6 +36,15 @@ def test_a_mini_world_in_order_makes_what_it_needs(world):
     assert sum(name.startswith("variant_d") for name in names) == 3
 
 
+@pytest.mark.parametrize("ratio", ["0.1,1.0", "[0.1, 1.0]", "0.1"])
+def test_ratios_that_are_set_make_a_run_each_with_its_name(ratio):
+    file = FOLDER / "mini-cpu" / "ablations" / "variant-ratios.toml"
+    outs = [run.out for run in recipes.load(file, {"ratio": ratio})]
+    names = ["runs/mini-cpu/variant_d4_p0.1", "runs/mini-cpu/variant_d4_p1.0"]
+    assert outs == names[: len(outs)]
+    assert len(outs) == (1 if ratio == "0.1" else 2)
+
+
 def test_code_is_trained_as_its_section_4_1_says():
     for file, kind, rate, decay, epochs in (
         ("drafters", TrainDrafter, 1e-6, 0.08, 0.05 * 350),

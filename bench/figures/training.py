@@ -1,0 +1,347 @@
+"""Figures of VARiant's trainings, from their metrics: Figures 2 (b), 2 (c) and 3 (b).
+
+    bench.py plot variant_figure2b runs/mini-cpu/variant_d4 runs/mini-cpu/variant_d4_p1.0
+
+What is measured, and what the paper leaves open, is in `codevar/train/gradients.py`.  A loss is of
+few images, so a curve is a mean over its neighbours, with the single ones faint behind it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+
+from bench.figures import draw
+from bench.figures.canvas import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STYLE,
+    VERMILLION,
+    WIDE,
+    finish,
+    logarithmic,
+    panels,
+)
+from bench.study import experiment
+from bench.study.cases import VARCase
+from bench.study.errors import UsageError
+from codevar.train import TrainError, checkpoint, gradients, loop
+from codevar.train.recipes import TrainVariant
+
+RED = "#D00000"  # the progressive training, as in Figure 2 (a)
+FIXED = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
+ZONE_COLORS = {"bridge": BLUE, "flexible": VERMILLION}
+NAMES = {"shared": "shared", "full_only": "full-only", "full": "all layers", "subnet": "subnet"}
+SMOOTH = 1 / 12  # share of its measurements either side that a point of a curve is the mean of
+WINDOW = 0.1  # share of a training whose mean stands for its end
+EARLY, LATE = 0.2, 1.0  # epochs 5 and 25 of 25
+
+# VARiant, Section 3.3.1, in words alone.
+P1_FULL = ((8, 5.75), (25, 5.72))  # "after epoch 8 (loss drops only from 5.75 to 5.72)"
+P01_SUBNET = 6.08  # "leaving the subnet loss at a higher plateau (6.08)"
+EARLY_FID, LATE_FID = (3.6, 4.6), 2.2  # of the full network: "3.6-4.6", and "at most 2.2"
+
+
+@dataclass(frozen=True)
+class Training:
+    """steps: of the whole training.  rows: lines of its metrics that have a measurement."""
+
+    folder: Path
+    recipe: TrainVariant
+    steps: int
+    rows: list[dict[str, float]]
+
+    @property
+    def how(self) -> str:
+        return "progressive" if self.recipe.ratio is None else f"p = {self.recipe.ratio}"
+
+    @property
+    def shape(self) -> str:
+        return f"d={self.recipe.subnet_depth} N={self.recipe.bridge_scales}"
+
+    def share(self) -> np.ndarray:
+        """How far the training had come at each row."""
+        return np.array([row["step"] for row in self.rows]) / self.steps
+
+    def column(self, name: str) -> np.ndarray:
+        return np.array([row[name] for row in self.rows])
+
+    def gradient(self, layers: str, zone: str) -> np.ndarray:
+        """Norm at each row, the mean square over the draw of the network."""
+        squares = [gradients.squares(row)[layers, zone] for row in self.rows]
+        return np.sqrt(squares)
+
+
+def is_training(target: str) -> bool:
+    return (Path(target) / loop.METRICS).is_file()
+
+
+def draw_trainings(targets: list[str], names: list[str], out: Path) -> list[Path]:
+    """Draws the named figures, by default all of them, of folders of trainings, or of those whose
+    models an experiment names; returns the files.
+
+    Raises UsageError for a target that is none, and for a lack of measurements.
+    """
+    if others := [name for name in names if name not in FIGURES]:
+        raise UsageError(f"figure {others[0]}: trainings have {', '.join(FIGURES)}")
+    folders = dict.fromkeys(folder for target in targets for folder in folders_of(target))
+    trainings = [load(folder) for folder in folders]
+    if not trainings:
+        raise UsageError(
+            f"figure {next(iter(names or FIGURES))}: name folders of trainings (runs/...); "
+            "`bench.py train variant` and `bench.py reproduce mini_variant_table5 --train 0.2` "
+            "make them"
+        )
+    called = trainings[0].folder.name if len(trainings) == 1 else "trainings"
+    paths = []
+    with matplotlib.rc_context(STYLE):
+        for name in names or FIGURES:
+            paths += draw.save(FIGURES[name](trainings), out / f"{called}-{name}")
+    return paths
+
+
+def folders_of(target: str) -> list[Path]:
+    if Path(target).is_dir():
+        return [Path(target)]
+    cases = [case for case in experiment.load(target).cases if isinstance(case, VARCase)]
+    folders = dict.fromkeys(Path(name).parent for case in cases for name in case.model_names())
+    return [folder for folder in folders if is_training(str(folder))]
+
+
+def load(folder: Path) -> Training:
+    """Raises UsageError for a folder without a training of VARiant that was measured."""
+    try:
+        card, kept = checkpoint.card(folder), checkpoint.about(folder)
+        if card:
+            config, steps = card["recipe"], card["steps"]
+        elif kept:
+            config, steps = kept["config"], kept["config"]["lengths"][-1]["steps"]
+        else:
+            raise UsageError(f"{folder}: no training; it has neither a model nor a checkpoint")
+        if config["recipe"] != "variant":
+            raise UsageError(f"{folder}: a training of {config['recipe']}, not of variant")
+        fields = {key: config[key] for key in TrainVariant.model_fields.keys() & config.keys()}
+        recipe = TrainVariant.model_validate_json(json.dumps(fields))
+        lines = (folder / loop.METRICS).read_text().splitlines()
+        rows = [row for row in map(json.loads, lines) if gradients.PROBABILITY in row]
+    except (OSError, TrainError, ValueError, KeyError) as e:
+        if isinstance(e, UsageError):
+            raise
+        raise UsageError(f"{folder}: its training cannot be read ({e})") from None
+    if not rows:
+        raise UsageError(
+            f"{folder}: nothing was measured; train with `--set measure_every=20` to have it"
+        )
+    return Training(folder, recipe, steps, rows)
+
+
+def variant_figure2b(trainings: list[Training]) -> Figure:
+    """Loss of both networks over the training, by how they were trained together."""
+    trainings = bridged(trainings)
+    looks = looks_of(trainings)
+    figure, (theirs, *ours) = panels(WIDE, 2.2, 1, 3)
+    theirs.set(title="As published: VAR-d30, d=16", xlabel="epoch", ylabel="loss, quoted")
+    theirs.plot(*zip(*P1_FULL, strict=True), color=GREY, marker="o", ls="--", lw=1)
+    theirs.axhline(P01_SUBNET, color=GREY, ls="--", lw=1)
+    theirs.text(1, P01_SUBNET + 0.015, f"subnet, p = 0.1: {P01_SUBNET}", va="bottom")
+    theirs.text(1, P1_FULL[0][1] + 0.03, "all layers, p = 1.0: 5.75 to 5.72", va="bottom", size=7)
+    theirs.set(xlim=(0, 26), ylim=(5.6, 6.2))
+    for ax, network in zip(ours, ("full", "subnet"), strict=True):
+        for training in trainings:
+            losses = training.column(f"loss_{network}")
+            ax.plot(training.share(), losses, color=looks[name_of(training, trainings)], alpha=0.2)
+            smooth(ax, training.share(), losses, looks[name_of(training, trainings)])
+        ax.set(title=f"Measured: {NAMES[network]}", ylabel="cross-entropy (nats a token)")
+        in_percent(ax)
+    for ax in (theirs, *ours):
+        ax.grid()
+    handles = [Line2D([], [], color=color, label=name) for name, color in looks.items()]
+    notes = [
+        "As published: the losses in the text of VARiant, Section 3.3.1; its curves have no table.",
+        "Measured: on the step's own images, before its update; bold, the running mean.",
+    ]
+    return finish(figure, "Losses of both networks", " ".join([*notes, about(trainings)]), handles)
+
+
+def variant_figure2c(trainings: list[Training]) -> Figure:
+    """Loss of both networks early and late, by the ratio p."""
+    known = [t for t in bridged(trainings) if t.share().max() > LATE - WINDOW]
+    if not known:
+        raise UsageError("figure variant_figure2c: no training here has come to its end")
+    known.sort(key=lambda t: (t.recipe.ratio is None, t.recipe.ratio or 0))
+    fixed = sum(t.recipe.ratio is not None for t in known)
+    figure, (theirs, *ours) = panels(WIDE, 2.2, 1, 3)
+    theirs.set(title="As published: VAR-d30, d=16", ylabel="FID of all layers, quoted")
+    theirs.bar(0, np.ptp(EARLY_FID), 0.3, EARLY_FID[0], color=GREY)
+    theirs.plot(1, LATE_FID, color=GREY, marker="v", ms=7)
+    theirs.text(0, EARLY_FID[1] + 0.06, "3.6 to 4.6", ha="center", va="bottom")
+    theirs.text(1, LATE_FID + 0.15, "at most 2.2", ha="center", va="bottom")
+    theirs.set(xlim=(-0.6, 1.6), ylim=(1.8, 5), xlabel="any fixed p")
+    theirs.set_xticks([0, 1], ["epoch 5", "epoch 25"])
+    theirs.grid(axis="y")
+    moments = ((f"after {EARLY:.0%}", EARLY, "s", "white"), ("at the end", LATE, "o", None))
+    for ax, network in zip(ours, ("full", "subnet"), strict=True):
+        for _, share, marker, fill in moments:
+            means = [mean_before(t, f"loss_{network}", share) for t in known]
+            look: Any = {"marker": marker, "mfc": fill}
+            ax.plot(range(fixed), means[:fixed], color=BLACK, **look)
+            ax.plot(range(fixed, len(known)), means[fixed:], color=RED, ls="", **look)
+        names = [name_of(t, known).removeprefix("p = ").replace(", ", "\n") for t in known]
+        ax.set_xticks(range(len(known)), names)
+        ax.set(title=f"Measured: {NAMES[network]}", ylabel="cross-entropy (nats a token)")
+        ax.set(xlabel="p, the subnet's share of steps")
+        ax.margins(0.12, 0.15)
+        ax.grid(axis="y")
+    handles = [
+        Line2D([], [], color=BLACK, marker=marker, mfc=fill, ls="", label=name)
+        for name, _, marker, fill in moments
+    ]
+    notes = [
+        "As published: VARiant, Section 3.3.1; its figure has FIDs, this one losses:",
+        f"means over the {WINDOW:.0%} of the training before each moment.",
+    ]
+    title = "Losses of both networks, early and late, by ratio"
+    return finish(figure, title, " ".join([*notes, about(known)]), handles)
+
+
+def variant_figure3b(trainings: list[Training]) -> Figure:
+    """Where the gradient comes from, by phase and over the training; a line for each training."""
+    figure, axes = panels(WIDE, 2.1 * len(trainings), len(trainings), 2, sharey="col")
+    for training, bars, curves in zip(trainings, axes[::2], axes[1::2], strict=True):
+        by_phase(bars, training)
+        for layers, style in (("shared", "-"), ("full_only", "--")):
+            for zone, color in ZONE_COLORS.items():
+                norm = training.gradient(layers, zone)
+                norm[norm == 0] = np.nan  # on a log axis a gap
+                smooth(curves, training.share(), norm, color, ls=style)
+        for end in training.recipe.phase_ends()[:-1]:
+            curves.axvline(end, color=GREY, lw=0.8, ls=":")
+        curves.set(ylabel="norm of the gradient", title="over the training")
+        logarithmic(curves.yaxis)
+        in_percent(curves)
+        curves.grid()
+    handles: list[Any] = [
+        Patch(color=color, label=f"from the {zone} zone") for zone, color in ZONE_COLORS.items()
+    ]
+    handles += [
+        Line2D([], [], color=GREY, ls=ls, label=f"{name} layers")
+        for name, ls in (("shared", "-"), ("full-only", "--"))
+    ]
+    notes = [
+        "Share of the squared norm of the gradient of the blocks' parameters, in the mean over the",
+        "draw of the network.  As published (VARiant, Figure 3 b, without numbers): in phase 3",
+        "full-only layers have nothing from the flexible zone.  Here its tokens attend to those of",
+        "the bridge, which these layers made.",
+        about(trainings),
+    ]
+    return finish(figure, "Where the gradient comes from", " ".join(notes), handles)
+
+
+def by_phase(ax: Any, training: Training) -> None:
+    """Stacked bars: of the gradient of the shared and of the full-only layers, by phase."""
+    ends = np.array([row["step"] for row in training.rows])
+    middles = (np.append(0, ends[:-1]) + ends - 1) / 2  # a row is of the steps since the last one
+    phases = [training.recipe.phase(m / max(1, training.steps - 1)) for m in middles]
+    ticks: list[tuple[float, str]] = []
+    for at, phase in enumerate(sorted({p or 0 for p in phases})):
+        rows = [row for row, p in zip(training.rows, phases, strict=True) if (p or 0) == phase]
+        found = [gradients.shares(row) for row in rows]
+        for x, layers in ((at - 0.23, "shared"), (at + 0.23, "full_only")):
+            ticks.append((x, NAMES[layers]))
+            sizes = {z: float(np.mean([one[layers, z] for one in found])) for z in ZONE_COLORS}
+            if not any(sizes.values()):
+                ax.text(x, 0.02, "none", ha="center", color=GREY)
+                continue
+            bottom = 0.0
+            for zone, color in ZONE_COLORS.items():
+                share = sizes[zone] / sum(sizes.values())
+                ax.bar(x, share, 0.4, bottom, color=color)
+                if share >= 0.06:
+                    look: Any = {"ha": "center", "va": "center", "color": "white"}
+                    ax.text(x, bottom + share / 2, f"{share:.0%}", **look)
+                bottom += share
+        ax.annotate(
+            f"phase {phase}" if phase else "all steps",
+            (at, 0),
+            (0, -18),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+        )
+    ax.set_xticks(*zip(*ticks, strict=True), fontsize=7)
+    ax.tick_params(axis="x", length=0)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(title=f"{training.folder.name}: {training.how}", ylabel="share of the gradient")
+    ax.set(xlim=(-0.6, 2.6), ylim=(0, 1))
+    ax.grid(axis="y")
+
+
+def bridged(trainings: list[Training]) -> list[Training]:
+    """Those with a bridge, as Figure 2's, if there are any."""
+    return [t for t in trainings if t.recipe.bridge_scales] or trainings
+
+
+def mean_before(training: Training, name: str, share: float) -> float:
+    """Mean of the measurements in the WINDOW before a share of the training."""
+    shares, values = training.share(), training.column(name)
+    inside = (shares > share - WINDOW) & (shares <= share)
+    return float(values[inside].mean()) if inside.any() else float("nan")
+
+
+def smooth(ax: Any, x: np.ndarray, y: np.ndarray, color: str, **look: Any) -> None:
+    """The running mean, over fewer at both ends."""
+    reach = round(SMOOTH * len(y))
+    means = [y[max(0, i - reach) : i + reach + 1].mean() for i in range(len(y))]
+    ax.plot(x, means, color=color, marker="o" if len(y) == 1 else "", **look)
+
+
+def name_of(training: Training, trainings: list[Training]) -> str:
+    """How it was trained, and what else sets it apart: the subnet and N, or else the folder."""
+    alike = [other for other in trainings if other.how == training.how]
+    if len(alike) == 1:
+        return training.how
+    if len({other.shape for other in alike}) == len(alike):
+        return f"{training.how}, {training.shape}"
+    return training.folder.name
+
+
+def looks_of(trainings: list[Training]) -> dict[str, str]:
+    """Colour by name: red for the progressive one, as in Figure 2 (a)."""
+    names = [name_of(training, trainings) for training in trainings]
+    others = itertools.cycle(FIXED)
+    return {name: RED if name == "progressive" else next(others) for name in names}
+
+
+def about(trainings: list[Training]) -> str:
+    """Subnets, lengths and folders, in a sentence."""
+    shapes = {t.shape for t in trainings}
+    lengths = {f"{t.steps} steps of {t.recipe.batch_size} images" for t in trainings}
+    folders = ", ".join(t.folder.name for t in trainings)
+    return f"Trainings: {folders}; {', '.join(sorted(shapes))}; {', '.join(sorted(lengths))}."
+
+
+def in_percent(ax: Any) -> None:
+    ax.set(xlabel="share of the training", xlim=(0, 1))
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+
+
+FIGURES: dict[str, Callable[[list[Training]], Figure]] = {
+    figure.__name__: figure for figure in (variant_figure2b, variant_figure2c, variant_figure3b)
+}
