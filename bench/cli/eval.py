@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.measure import machine
+from bench.metrics import METRICS
 from bench.study import evaluations, printing
-from bench.study.columns import COLUMNS, FIGURES
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS
 from bench.study.printing import Format
@@ -128,9 +128,9 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printe
     """A row for each metric."""
     rows = []
     for name, value in record["metrics"].items():
-        if name not in COLUMNS:
+        if name not in METRICS:
             continue
-        heading = FIGURES[COLUMNS[name]][0]
+        heading = METRICS[name].heading
         spread = record["metrics"].get(f"{name}_std")
         low, high = record["intervals"].get(name, (None, None))
         rows.append(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime
 import math
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,33 +14,24 @@ from typing import Any
 import torch
 
 from bench.measure import machine
-from bench.quality import metrics as arithmetic
+from bench.metrics import Given
+from bench.metrics.coverage import NEIGHBOURS
+from bench.metrics.frechet import Gaussian
+from bench.metrics.halves import GROUPS, Halves, interval
+from bench.metrics.metric import of_features
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
-from bench.quality.metrics import GROUPS, NEIGHBOURS, SPLIT, Gaussian, Halves, interval
 from bench.quality.reference import Reference
 from bench.study.errors import UsageError
 from bench.study.evaluations import SCHEMA, Evaluation
 
-#: A metric -> the layer of the network that it is of.
-METRICS = {
-    "fid": "pool",
-    "sfid": "spatial",
-    "inception_score": "logits",
-    "precision": "pool",
-    "recall": "pool",
-    "class_accuracy": "logits",
-}
-FRECHET = ("fid", "sfid")
-COVERAGE = ("precision", "recall")
-#: What a figure can be, so that an interval does not go beyond.
-BOUNDS = {"fid": (0.0, math.inf), "sfid": (0.0, math.inf), "inception_score": (1.0, 1008.0)}
+METRICS = of_features()
 
 #: Told what is in work, how much of it is done, and of how much.
 Tell = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Figures:
     """values, intervals: by metric.  by_class: accuracy.  notes: what a reader must know."""
 
@@ -76,7 +66,7 @@ def evaluate(
 
         return extract(images, extractor, layers, cache, batch_size, done)
 
-    of_samples = features("samples", samples, sorted({METRICS[name] for name in names}))
+    of_samples = features("samples", samples, sorted({METRICS[name].layer for name in names}))
     of_reference = None
     if reference.images and (layers := layers_of(reference, names)):
         of_reference = features("reference", reference.images, layers)
@@ -125,7 +115,11 @@ def statistics_of(
     tell: Tell = lambda what, done, total: None,
 ) -> dict[str, Gaussian]:
     """Mean and covariance of each layer that a FID is of.  Raises UsageError."""
-    layers = [METRICS[name] for name in FRECHET if METRICS[name] in extractor.widths]
+    layers = [
+        metric.layer
+        for metric in METRICS.values()
+        if metric.needs == "distribution" and metric.layer in extractor.widths
+    ]
     for layer in layers:
         check_enough(samples, layer, extractor.widths[layer])
 
@@ -163,29 +157,21 @@ def chosen(
 
 def why_not(name: str, samples: ImageSet, reference: Reference, extractor: Extractor) -> str:
     """Why a metric cannot be had, or ""."""
-    layer = METRICS[name]
-    if layer not in extractor.widths:
-        return f"{extractor.name} has no {layer} features"
-    if name in FRECHET and reference.gaussians and layer not in reference.gaussians:
-        return f"{reference.name} has no statistics of {layer} features"
-    if name in COVERAGE and not reference.images:
+    metric = METRICS[name]
+    if metric.layer not in extractor.widths:
+        return f"{extractor.name} has no {metric.layer} features"
+    if metric.needs == "distribution" and reference.gaussians:
+        if metric.layer not in reference.gaussians:
+            return f"{reference.name} has no statistics of {metric.layer} features"
+    elif metric.needs in ("distribution", "images") and not reference.images:
         return f"{reference.name} has statistics but no images"
-    if name == "class_accuracy":
-        if samples.labels is None:
-            return f"nothing says which classes the images of {samples.name} are to be"
-        if extractor.widths["logits"] <= samples.labels.max():
-            return f"{extractor.name} does not know {samples.labels.max() + 1} classes"
-        if extractor.name.startswith("inception"):
-            return f"{extractor.name} counts classes in an order of its own"
-    return ""
+    return metric.lacks(samples, extractor)
 
 
 def layers_of(reference: Reference, names: Sequence[str]) -> list[str]:
     """Layers that the reference's images are needed for."""
-    needed = {METRICS[name] for name in names if name in COVERAGE}
-    if not reference.gaussians:
-        needed |= {METRICS[name] for name in names if name in FRECHET}
-    return sorted(needed)
+    from_images = {"images"} if reference.gaussians else {"images", "distribution"}
+    return sorted({METRICS[name].layer for name in names if METRICS[name].needs in from_images})
 
 
 def check_counts(
@@ -201,23 +187,26 @@ def check_counts(
             f"{reference.name} was made by {reference.extractor}, not by {extractor.key}"
         )
     of_images = [] if reference.gaussians or not reference.images else [reference.images]
-    for name in (name for name in FRECHET if name in names):
-        width = extractor.widths[METRICS[name]]
-        gaussian = reference.gaussians.get(METRICS[name])
+    distributions = [name for name in names if METRICS[name].needs == "distribution"]
+    for name in distributions:
+        layer = METRICS[name].layer
+        width = extractor.widths[layer]
+        gaussian = reference.gaussians.get(layer)
         if gaussian and len(gaussian.mu) != width:
             raise UsageError(
                 f"{reference.name} is of {len(gaussian.mu)} features, {extractor.name} has {width}"
             )
-        others = ",".join(other for other in names if other not in FRECHET)
+        others = ",".join(other for other in names if other not in distributions)
         for images in (samples, *of_images):
-            check_enough(images, METRICS[name], width, f"--metrics {others}" if others else "")
+            check_enough(images, layer, width, f"--metrics {others}" if others else "")
         if bootstrap and samples.count < (least := enough_for_halves(width)):
             raise UsageError(
                 f"--bootstrap: half of {samples.count} images are too few for a {name} over "
                 f"{width} features: give {least} at least, or leave it out"
             )
+    of_neighbours = any(METRICS[name].needs == "images" for name in names)
     for held in (samples, reference.images):
-        if held and set(names) & {*COVERAGE} and held.count <= NEIGHBOURS:
+        if held and of_neighbours and held.count <= NEIGHBOURS:
             raise UsageError(
                 f"{held.name}: {held.count} images have no {NEIGHBOURS} neighbours each, "
                 "which precision and recall are of"
@@ -259,62 +248,40 @@ def figures(
 ) -> Figures:
     """The metrics by name, from features."""
     count = len(next(iter(samples.layers.values())))
-    halves = Halves.draw(count, bootstrap, labels) if bootstrap else None
-    masks = list(halves.masks()) if halves else []
-    values: dict[str, float] = {}
-    of_halves: dict[str, list[float]] = {}
-    notes: list[str] = []
-    by_class, covered = None, None
-
-    def layer(name: str, features: Features | None = samples) -> torch.Tensor:
-        assert features is not None
-        return features.layers[METRICS[name]].to(device)
-
-    def gaussian(name: str) -> Gaussian:
-        if ready := reference.gaussians.get(METRICS[name]):
-            return ready.to(device)
-        return Gaussian.of(layer(name, of_reference))
-
+    references = on(device, of_reference.layers if of_reference else {})
+    known = {layer: gaussian.to(device) for layer, gaussian in reference.gaussians.items()}
+    distributions = {METRICS[name].layer for name in names if METRICS[name].needs == "distribution"}
+    given = Given(
+        on(device, samples.layers),
+        references,
+        {layer: known.get(layer) or Gaussian.of(references[layer]) for layer in distributions},
+        None if labels is None else torch.as_tensor(labels),
+        Halves.draw(count, bootstrap, labels) if bootstrap else None,
+    )
+    found = Figures({}, {}, None, [])
     for i, name in enumerate(names):
         tell("figures", i, len(names))
-        if name in FRECHET:
-            try:
-                found = arithmetic.frechet_of_halves(layer(name), gaussian(name), halves)
-            except ValueError as e:
-                raise UsageError(f"{reference.name}: {e}") from None
-            values[name], of_halves[name] = found
-        elif name in COVERAGE:
-            covered = covered or arithmetic.precision_recall(
-                layer(name), layer(name, of_reference), halves
-            )
-            values[name] = getattr(covered, name)
-            of_halves[name] = getattr(covered, f"{name}_of_halves")
-        elif name == "inception_score":
-            logits_NC = layer(name).cpu()
-            scores = arithmetic.inception_scores(logits_NC)
-            values[name] = statistics.fmean(scores)
-            of_halves[name] = [arithmetic.inception_score(logits_NC[mask]) for mask in masks]
-            if len(scores) > 1:
-                values["inception_score_std"] = statistics.pstdev(scores)
-            if count > SPLIT and count % SPLIT:
-                notes.append(
-                    f"IS is over splits of {SPLIT}, the last of {count % SPLIT}: "
-                    "fewer images have a lower one."
-                )
-        else:
-            logits_NC, labels_N = layer(name).cpu(), torch.as_tensor(labels)
-            by_class = arithmetic.class_accuracy(logits_NC, labels_N)
-            right_N = (logits_NC.argmax(1) == labels_N).double()
-            values[name] = float(right_N.mean())
-            of_halves[name] = [float(right_N[mask].mean()) for mask in masks]
-    if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
-        raise UsageError(f"{', '.join(wrong)}: not finite; these features give no valid figure")
-    intervals = {
-        name: interval(values[name], found, *BOUNDS.get(name, (0.0, 1.0)))
-        for name, found in of_halves.items()
-        if found
-    }
-    return Figures(values, intervals, by_class, notes)
+        metric = METRICS[name]
+        try:
+            estimate = metric.compute(given)
+        except ValueError as e:
+            raise UsageError(f"{reference.name}: {e}") from None
+        if not math.isfinite(estimate.value):
+            raise UsageError(f"{name}: not finite; these features give no valid figure")
+        found.values[name] = estimate.value
+        if estimate.spread is not None:
+            found.values[f"{name}_std"] = estimate.spread
+        if estimate.of_halves:
+            bounds = metric.low, metric.high
+            found.intervals[name] = interval(estimate.value, estimate.of_halves, *bounds)
+        if estimate.note:
+            found.notes.append(estimate.note)
+        found.by_class = found.by_class or estimate.by_class
+    return found
+
+
+def on(device: torch.device, layers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: features_ND.to(device) for name, features_ND in layers.items()}
 
 
 def cautions(reference: Reference, extractor: Extractor, names: Sequence[str]) -> list[str]:
@@ -325,7 +292,7 @@ def cautions(reference: Reference, extractor: Extractor, names: Sequence[str]) -
             f"The weights of {extractor.name} are not the published ones: compare these figures "
             "with each other, not with papers."
         )
-    if reference.size is None and set(names) & {*FRECHET}:
+    if reference.size is None and any(METRICS[n].needs == "distribution" for n in names):
         notes.append(f"{reference.name} does not say of which size its images were.")
     return notes
 

@@ -23,10 +23,11 @@ import pandas as pd
 import torch
 
 from bench.methods.sources import reason
+from bench.metrics.frechet import Gaussian, frechet_distance, frechet_of_halves
+from bench.metrics.halves import Halves, interval
 from bench.quality.evaluate import check_counts, enough_for_halves, measured_by
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet, open_images
-from bench.quality.metrics import Gaussian, Halves, frechet_distance, frechet_of_halves, interval
 from bench.quality.reference import open_reference
 from bench.quality.sample_set import Images, Manifest, SampleSet, common
 from bench.quality.sampling import load, pixels, tokens_of

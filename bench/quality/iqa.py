@@ -38,9 +38,9 @@ import pandas as pd
 import torch
 from scipy.stats import t as student
 
+from bench.metrics.metric import of_pixels
 from bench.quality.features import file_sha256
 from bench.quality.images import ImageSet, digest_of
-from bench.study.columns import FIGURES
 from bench.study.errors import UsageError
 from bench.study.evaluations import SCHEMA
 from bench.study.printing import Printed
@@ -338,14 +338,16 @@ def printed(lines: Sequence[dict[str, Any]], notes: Sequence[str]) -> Printed:
     data = pd.DataFrame([{**line, **line["metrics"]} for line in lines])
     text = pd.DataFrame({"samples": data["samples"], "method": data["label"].fillna("")})
     text["images"] = [f"{images:,}" for images in data["images"]]
-    for name in (name for name in METRICS if name in data):
-        heading, form = FIGURES[name]
+    shown = [metric for name, metric in of_pixels().items() if name in data]
+    for metric in shown:
+        name, heading, form = metric.name, metric.heading, metric.format
         text[heading] = data[name].map(form.format, na_action="ignore").fillna("")
         text[f"{heading} 95 %"] = [
             " to ".join(form.format(end) for end in line["intervals"].get(name, ()))
             for line in lines
         ]
-    told = [*notes, "MUSIQ and CLIPIQA: more is better; NIQE: less."]
+    better = {m.heading: "less" if m.lower_is_better else "more" for m in shown}
+    told = [*notes, *(f"{heading}: {which} is better." for heading, which in better.items())]
     if not all(line["published"] for line in lines):
         told.append("The weights are not the published ones: do not compare these with papers.")
     return Printed("Image quality without a reference", data, text, told)

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.metrics.frechet import Gaussian
 from bench.quality.features import Extractor, file_sha256
 from bench.quality.images import ImageSet, archive, mini_world, open_images, readable
-from bench.quality.metrics import Gaussian
 from bench.study.errors import UsageError
 
 MINI_IMAGES = 10_000  # of the test split, unless the user says

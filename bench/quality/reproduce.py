@@ -21,8 +21,9 @@ import numpy as np
 
 from bench.methods.meta import configs, vqvae_config
 from bench.methods.sources import source_of
+from bench.metrics.metric import of_features
 from bench.quality import evaluate, sampling
-from bench.quality.evaluate import FRECHET, METRICS, enough_for_halves
+from bench.quality.evaluate import enough_for_halves
 from bench.quality.features import Extractor
 from bench.quality.images import ImageSet, open_images
 from bench.quality.reference import Reference, open_reference
@@ -100,7 +101,8 @@ def check(case: VARCase, protocol: Protocol, extractor: Extractor) -> None:
     samples = ImageSet(case.label, count, (side, side), lambda: iter(()), labels)
     held = open_reference(protocol.reference, samples.size)
     names, _ = evaluate.chosen(samples, held, extractor, None)
-    of_fids = [extractor.widths[METRICS[name]] for name in names if name in FRECHET]
+    metrics = [of_features()[name] for name in names]
+    of_fids = [extractor.widths[m.layer] for m in metrics if m.needs == "distribution"]
     width = max(of_fids, default=0)
     least = enough_for_halves(width) if protocol.bootstrap else width + 1
     if count < least:

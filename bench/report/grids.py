@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.report.marks import marks
 from bench.study import printing
-from bench.study.columns import FIGURES
+from bench.study.columns import in_order
 from bench.tables import tables
 from bench.tables.summary import ROUGH
 
@@ -89,7 +89,8 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
     millions = [Cell(f"{p / 1e6:.0f}", p) if (p := value(row, "params")) else EMPTY for row in rows]
     add(Column("counted (M)", "parameters", "predicted", True), millions)
     add(Column("paper", "parameters", "paper", True), figure(rows, "params_paper", "{}"))
-    for name, (heading, form) in FIGURES.items():
+    for shown in in_order():
+        name, heading, form = shown.name, shown.heading, shown.format
         group = with_unit(heading)
         for ending, source in SOURCES.items():
             found = figure(rows, name + ending, form)

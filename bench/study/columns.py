@@ -1,43 +1,79 @@
-"""The table's columns: heading and format of each figure."""
+"""The columns of tables: a figure's name, heading, format and direction, each registered once.
+
+A column is registered beside the function that computes it: what is measured in
+`bench.tables.summary`, a metric of images in `bench.metrics`.  Tables, pages and pictures list the
+columns that there are and know none by name.
+"""
 
 from __future__ import annotations
 
-#: A metric -> its column in `tables`, where `precision` is a number format.
-COLUMNS = {
-    "fid": "fid",
-    "sfid": "sfid",
-    "inception_score": "inception_score",
-    "precision": "quality_precision",
-    "recall": "recall",
-    "class_accuracy": "class_accuracy",
-    "musiq": "musiq",
-    "clipiqa": "clipiqa",
-    "niqe": "niqe",
-}
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: Which table shows it: the main one, or the one of how its figures came about.
+Section = Literal["main", "how"]
+Derive = Callable[[Any], Any]
 
 
-# How each figure is headed and rounded; the order is that of the table.
-FIGURES = {
-    "speedup": ("speed-up", "{:.2f}x"),
-    "latency_s": ("latency s", "{:.3g}"),
-    "latency_spread": ("spread", "{:.1%}"),
-    "throughput_img_s": ("images/s", "{:.3g}"),
-    "sustained_img_s": ("sustained images/s", "{:.3g}"),
-    "batch_p50_s": ("batch p50 s", "{:.3g}"),
-    "batch_p90_s": ("p90 s", "{:.3g}"),
-    "batch_p99_s": ("p99 s", "{:.3g}"),
-    "energy_j_per_image": ("J/image", "{:.3g}"),
-    "params_mib": ("params MiB", "{:.0f}"),
-    "kv_cache_mib": ("KV cache MiB", "{:.1f}"),
-    "running_mib": ("running MiB", "{:.0f}"),
-    "total_mib": ("total MiB", "{:.0f}"),
-    "fid": ("FID", "{:.2f}"),
-    "sfid": ("sFID", "{:.2f}"),
-    "inception_score": ("IS", "{:.3g}"),
-    "quality_precision": ("precision", "{:.2f}"),
-    "recall": ("recall", "{:.2f}"),
-    "class_accuracy": ("class accuracy", "{:.1%}"),
-    "musiq": ("MUSIQ", "{:.2f}"),
-    "clipiqa": ("CLIPIQA", "{:.4f}"),
-    "niqe": ("NIQE", "{:.4f}"),
-}
+@dataclass(frozen=True)
+class Column:
+    """A figure of a case.
+
+    name: in a frame, in JSON and CSV.  heading: on paper, with its unit.  format: of a value.
+    order: its place in the table; columns of one subject share a hundred, with gaps to add in.
+    lower_is_better: None where neither is better.  derive: the value from the records of the
+    case's rounds, None where there is none; absent where the figure has another source.
+    """
+
+    name: str
+    heading: str
+    format: str
+    order: int
+    lower_is_better: bool | None = None
+    section: Section = "main"
+    derive: Derive | None = None
+
+    def text(self, value: float) -> str:
+        """The value as a table shows it."""
+        return self.format.format(value)
+
+
+COLUMNS: dict[str, Column] = {}
+
+
+def register(column: Column) -> Column:
+    """Adds a column.  Raises ValueError, with its name, if it lacks something or is there twice."""
+    if not column.name or not column.heading:
+        raise ValueError(f"column {column.name!r}: needs a name and a heading")
+    if column.format != "{}":
+        try:
+            column.text(1.0)
+        except (ValueError, IndexError, KeyError) as e:
+            raise ValueError(f"column {column.name}: format {column.format!r}: {e}") from None
+    if column.name in COLUMNS:
+        raise ValueError(f"column {column.name}: is registered twice")
+    COLUMNS[column.name] = column
+    return column
+
+
+def column(
+    name: str,
+    heading: str,
+    format: str,
+    order: int,
+    lower_is_better: bool | None = None,
+    section: Section = "main",
+) -> Callable[[Derive], Derive]:
+    """Registers the decorated function, from a case's records to a value or None, as a column."""
+
+    def decorate(derive: Derive) -> Derive:
+        register(Column(name, heading, format, order, lower_is_better, section, derive))
+        return derive
+
+    return decorate
+
+
+def in_order(section: Section = "main") -> list[Column]:
+    """The columns of a section as its table shows them."""
+    return sorted((c for c in COLUMNS.values() if c.section == section), key=lambda c: c.order)

@@ -18,10 +18,10 @@ import pandas as pd
 from pydantic import ValidationError
 
 from bench.measure.machine import commit_of
+from bench.metrics import METRICS
 from bench.predict.prediction import memory_differs, predict
 from bench.study import records, storage
 from bench.study.cases import Case, explain
-from bench.study.columns import COLUMNS
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
@@ -206,7 +206,7 @@ def quality_columns(quality: Quality | None) -> dict[str, Any]:
     as fid_differs, ... in what quality and speed were not measured alike."""
     if quality is None:
         return {}
-    there = {name: column for name, column in COLUMNS.items() if name in quality.figures}
+    there = {name: METRICS[name].column for name in METRICS if name in quality.figures}
     found: dict[str, Any] = {column: quality.figures[name] for name, column in there.items()}
     for name, column in there.items():
         if name in quality.intervals:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bench.metrics import METRICS
+from bench.metrics.metric import of_features, of_pixels
 from bench.study.cases import Case, make_case
-from bench.study.columns import COLUMNS
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 
@@ -19,9 +20,9 @@ HOW = {"batch_size", "attention", "device", "seed", "memory_limit_gib"}
 MARKED = {"weights": "weights", "stack": "stack", "precision": "precision", "sampling": "preset"}
 #: Metrics whose figures are of one protocol in a table: those of `bench.py eval` have a network
 #: and a reference in common, each of `bench.py iqa` has weights of its own and no reference.
-ALONE = ("musiq", "clipiqa", "niqe")
+ALONE = tuple(of_pixels())
 TOGETHER = (
-    {*COLUMNS, "inception_score_std"}.difference(ALONE),
+    {*of_features(), *(f"{name}_std" for name in of_features())},
     *({metric} for metric in ALONE),
 )
 
@@ -125,7 +126,7 @@ def link(
             by_key[case.key] = by_key[case.key] | quality if case.key in by_key else quality
             shown += of_case
         there = {metric for pair in shown for metric in pair.evaluation["metrics"]}
-        how |= {metric: how_measured(shown) for metric in COLUMNS if metric in metrics & there}
+        how |= {metric: how_measured(shown) for metric in METRICS if metric in metrics & there}
     return Linked(by_key, how)
 
 

@@ -10,10 +10,12 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from scipy.special import stdtrit
 
+from bench.study.columns import COLUMNS, Column, column, register
 from bench.study.records import LOST
 from bench.study.storage import Record
 
@@ -22,37 +24,32 @@ ROUGH = ("one round", "few turns")  # what a speed-up rests on that is but a loo
 
 
 def measured(records: Sequence[Record]) -> dict[str, Any]:
-    """A case's figures by name; of a case that failed in any round, why."""
+    """A case's figures by name: every registered column, and what else is known; of a case that
+    failed in any round, why."""
     if not records:
         return {"status": "not run"}
     failed = [record for record in records if record["status"] != "ok"]
     shown = failed[0] if failed else records[0]
     found = {name: shown.get(name) for name in ("status", "reason")}
-    loads = [load for record in records if (load := record["other_load_cores"]) is not None]
-    found["other_load_cores"] = max(loads, default=None)
+    found["other_load_cores"] = other_load_cores(records)
     found["shared_with"] = sorted({case for r in records for case in r.get("shared_with", [])})
     if failed:
         return found
-    samples = [record["samples"] for record in records]
+    scales = [by_scale(record["samples"]["scale_latency_s"]) for record in records]
     memory = max((record["memory"] for record in records), key=lambda used: used["total_mib"])
-    by_round = [statistics.median(taken["latency_s"]) for taken in samples]
-    latency = statistics.median(by_round)
-    scales = [by_scale(taken["scale_latency_s"]) for taken in samples]
-    vqvae = [statistics.median(v) for taken in samples if (v := taken["vqvae_latency_s"])]
+    derived = {c.name: c.derive(records) for c in COLUMNS.values() if c.derive}
     return {
         **found,
-        "latency_s": latency,
-        "latency_spread": (max(by_round) - min(by_round)) / latency if len(records) > 1 else None,
-        "throughput_img_s": records[0]["batch_size"] / latency,
         "scale_latency_s": by_scale(scales),
         "stands_for": records[0].get("stands_for"),
         **{name: next((r[name] for r in records if name in r), None) for name in LOST},
-        "vqvae_latency_s": statistics.median(vqvae) if vqvae else None,
-        "warm_image_s": latency + statistics.median(vqvae) if vqvae else None,
-        **sustained(records),
+        "vqvae_latency_s": vqvae_latency(records),
+        "steady": all(record["samples"]["steady"] for record in records),
+        "discarded_for": ", ".join(
+            sorted({why for record in records for why in record["samples"]["discarded_for"]})
+        ),
         **memory,
-        "energy_j_per_image": energy_per_image(records),
-        **effort(records),
+        **{name: value for name, value in derived.items() if value is not None},
     }
 
 
@@ -61,41 +58,63 @@ def by_scale(rows: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.median(scale) for scale in zip(*rows, strict=True)]
 
 
-def effort(records: Sequence[Record]) -> dict[str, Any]:
-    """How the figures came about."""
-    samples = [record["samples"] for record in records]
-    start_up = [record["start_up"] for record in records if record.get("start_up")]
-    names = ("import_s", "load_s", "prepare_s", "first_latency_s", "capture_s", "first_image_s")
-    told = {name: [s for found in start_up if (s := found.get(name)) is not None] for name in names}
-    medians = {name: statistics.median(found) if found else None for name, found in told.items()}
-    ends = Counter(taken["stopped_by"] for taken in samples)
-    return {
-        "rounds": len(records),
-        "samples": sum(len(taken["latency_s"]) for taken in samples),
-        "discarded": sum(len(taken["discarded_latency_s"]) for taken in samples),
-        "discarded_for": ", ".join(sorted({why for t in samples for why in t["discarded_for"]})),
-        "stopped_by": ", ".join(f"{why} {n}" if n > 1 else why for why, n in ends.items()),
-        "steady": all(taken["steady"] for taken in samples),
-        **medians,
-    }
+# Columns.  Their order: speed below 100, sustained speed and energy below 200, memory below 300,
+# quality (`bench.metrics`) below 400.
+
+register(Column("speedup", "speed-up", "{:.2f}x", 10, lower_is_better=False))
+for i, part in enumerate(("params", "KV cache", "running", "total")):
+    name = f"{part.lower().replace(' ', '_')}_mib"
+    form = "{:.1f}" if part == "KV cache" else "{:.0f}"
+    register(Column(name, f"{part} MiB", form, 200 + 10 * i, lower_is_better=True))
 
 
-def sustained(records: Sequence[Record]) -> dict[str, Any]:
-    """Images per second of the streams, and percentiles of a batch."""
-    streams = [record["stream"]["batch_s"] for record in records if record.get("stream")]
-    if not streams:
-        return {}
-    batches = sorted(seconds for stream in streams for seconds in stream)
-    rates = [records[0]["batch_size"] * len(stream) / sum(stream) for stream in streams]
-    shares = {f"batch_p{q}_s": percentile(batches, q / 100) for q in (50, 90, 99)}
-    return {"sustained_img_s": statistics.median(rates), **shares}
+def latency_by_round(records: Sequence[Record]) -> list[float]:
+    return [statistics.median(record["samples"]["latency_s"]) for record in records]
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The least value that at least that share of all does not exceed."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+@column("latency_s", "latency s", "{:.3g}", 20, lower_is_better=True)
+def latency_of_case(records: Sequence[Record]) -> float:
+    return statistics.median(latency_by_round(records))
 
 
+@column("latency_spread", "spread", "{:.1%}", 30)
+def latency_spread(records: Sequence[Record]) -> float | None:
+    by_round = latency_by_round(records)
+    spread = max(by_round) - min(by_round)
+    return spread / statistics.median(by_round) if len(by_round) > 1 else None
+
+
+@column("throughput_img_s", "images/s", "{:.3g}", 40, lower_is_better=False)
+def throughput(records: Sequence[Record]) -> float:
+    return records[0]["batch_size"] / latency_of_case(records)
+
+
+@column("sustained_img_s", "sustained images/s", "{:.3g}", 110, lower_is_better=False)
+def sustained_throughput(records: Sequence[Record]) -> float | None:
+    """Images per second of the streams."""
+    rates = [records[0]["batch_size"] * len(batches) / sum(batches) for batches in streams(records)]
+    return statistics.median(rates) if rates else None
+
+
+def streams(records: Sequence[Record]) -> list[list[float]]:
+    """Seconds of each batch, a list a stream."""
+    return [record["stream"]["batch_s"] for record in records if record.get("stream")]
+
+
+def batch_percentile(percent: int, records: Sequence[Record]) -> float | None:
+    """The least seconds that at least that share of all batches does not exceed."""
+    ordered = sorted(seconds for batches in streams(records) for seconds in batches)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else None
+
+
+for i, percent in enumerate((50, 90, 99)):
+    heading = "batch p50 s" if percent == 50 else f"p{percent} s"
+    column(f"batch_p{percent}_s", heading, "{:.3g}", 120 + 10 * i, lower_is_better=True)(
+        partial(batch_percentile, percent)
+    )
+
+
+@column("energy_j_per_image", "J/image", "{:.3g}", 150, lower_is_better=True)
 def energy_per_image(records: Sequence[Record]) -> float | None:
     """Joules, over everything decoded while the counter ran."""
     known = [record for record in records if record["samples"]["energy_j"] is not None]
@@ -105,6 +124,78 @@ def energy_per_image(records: Sequence[Record]) -> float | None:
         if (taken := record["samples"])
     )
     return sum(record["samples"]["energy_j"] for record in known) / images if images else None
+
+
+# Columns of how the figures came about
+
+
+@column("rounds", "rounds", "{}", 10, section="how")
+def rounds(records: Sequence[Record]) -> int:
+    return len(records)
+
+
+@column("samples", "samples", "{}", 20, section="how")
+def samples(records: Sequence[Record]) -> int:
+    return sum(len(record["samples"]["latency_s"]) for record in records)
+
+
+register(Column("pairs", "turns with the baseline", "{}", 30, section="how"))
+
+
+@column("stopped_by", "stopped by", "{}", 40, section="how")
+def stopped_by(records: Sequence[Record]) -> str:
+    ends = Counter(record["samples"]["stopped_by"] for record in records)
+    return ", ".join(f"{why} {n}" if n > 1 else why for why, n in ends.items())
+
+
+@column("discarded", "discarded", "{}", 50, section="how")
+def discarded(records: Sequence[Record]) -> int:
+    return sum(len(record["samples"]["discarded_latency_s"]) for record in records)
+
+
+@column("other_load_cores", "other load", "{:.2f}", 60, section="how")
+def other_load_cores(records: Sequence[Record]) -> float | None:
+    loads = [load for record in records if (load := record["other_load_cores"]) is not None]
+    return max(loads, default=None)
+
+
+def start_up(name: str, records: Sequence[Record]) -> float | None:
+    """Median seconds of one part of the start of a process."""
+    starts = [record["start_up"] for record in records if record.get("start_up")]
+    known = [seconds for start in starts if (seconds := start.get(name)) is not None]
+    return statistics.median(known) if known else None
+
+
+for i, (name, heading) in enumerate(
+    {
+        "import_s": "import s",
+        "load_s": "load s",
+        "prepare_s": "prepare s",
+        "first_latency_s": "first decode s",
+        "capture_s": "capture s",
+        "first_image_s": "to first image s",
+    }.items()
+):
+    column(name, heading, "{:.3g}", 70 + 10 * i, section="how")(partial(start_up, name))
+
+
+def vqvae_latency(records: Sequence[Record]) -> float | None:
+    known = [taken for record in records if (taken := record["samples"]["vqvae_latency_s"])]
+    return statistics.median(map(statistics.median, known)) if known else None
+
+
+@column("warm_decode_s", "warm decode s", "{:.3g}", 130, section="how")
+def warm_decode(records: Sequence[Record]) -> float:
+    return latency_of_case(records)
+
+
+@column("warm_image_s", "to warm image s", "{:.3g}", 140, section="how")
+def warm_image(records: Sequence[Record]) -> float | None:
+    vqvae = vqvae_latency(records)
+    return latency_of_case(records) + vqvae if vqvae is not None else None
+
+
+# Speed-ups
 
 
 def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, Any]:

@@ -16,10 +16,11 @@ import pandas as pd
 from bench.measure.machine import BUSY_CORES
 from bench.measure.selfcheck import Selfcheck
 from bench.methods.baselines import weights
+from bench.metrics import METRICS
 from bench.predict.prediction import largest_batch, predict
 from bench.study import experiment
 from bench.study.cases import MINI, Methods, VARCase, with_batch
-from bench.study.columns import COLUMNS, FIGURES
+from bench.study.columns import COLUMNS, in_order
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed, missing
@@ -57,7 +58,8 @@ def measured(*runs: Run) -> Printed:
         text["with"] = column(data, "details", "{}")
     text = text.drop(columns=[h for h in same if h not in several])
     text["status"] = [status_text(row) for row in data.to_dict("records")]
-    for name, (heading, form) in FIGURES.items():
+    for shown in in_order():
+        name, heading, form = shown.name, shown.heading, shown.format
         if (name in data and data[name].notna().any()) or f"{name}_paper" in data:
             text[heading] = both(data, name, form)
         if name == "speedup" and "speedup_by" in data:
@@ -128,22 +130,8 @@ def how_measured(data: pd.DataFrame) -> Printed:
     """What the figures rest on: rounds, samples, and what is paid once in a process."""
     data = data[data["rounds"].notna()] if "rounds" in data else data[:0]
     text = named(data)
-    for name, heading, form in (
-        ("rounds", "rounds", "{}"),
-        ("samples", "samples", "{}"),
-        ("pairs", "turns with the baseline", "{}"),
-        ("stopped_by", "stopped by", "{}"),
-        ("discarded", "discarded", "{}"),
-        ("other_load_cores", "other load", "{:.2f}"),
-        ("import_s", "import s", "{:.3g}"),
-        ("load_s", "load s", "{:.3g}"),
-        ("prepare_s", "prepare s", "{:.3g}"),
-        ("first_latency_s", "first decode s", "{:.3g}"),
-        ("capture_s", "capture s", "{:.3g}"),
-        ("first_image_s", "to first image s", "{:.3g}"),
-        ("latency_s", "warm decode s", "{:.3g}"),
-        ("warm_image_s", "to warm image s", "{:.3g}"),
-    ):
+    for shown in in_order("how"):
+        name, heading, form = shown.name, shown.heading, shown.format
         if name in data and data[name].notna().any():
             text[heading] = column(data, name, form)
     found = [
@@ -230,7 +218,7 @@ def quality_notes(runs: Sequence[Run], data: pd.DataFrame) -> list[str]:
     by_how: dict[str, list[str]] = {}
     for run in runs:
         for name, how in run.quality.how.items():
-            by_how.setdefault(how, []).append(FIGURES[COLUMNS[name]][0])
+            by_how.setdefault(how, []).append(METRICS[name].heading)
     found = [f"{', '.join(dict.fromkeys(names))}: {how}." for how, names in by_how.items()]
     seeded = "seeded" in set(data.get("weights", []))
     if seeded and not found:
@@ -241,8 +229,8 @@ def quality_notes(runs: Sequence[Run], data: pd.DataFrame) -> list[str]:
         found.append("Speed and memory of seeded rows are of random weights, right for both.")
     by_difference: dict[str, list[str]] = {}
     for row in data.to_dict("records"):
-        for name in COLUMNS.values():
-            if not missing(differs := row.get(f"{name}_differs")):
+        for metric in METRICS.values():
+            if not missing(differs := row.get(f"{metric.column}_differs")):
                 by_difference.setdefault(str(differs), []).append(row["method"])
     return found + [
         f"* Quality and speed are not of the same: {', '.join(dict.fromkeys(methods))}: quality "
@@ -397,8 +385,8 @@ def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
     text = data[["method", "stack", "precision"]].copy()
     text["largest batch"] = data["largest_batch"].map("{:d}".format)
     for part in PARTS:
-        heading, form = FIGURES[f"{part}_mib"]
-        text[heading] = data[f"{part}_mib"].map(form.format)
+        shown = COLUMNS[f"{part}_mib"]
+        text[shown.heading] = data[shown.name].map(shown.text)
     taken = f"{CONTEXT_BYTES / 2**30:g} GiB that CUDA takes" + (", and 1/16 for ECC" if ecc else "")
     notes = [
         f"Of {memory_bytes / 2**30:.1f} GiB, {usable / 2**30:.1f} GiB are left: without {taken}."

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.measure import machine
+from bench.metrics.frechet import Gaussian, frechet_distance
 from bench.quality import features, images
 from bench.quality.features import extract, inception, mini
-from bench.quality.metrics import Gaussian, frechet_distance
 from bench.study import evaluations
 from codevar.mini.classifier import Classifier
 from codevar.mini.world import World

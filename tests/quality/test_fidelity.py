@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.measure import machine
+from bench.metrics.frechet import Gaussian, frechet_distance
 from bench.quality import features, fidelity, sampling
 from bench.quality.features import Extractor
-from bench.quality.metrics import Gaussian, frechet_distance
 from bench.quality.wanted import Wanted
 from bench.quality.watch import Watch
 from bench.study.errors import UsageError

@@ -15,8 +15,9 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import calculate_precision_recall_part
 
-from bench.quality import metrics
-from bench.quality.metrics import Gaussian, Halves
+from bench.metrics import classes, coverage, frechet, inception_score
+from bench.metrics.frechet import Gaussian
+from bench.metrics.halves import Halves, interval
 
 
 def normal(count: int, width: int, seed: int, scale: float = 1.0, shift: float = 0.0):
@@ -29,7 +30,7 @@ def normal(count: int, width: int, seed: int, scale: float = 1.0, shift: float =
 
 
 def fid(one: torch.Tensor, other: torch.Tensor) -> float:
-    return metrics.frechet_distance(Gaussian.of(one), Gaussian.of(other))
+    return frechet.frechet_distance(Gaussian.of(one), Gaussian.of(other))
 
 
 def sqrtm_trace(product: np.ndarray) -> float:
@@ -85,7 +86,7 @@ def test_fid_of_commuting_covariances_is_known():
     b[1::3] = 0
     one, other = (Gaussian(torch.zeros(width), axes @ torch.diag(v) @ axes.T) for v in (a, b))
     expected = (a + b - 2 * (a * b).sqrt()).sum()
-    assert metrics.frechet_distance(one, other) == pytest.approx(float(expected), abs=1e-6)
+    assert frechet.frechet_distance(one, other) == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -139,20 +140,20 @@ def test_inception_score_is_over_splits_in_order():
     for part in (p[:100], p[100:200], p[200:]):
         kl = part * (np.log(part) - np.log(part.mean(0)))
         scores.append(np.exp(kl.sum(1).mean()))
-    assert metrics.inception_scores(found, 100) == pytest.approx(scores)
-    assert metrics.inception_score(found, 100) == pytest.approx(np.mean(scores))
+    assert inception_score.inception_scores(found, 100) == pytest.approx(scores)
+    assert inception_score.inception_score(found, 100) == pytest.approx(np.mean(scores))
 
 
 def test_inception_score_is_torch_fidelitys():
     found = logits(400, 1008)
     theirs = isc_features_to_metric(found, splits=4, shuffle=False)["inception_score_mean"]
-    assert metrics.inception_score(found, 100) == pytest.approx(theirs)
+    assert inception_score.inception_score(found, 100) == pytest.approx(theirs)
 
 
 def test_inception_score_of_certain_predictions_is_the_number_of_classes():
     certain = 1e4 * torch.eye(10).repeat(7, 1)
-    assert metrics.inception_score(certain) == pytest.approx(10)
-    assert metrics.inception_score(torch.zeros(70, 10)) == pytest.approx(1)
+    assert inception_score.inception_score(certain) == pytest.approx(10)
+    assert inception_score.inception_score(torch.zeros(70, 10)) == pytest.approx(1)
 
 
 # Precision and recall
@@ -171,28 +172,28 @@ def coverage_by_hand(samples: torch.Tensor, references: torch.Tensor) -> tuple[f
 
 @pytest.mark.parametrize("block", [2**26, 1000], ids=["one block", "many blocks"])
 def test_precision_and_recall_are_as_defined(block, monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK", block)
+    monkeypatch.setattr(coverage, "BLOCK", block)
     samples, references = normal(220, 16, 0, 0.8), normal(180, 16, 1)
-    found = metrics.precision_recall(samples, references)
+    found = coverage.precision_recall(samples, references)
     assert (found.precision, found.recall) == coverage_by_hand(samples, references)
     assert 0 < found.recall < found.precision < 1
 
 
 def test_precision_and_recall_are_torch_fidelitys():
     samples, references = normal(500, 2048, 0, 0.7), normal(300, 2048, 1)
-    found = metrics.precision_recall(samples, references)
+    found = coverage.precision_recall(samples, references)
     theirs = calculate_precision_recall_part(samples.double(), references.double(), 3, 100)
     assert (found.precision, found.recall) == pytest.approx(theirs, abs=0.5 / 500)
 
 
 def test_precision_and_recall_where_images_repeat():
     images = normal(200, 2048, 0, shift=3)
-    same = metrics.precision_recall(images, images.clone())
+    same = coverage.precision_recall(images, images.clone())
     assert (same.precision, same.recall) == (1, 1)
-    collapsed = metrics.precision_recall(images[:1].repeat(100, 1), images)
+    collapsed = coverage.precision_recall(images[:1].repeat(100, 1), images)
     assert collapsed.precision == 1
     assert collapsed.recall == 1 / 200  # balls of no width: only the image itself
-    apart = metrics.precision_recall(images, images + 100)
+    apart = coverage.precision_recall(images, images + 100)
     assert (apart.precision, apart.recall) == (0, 0)
 
 
@@ -211,13 +212,13 @@ def test_halves_are_halves_of_the_images_and_the_same_for_a_seed():
 def test_figures_of_halves_are_the_figures_of_these_images():
     samples, references = normal(320, 12, 0, 0.9), normal(200, 12, 1)
     halves = Halves.draw(320, 3)
-    whole, of_halves = metrics.frechet_of_halves(samples, Gaussian.of(references), halves)
+    whole, of_halves = frechet.frechet_of_halves(samples, Gaussian.of(references), halves)
     assert whole == pytest.approx(fid(samples, references))
-    covered = metrics.precision_recall(samples, references, halves)
-    assert covered.precision == metrics.precision_recall(samples, references).precision
+    covered = coverage.precision_recall(samples, references, halves)
+    assert covered.precision == coverage.precision_recall(samples, references).precision
     for i, mask in enumerate(halves.masks()):
         assert of_halves[i] == pytest.approx(fid(samples[mask], references))
-        alone = metrics.precision_recall(samples[mask], references)
+        alone = coverage.precision_recall(samples[mask], references)
         assert covered.precision_of_halves[i] == alone.precision
         assert covered.recall_of_halves[i] == alone.recall
 
@@ -229,15 +230,15 @@ def test_an_interval_is_as_wide_as_figures_of_other_samples_are_apart():
     fids, recalls = [], []
     for one in sets:
         fids.append(fid(one, references))
-        recalls.append(metrics.precision_recall(one, references).recall)
+        recalls.append(coverage.precision_recall(one, references).recall)
     estimated: dict[str, list[float]] = {"fid": [], "recall": []}
     for one in sets[:4]:
         halves = Halves.draw(count, 50)
-        value, of_halves = metrics.frechet_of_halves(one, Gaussian.of(references), halves)
-        low, high = metrics.interval(value, of_halves)
+        value, of_halves = frechet.frechet_of_halves(one, Gaussian.of(references), halves)
+        low, high = interval(value, of_halves)
         estimated["fid"].append(high - low)
-        covered = metrics.precision_recall(one, references, halves)
-        low, high = metrics.interval(covered.recall, covered.recall_of_halves)
+        covered = coverage.precision_recall(one, references, halves)
+        low, high = interval(covered.recall, covered.recall_of_halves)
         estimated["recall"].append(high - low)
     for name, values in (("fid", fids), ("recall", recalls)):
         true = 2 * 2.04 * np.std(values)
@@ -253,12 +254,12 @@ def test_halves_of_a_balanced_set_are_balanced_and_their_interval_is_as_wide_as_
     centres = 3 * torch.eye(6)[labels]
     references = Gaussian.of(normal(640, 6, 999, 1.2) + centres)
     sets = [normal(640, 6, seed) + centres for seed in range(40)]
-    spread = np.std([metrics.frechet_distance(Gaussian.of(one), references) for one in sets])
+    spread = np.std([frechet.frechet_distance(Gaussian.of(one), references) for one in sets])
 
     def half_width(one: torch.Tensor, classes: np.ndarray | None) -> float:
         halves = Halves.draw(640, 60, classes)
-        value, of_halves = metrics.frechet_of_halves(one, references, halves)
-        return metrics.interval(value, of_halves)[1] - value
+        value, of_halves = frechet.frechet_of_halves(one, references, halves)
+        return interval(value, of_halves)[1] - value
 
     balanced, blind = (np.mean([half_width(one, c) for one in sets[:5]]) for c in (labels, None))
     assert 0.7 < balanced / (2.04 * spread) < 1.5
@@ -269,8 +270,8 @@ def test_an_interval_holds_the_figure_which_one_of_resampled_images_would_not():
     """Why not a bootstrap: images that are drawn again and again add FID's bias once more."""
     samples, references = normal(300, 64, 0), normal(2000, 64, 1)
     halves = Halves.draw(300, 50)
-    value, of_halves = metrics.frechet_of_halves(samples, Gaussian.of(references), halves)
-    low, high = metrics.interval(value, of_halves, low=0)
+    value, of_halves = frechet.frechet_of_halves(samples, Gaussian.of(references), halves)
+    low, high = interval(value, of_halves, low=0)
     assert low < value < high
     rng = np.random.default_rng(0)
     drawn = [fid(samples[rng.integers(0, 300, 300)], references) for _ in range(30)]
@@ -278,16 +279,16 @@ def test_an_interval_holds_the_figure_which_one_of_resampled_images_would_not():
 
 
 def test_intervals_stay_within_what_a_figure_can_be():
-    assert metrics.interval(0.99, [0.9, 0.95, 1.0], 0, 1)[1] == 1
-    assert metrics.interval(0.01, [0.5, 0.1, 0.3], 0)[0] == 0
+    assert interval(0.99, [0.9, 0.95, 1.0], 0, 1)[1] == 1
+    assert interval(0.01, [0.5, 0.1, 0.3], 0)[0] == 0
 
 
 # Memory and classes
 
 
 def test_no_block_of_distances_is_larger_than_it_may_be(monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK", 5000)
-    blocks = list(metrics.distances(normal(333, 4, 0), normal(100, 4, 1)))
+    monkeypatch.setattr(coverage, "BLOCK", 5000)
+    blocks = list(coverage.distances(normal(333, 4, 0), normal(100, 4, 1)))
     assert {block.numel() <= 5000 for block in blocks} == {True}
     assert sum(len(block) for block in blocks) == 333
 
@@ -297,7 +298,7 @@ def test_precision_and_recall_of_full_size_fit_into_8_gib():
     """50,000 samples and 10,000 references of 2048 features; in a process of its own."""
     program = """
 import resource, torch
-from bench.quality.metrics import precision_recall
+from bench.metrics.coverage import precision_recall
 found = precision_recall(torch.rand(50_000, 2048), torch.rand(10_000, 2048))
 assert 0 < found.recall < 1
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -310,11 +311,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_class_accuracy_is_by_class():
     found = torch.eye(4)[[0, 1, 1, 2, 2, 2, 0, 3]]
     labels = torch.tensor([0, 1, 0, 2, 2, 1, 0, 3])
-    assert metrics.class_accuracy(found, labels) == pytest.approx([2 / 3, 1 / 2, 1, 1])
+    assert classes.class_accuracy(found, labels) == pytest.approx([2 / 3, 1 / 2, 1, 1])
 
 
 def test_distances_are_of_pairs():
     one, other = normal(30, 8, 0), normal(20, 8, 1)
-    (found,) = metrics.distances(one, other)
+    (found,) = coverage.distances(one, other)
     for i, j in itertools.product((0, 13, 29), (0, 19)):
         assert found[i, j] == pytest.approx(float((one[i] - other[j]).square().sum()), rel=1e-4)

@@ -1,0 +1,158 @@
+"""What a metric is, and the registry of all there are.
+
+Shapes: N samples, M references, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+
+from bench.metrics.halves import Halves
+from bench.study.columns import Column, register
+
+#: What it needs beside the samples: the references' distribution (their mean and covariance are
+#: enough), the references' images, or the samples' classes.
+Needs = Literal["distribution", "images", "classes"] | None
+Found = TypeVar("Found")
+
+
+class Images(Protocol):
+    """What a metric may ask of a set of images before any features are extracted."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> Any: ...
+
+
+class Network(Protocol):
+    """What a metric may ask of the network that makes the features."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def widths(self) -> dict[str, int]: ...
+
+
+@dataclass
+class Given:
+    """What a metric is computed from: features by layer, on the device that is to compute.
+
+    samples: (N, D) each.  references: (M, D) each, where there are images of the reference.
+    gaussians: mean and covariance of the reference, of those layers that need them.
+    labels_N: classes of the samples.  halves: which intervals rest on; None without intervals.
+    """
+
+    samples: dict[str, torch.Tensor]
+    references: dict[str, torch.Tensor]
+    gaussians: dict[str, Any]
+    labels_N: torch.Tensor | None
+    halves: Halves | None
+    _shared: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, compute: Callable[[], Found]) -> Found:
+        """What two metrics have in common, computed for the first of them."""
+        if name not in self._shared:
+            self._shared[name] = compute()
+        return self._shared[name]
+
+    def masks(self) -> list[torch.Tensor]:
+        """(N,) each: which samples are in each half."""
+        return list(self.halves.masks()) if self.halves else []
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric's value and that of each half.
+
+    spread: standard deviation that the metric reports beside its value.  by_class: the value of
+    each class.  note: what a reader must know.
+    """
+
+    value: float
+    of_halves: list[float] = field(default_factory=list)
+    spread: float | None = None
+    by_class: list[float] | None = None
+    note: str | None = None
+
+
+def not_given(given: Given) -> Estimate:
+    """Stands where a metric has no arithmetic, which it may not."""
+    raise AssertionError
+
+
+def nothing_lacks(samples: Images, network: Network) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a set of images.  Making one registers it, and its column.
+
+    name: as `--metrics` and records have it.  heading, format, order, lower_is_better: of its
+    column, which is named `column` or as the metric.  low, high: what it can be.
+
+    Raises ValueError, with its name, if something is missing.
+    """
+
+    name: str
+    heading: str = ""
+    format: str = ""
+    order: int = 0
+    lower_is_better: bool | None = None
+    low: float = 0.0
+    high: float = 1.0
+    column: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.column:
+            object.__setattr__(self, "column", self.name)
+        for wanted in self.required():
+            if getattr(self, wanted) in ("", 0, not_given):
+                raise ValueError(f"metric {self.name}: has no {wanted}")
+        if not self.low < self.high:
+            raise ValueError(f"metric {self.name}: cannot be from {self.low} to {self.high}")
+        better = self.lower_is_better
+        register(Column(self.column, self.heading, self.format, self.order, better))
+        METRICS[self.name] = self
+
+    def required(self) -> tuple[str, ...]:
+        return ("name", "heading", "format", "order")
+
+
+@dataclass(frozen=True)
+class FeatureMetric(Metric):
+    """A metric of `bench.py eval`, computed from a network's features.
+
+    layer: of the features.  compute: raises ValueError for features that have no such figure.
+    lacks: why these samples and this network cannot have it, or "".
+    """
+
+    layer: str = ""
+    needs: Needs = None
+    compute: Callable[[Given], Estimate] = not_given
+    lacks: Callable[[Images, Network], str] = nothing_lacks
+
+    def required(self) -> tuple[str, ...]:
+        return (*super().required(), "layer", "compute")
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def of_features() -> dict[str, FeatureMetric]:
+    """The metrics of `bench.py eval`, which compute from features."""
+    return {metric.name: metric for metric in _in_order() if isinstance(metric, FeatureMetric)}
+
+
+def of_pixels() -> dict[str, Metric]:
+    """The metrics of `bench.py iqa`, each with weights of its own and without a reference."""
+    return {m.name: m for m in _in_order() if not isinstance(m, FeatureMetric)}
+
+
+def _in_order() -> list[Metric]:
+    return sorted(METRICS.values(), key=lambda metric: metric.order)

@@ -1,0 +1,70 @@
+"""A metric or a column is one object; one that lacks something fails at import with its name."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bench.metrics import METRICS, Estimate
+from bench.metrics.metric import FeatureMetric, Metric
+from bench.study import columns
+from bench.study.columns import COLUMNS, Column
+
+
+@pytest.fixture(autouse=True)
+def _registries_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr("bench.metrics.metric.METRICS", dict(METRICS))
+    monkeypatch.setattr(columns, "COLUMNS", dict(COLUMNS))
+
+
+def test_a_metric_that_lacks_a_part_is_refused_with_its_name():
+    whole = {"heading": "KID", "format": "{:.3f}", "order": 390}
+    with pytest.raises(ValueError, match="metric kid: has no heading"):
+        Metric("kid", **(whole | {"heading": ""}))
+    with pytest.raises(ValueError, match="metric kid: has no order"):
+        Metric("kid", **(whole | {"order": 0}))
+    with pytest.raises(ValueError, match="metric kid: has no layer"):
+        FeatureMetric("kid", **whole, compute=lambda given: Estimate(0.0))
+    with pytest.raises(ValueError, match="metric kid: has no compute"):
+        FeatureMetric("kid", **whole, layer="pool")
+    with pytest.raises(ValueError, match="metric kid: cannot be from 1 to 0"):
+        Metric("kid", **whole, low=1, high=0)
+    with pytest.raises(ValueError, match="column kid: format"):
+        Metric("kid", **(whole | {"format": "{:q}"}))
+
+
+def test_a_name_cannot_be_taken_twice():
+    with pytest.raises(ValueError, match="column fid: is registered twice"):
+        Metric("fid", "FID again", "{:.2f}", 390, lower_is_better=True)
+    with pytest.raises(ValueError, match="column latency_s: is registered twice"):
+        columns.register(Column("latency_s", "latency s", "{:.3g}", 20))
+
+
+def test_every_metric_has_a_column_and_bounds_that_hold_its_extremes():
+    assert {metric.column for metric in METRICS.values()} <= COLUMNS.keys()
+    assert METRICS["fid"].high == math.inf
+    assert METRICS["inception_score"].low == 1
+
+
+def test_a_new_metric_is_computed_with_its_own_arithmetic_under_its_own_heading():
+    """What stands in its one file is all there is: heading, format, bounds, arithmetic."""
+    mean = FeatureMetric(
+        "mean_feature",
+        "mean",
+        "{:.1f}",
+        395,
+        lower_is_better=True,
+        high=math.inf,
+        layer="pool",
+        compute=lambda given: Estimate(float(given.samples["pool"].mean())),
+    )
+    from bench.metrics.metric import METRICS as now
+    from bench.metrics.metric import Given
+
+    given = Given({"pool": torch.from_numpy(np.full((4, 2), 3.0))}, {}, {}, None, None)
+    assert now["mean_feature"] is mean
+    assert mean.compute(given).value == 3.0
+    assert [c.heading for c in columns.in_order()][-1] == "mean"
