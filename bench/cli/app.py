@@ -347,13 +347,13 @@ def plot(
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = ROOT / "plots",
 ) -> None:
     """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
-    from bench.figures import draw
+    from bench.figures import registry
 
     figures, runs = list(figure or []), []
     for target in targets or []:
         if target == "memory":
             figures += ["memory", "timeline"]
-        elif target in draw.FIGURES:
+        elif target in registry.figures():
             figures.append(target)
         else:
             runs.append(target)
@@ -362,7 +362,7 @@ def plot(
     for run in found:
         several = names[run.sweep.name] > 1
         called = "-".join(run.folder.absolute().parts[-2:]) if several and run.folder else ""
-        for path in draw.draw(run, figures, out, called):
+        for path in registry.draw(run, figures, out, called):
             print(path)
 
 

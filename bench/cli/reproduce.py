@@ -59,7 +59,7 @@ def reproduce(
     import torch
 
     from bench.cli.targets import check_measured, with_quality
-    from bench.figures import draw
+    from bench.figures import registry
     from bench.measure import devices, runner
     from bench.quality import features
     from bench.quality import reproduce as whole
@@ -97,7 +97,7 @@ def reproduce(
             run = frames.load(folder)
         (measured,) = with_quality([run], shared)
         printing.show(tables.measured(measured), Format.rich)
-        for path in draw.draw(measured, [], ROOT / "plots") if speed else []:
+        for path in registry.draw(measured, [], ROOT / "plots") if speed else []:
             console.print(path, soft_wrap=True, highlight=False)
         runs.append(measured)
     if speed:

@@ -40,6 +40,7 @@ from bench.figures.canvas import (
     stack_panels,
 )
 from bench.figures.looks import family_of
+from bench.figures.registry import figure
 from bench.study.cases import Case, VARCase
 from bench.study.names import is_finetuned, is_training_free, name_of
 from bench.tables import frames
@@ -58,6 +59,7 @@ from bench.tables.frames import Run
 # CoDe, Figure 5
 
 
+@figure("code_figure5a", "Quality against latency")
 def code_figure5a(run: Run, rows: list[Row]) -> Figure:
     """FID against latency (s): CoDe, Table 1 (L20, batch 64); this run beside it.
 
@@ -151,6 +153,7 @@ def of_the_papers(case: Case) -> bool:
     return True
 
 
+@figure("code_figure5b", "CoDe: latency by batch size")
 def code_figure5b(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) by batch size: VAR-d30, CoDe N=6, VQVAE decoder.  CoDe, Figure 5 (b)."""
     batches, large = batches_of(run, rows), originals(run, rows)[-1]
@@ -194,6 +197,7 @@ def paper_figure5() -> list[float]:
     return [float(row["value"]) for row in frames.paper_rows("code_figure5")]
 
 
+@figure("code_figure5c", "Time of each scale")
 def code_figure5c(run: Run, rows: list[Row]) -> Figure:
     """Time (ms) of each scale: VAR of the drafter's and of the refiner's depth.
 
@@ -206,19 +210,21 @@ def code_figure5c(run: Run, rows: list[Row]) -> Figure:
         raise lacks(run, "no two VAR of different depth, measured alike", "code_figure5")
     pair = [row for row in pair if row["stack"] in both]
     figure, shown = stack_panels(pair, 2.1)
-    high, k = 1000 * max(max(row["scale_latency_s"]) for row in pair), np.arange(1, 11)
+    high = 1000 * max(max(row["scale_latency_s"]) for row in pair)
+    K = len(pair[0]["scale_latency_s"])
+    k = np.arange(1, K + 1)
     for ax, (big, little) in shown:
         slow, fast = (1000 * np.array(row["scale_latency_s"]) for row in (big, little))
         ax.bar(k - 0.2, slow, 0.38, color=BLACK, label=big["name"])
         ax.bar(k + 0.2, fast, 0.38, color=SKY, label=little["name"])
         top = slow[-3:].max() + high * 0.05
         ends = top - high * 0.02
-        ax.plot([7.6, 7.6, 10.4, 10.4], [ends, top, top, ends], color=GREY, lw=0.8)
+        ax.plot([K - 2.4, K - 2.4, K + 0.4, K + 0.4], [ends, top, top, ends], color=GREY, lw=0.8)
         share = f"{slow[-3:].sum() / slow.sum():.0%} of {big['name']}"
-        beside(ax, 9, top, share, xytext=(0, 3), ha="center", va="bottom")
-        ax.vlines(10.2, fast[-1], slow[-1], color=GREY, lw=0.8, ls=":")
-        beside(ax, 10.2, (slow[-1] + fast[-1]) / 2, f"{slow[-1] / fast[-1]:.1f}x", xytext=(3, 0))
-        ax.set(xlabel="scale", xlim=(0.3, 11.6), ylim=(0, high * 1.18), xticks=k)
+        beside(ax, K - 1, top, share, xytext=(0, 3), ha="center", va="bottom")
+        ax.vlines(K + 0.2, fast[-1], slow[-1], color=GREY, lw=0.8, ls=":")
+        beside(ax, K + 0.2, (slow[-1] + fast[-1]) / 2, f"{slow[-1] / fast[-1]:.1f}x", xytext=(3, 0))
+        ax.set(xlabel="scale", xlim=(0.3, K + 1.6), ylim=(0, high * 1.18), xticks=k)
         ax.grid(axis="y")
     shown[0][0].set_ylabel("time (ms)")
     shown[0][0].yaxis.set_major_formatter("{x:,.0f}")
@@ -302,6 +308,7 @@ def most(values: Iterable[int], wanted: int) -> int:
     return wanted if wanted in counts or not counts else counts.most_common(1)[0][0]
 
 
+@figure("variant_figure5a", "VARiant: by subnet depth")
 def variant_figure5a(run: Run, rows: list[Row]) -> Figure:
     """FID and KV cache (MiB) by subnet depth d, N=6.  VARiant, Figure 5 (a)."""
     trade = Trade.of(run, rows)
@@ -310,6 +317,7 @@ def variant_figure5a(run: Run, rows: list[Row]) -> Figure:
     return two_axes(run, trade, "subnet depth d", f"N = {n}", points)
 
 
+@figure("variant_figure5b", "VARiant: by bridge scales")
 def variant_figure5b(run: Run, rows: list[Row]) -> Figure:
     """FID and KV cache (MiB) by bridge scales N, d=16.  VARiant, Figure 5 (b)."""
     trade = Trade.of(run, rows)
@@ -344,6 +352,7 @@ def two_axes(run: Run, trade: Trade, axis: str, at: str, points: dict[int, Confi
     return finish(figure, f"Quality and KV cache by {axis}", notes, handles)
 
 
+@figure("variant_figure5c", "VARiant: configurations")
 def variant_figure5c(run: Run, rows: list[Row]) -> Figure:
     """FID against KV cache (MiB) for every d and N.  VARiant, Figure 5 (c)."""
     trade = Trade.of(run, rows)
@@ -392,9 +401,3 @@ def paper_fid() -> dict[Config, float]:
     """FID of the trained subnets by (d, N): VARiant, Table 8."""
     table = frames.paper_rows("variant_table8")
     return {(int(r["subnet_depth"]), n): float(r[f"fid_N{n}"]) for r in table for n in BRIDGES}
-
-
-FIGURE5 = [
-    *(code_figure5a, code_figure5b, code_figure5c),
-    *(variant_figure5a, variant_figure5b, variant_figure5c),
-]

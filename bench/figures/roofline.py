@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.figures import canvas, draw
+from bench.figures import canvas, registry
 from bench.figures.canvas import BLACK, GREY, SERIES, STACK_LINES, STYLE, WIDE
 from bench.predict.ceilings import Ceilings
 from bench.study import printing, storage
@@ -27,7 +27,7 @@ from bench.tables.profile import PAGE, PICTURE, about, bandwidth, rows_with_floo
 def write(printed: Printed, run: Run, ceilings: Ceilings, folder: Path, command: str) -> list[Path]:
     """`profile.md`, and the picture as PNG and PDF, into the run's folder; returns the files."""
     with matplotlib.rc_context(STYLE):
-        pictures = draw.save(picture(run, ceilings), folder / PICTURE) if printed.more else []
+        pictures = registry.save(picture(run, ceilings), folder / PICTURE) if printed.more else []
     lines = [f"# {printed.title.replace('Ceilings of', 'Profile of')}", "", *about(run, command)]
     lines += [f"![Roofline and time over floor]({PICTURE}.png)", ""] if pictures else []
     lines += [printing.as_text(table, "md") for table in (printed, *printed.more)]
@@ -49,12 +49,13 @@ def picture(run: Run, ceilings: Ceilings) -> Figure:
     ends = list(dict.fromkeys([batches[0], batches[-1]]))
     axes: Any = figure.subplot_mosaic([["roof"] * len(ends), [str(batch) for batch in ends]])
     shared = [axes[str(batch)] for batch in ends]
+    most = max(len(row["over_floor"]) for row in rows)
     for ax, batch in zip(shared, ends, strict=True):
         for row in (row for row in rows if row["batch_size"] == batch):
             look = looks[row["name"]] | STACK_LINES[row["stack"]]
-            ax.plot(range(1, 11), row["over_floor"], **look)
+            ax.plot(range(1, len(row["over_floor"]) + 1), row["over_floor"], **look)
         ax.set_title(f"Time over floor, batch {batch}")
-        ax.set(xlabel="scale", xticks=range(1, 11))
+        ax.set(xlabel="scale", xticks=range(1, most + 1))
     for ax in shared[1:]:
         ax.sharey(shared[0])
     times = [over for row in rows for over in row["over_floor"]]

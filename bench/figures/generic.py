@@ -1,21 +1,16 @@
-"""Figures of a run as PNG and PDF: what any run shows, and Figure 5 of both papers.
+"""Figures of any run: speed, scales, memory, timeline, batch.
 
-A figure is one function that takes the run and its rows and returns a page; FIGURES names them.
 Latency is measured here; memory is measured or predicted and quality measured or the papers', and
 the page says which.  Random weights have no quality.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import textwrap
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,11 +26,9 @@ from bench.figures.canvas import (
     PART_NAMES,
     PARTS,
     PREDICTED,
-    SCALE_COLORS,
     SERIES,
     STACK_COLORS,
     STACK_LINES,
-    STYLE,
     VERMILLION,
     WIDE,
     bar,
@@ -48,73 +41,27 @@ from bench.figures.canvas import (
     lost_handle,
     make_room,
     panels,
+    scale_colors,
     seconds,
     stack_handles,
     stack_panels,
 )
-from bench.figures.figure5 import FIGURE5
-from bench.figures.findings import FINDINGS
-from bench.figures.scaling import scaling
+from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
 from bench.study.cases import VARCase
-from bench.study.errors import UsageError
 from bench.tables.case_rows import (
-    NoData,
     Row,
     at_common_batch,
     baseline_name,
     distinct,
     footer,
     lacks,
-    rows_of,
     stacks_of,
 )
 from bench.tables.frames import Run
 
 
-def draw(run: Run, names: list[str], out: Path, called: str = "") -> list[Path]:
-    """Draws the named figures, by default the experiment's, into `out`; returns the files.
-
-    called: what their names begin with, by default the experiment's name.
-    Of the experiment's own figures those that the run has no data for are left out.
-    Raises UsageError for an unknown name, for a lack of data, and where `out` cannot be written.
-    """
-    defaults = run.sweep.experiment.figures or GENERIC
-    asked = list(dict.fromkeys(names or defaults))
-    for name in asked:
-        if name not in FIGURES:
-            raise UsageError(f"figure {name}: no such figure; there are {', '.join(FIGURES)}")
-    rows, paths, lacking = rows_of(run), [], []
-    with matplotlib.rc_context(STYLE):
-        for name in asked:
-            try:
-                figure = FIGURES[name](run, rows)
-            except NoData as e:
-                lacking.append(NoData(f"figure {name}: {e}"))
-            else:
-                paths += save(figure, out / f"{called or run.sweep.name}-{name}")
-    if lacking and (asked != defaults or not paths):
-        raise lacking[0]
-    return paths
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf")]
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            drawn = io.BytesIO()
-            undated = {"CreationDate": None} if path.suffix == ".pdf" else None
-            figure.savefig(drawn, format=path.suffix[1:], metadata=undated)
-            path.write_bytes(drawn.getvalue())
-    except OSError as e:
-        raise UsageError(f"{stem.parent}: cannot be written ({e.strerror}); choose --out") from None
-    return paths
-
-
-# Figures of any run
-
-
+@figure("speed", "Speed", suits="every run")
 def speed(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) of each method on each stack; at the bar the speed-up over the baseline."""
     rows = at_common_batch(run, rows)
@@ -139,6 +86,7 @@ def speed(run: Run, rows: list[Row]) -> Figure:
     return figure
 
 
+@figure("scales", "Scales", suits="every run")
 def scales(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) of each scale, stacked; a mark where the model or its layers change."""
     rows, note = with_scales(run, rows)
@@ -150,7 +98,7 @@ def scales(run: Run, rows: list[Row]) -> Figure:
         horizontal(ax, names, "latency (s)" if ax is shown[-1][0] else "")
         for row in bars:
             y, lengths = names.index(row["name"]), row["scale_latency_s"]
-            looks = [{"color": color, "ec": "white", "lw": 0.3} for color in SCALE_COLORS]
+            looks = [{"color": c, "ec": "white", "lw": 0.3} for c in scale_colors(len(lengths))]
             ends = np.cumsum([0, *lengths])
             totals.append(bar(ax, y, zip(lengths, looks, strict=True), seconds(row["latency_s"])))
             steps = meta_plan(row["case"]).steps
@@ -158,14 +106,15 @@ def scales(run: Run, rows: list[Row]) -> Figure:
             for color, width in (("white", 3.4), (VERMILLION, 1.8)):
                 ax.vlines(changes, y - 0.47, y + 0.47, color=color, lw=width)
             numbers += [(ax, y, k, *ends[k - 1 : k + 1]) for k in range(1, len(ends))]
-    handles: list[Any] = [Patch(color=c, label=f"{k}") for k, c in enumerate(SCALE_COLORS, 1)]
+    most = max(len(row["scale_latency_s"]) for row in rows)
+    handles: list[Any] = [Patch(color=c, label=f"{k}") for k, c in enumerate(scale_colors(most), 1)]
     handles.append(Line2D([], [], color=VERMILLION, lw=1.8, label="hand-over"))
-    finish(figure, "Latency by scale, 1 to 10", footer(run, rows, *note), handles)
+    finish(figure, f"Latency by scale, 1 to {most}", footer(run, rows, *note), handles)
     make_room(shown[-1][0], totals)
     for ax, y, k, start, end in numbers:  # the number of the scale, where there is room for it
         if np.ptp(ax.transData.transform([(start, y), (end, y)])[:, 0]) > 15 * figure.dpi / 72:
             look: Any = {"ha": "center", "va": "center_baseline"}
-            ax.text((start + end) / 2, y, k, color=BLACK if k <= 5 else "white", **look)
+            ax.text((start + end) / 2, y, k, color=BLACK if 2 * k <= most else "white", **look)
     return figure
 
 
@@ -178,6 +127,7 @@ def with_scales(run: Run, rows: list[Row]) -> tuple[list[Row], list[str]]:
     return scaled, [f"Without scales: {', '.join(others)}."] if others else []
 
 
+@figure("memory", "Memory", suits="every run")
 def memory(run: Run, rows: list[Row]) -> Figure:
     """Memory (MiB) in the papers' parts, and what shapes predict of it."""
     names, several = distinct(rows, "name"), len(stacks_of(rows)) > 1
@@ -229,6 +179,7 @@ def memory_bar(ax: Axes, y: float, row: Row) -> Annotation:
     return bar(ax, y, parts, words)
 
 
+@figure("timeline", "Memory by scale", suits="every report")
 def timeline(run: Run, rows: list[Row]) -> Figure:
     """Memory (MiB) above the weights by scale, a panel for each method: the most during a scale,
     the KV cache in it, and what is left after it."""
@@ -240,10 +191,12 @@ def timeline(run: Run, rows: list[Row]) -> Figure:
     lines = -(-len(rows) // columns)
     width = WIDE if columns > 1 else NARROW
     figure, axes = panels(width, 0.3 + 1.35 * lines, lines, columns, sharex=True, sharey=True)
-    end, edges = "" if known else "_predicted", np.arange(0.5, 11)
+    end = "" if known else "_predicted"
+    most = max(len(row[f"peak_by_scale_mib{end}"]) for row in rows)
     for ax, row in zip(axes, rows, strict=False):
         weights = row[f"params_mib{end}"]
         peak = np.array(row[f"peak_by_scale_mib{end}"]) - weights
+        edges = np.arange(0.5, len(peak) + 1)
         ax.stairs(row[f"kv_cache_by_scale_mib{end}"], edges, fill=True, color=PARTS["kv_cache"])
         ax.stairs(peak, edges, color=BLACK, lw=1, baseline=None)
         if f"live_by_scale_mib{end}" in row:
@@ -254,7 +207,7 @@ def timeline(run: Run, rows: list[Row]) -> Figure:
         for change in changes:
             ax.axvline(change, color=VERMILLION, lw=0.8, ls=":")
         ax.set_title(textwrap.fill(row["name"] + (f", {row['stack']}" if several else ""), 30))
-        ax.set(xticks=range(1, 11), xlim=(0.3, 10.8))
+        ax.set(xticks=range(1, most + 1), xlim=(0.3, most + 0.8))
         ax.yaxis.set_major_formatter("{x:,.0f}")
         ax.grid(axis="y")
     for ax in axes[len(rows) :]:
@@ -274,6 +227,7 @@ def timeline(run: Run, rows: list[Row]) -> Figure:
     return finish(figure, title, footer(run, rows, *note), handles)
 
 
+@figure("batch", "Batch size", suits="every run")
 def batch(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) by batch size, and the speed-up over the baseline."""
     names, base, batches = distinct(rows, "name"), baseline_name(run, rows), batches_of(run, rows)
@@ -291,10 +245,3 @@ def batch(run: Run, rows: list[Row]) -> Figure:
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     handles += stack_handles(rows) + lost_handle(rows)
     return finish(figure, "Latency by batch size", footer(run, rows), handles)
-
-
-GENERIC = ["speed", "scales", "memory", "batch"]
-FIGURES: dict[str, Callable[[Run, list[Row]], Figure]] = {
-    figure.__name__: figure
-    for figure in [speed, scales, memory, timeline, batch, scaling, *FIGURE5, *FINDINGS]
-}
