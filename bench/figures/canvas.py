@@ -1,17 +1,16 @@
-"""How a figure's page is made: its rows, panels, legend, footer, labels that never overlap.
-
-`plots` has the figures themselves.
-"""
+"""How a figure's page is made: its panels, legend, footer, labels that do not overlap."""
 
 from __future__ import annotations
 
 import textwrap
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from adjustText import adjust_text
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -66,10 +65,17 @@ STYLE: Any = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4.5,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched
 }
 
 
-# Rows
+#: What the report tells of an artist that a reader points at.
+TOLD: weakref.WeakKeyDictionary[Artist, dict[str, str]] = weakref.WeakKeyDictionary()
+
+
+def tell(artist: Artist, facts: dict[str, str], series: str = "") -> None:
+    """In the report, pointing at the artist shows the facts, and sets off all of its series."""
+    TOLD[artist] = facts | ({"series": series} if series else {})
 
 
 # Pages
@@ -177,7 +183,8 @@ def place_labels(
         texts,
         objects=taken,
         ax=ax,
-        expand=(1.1, 1.3),
+        expand=(1.3, 2.0),
+        force_explode=(0.3, 1.0),
         max_move=round(4 * pt),
         min_arrow_len=10 * pt,
         iter_lim=400,

@@ -45,6 +45,7 @@ from bench.figures.canvas import (
     seconds,
     stack_handles,
     stack_panels,
+    tell,
 )
 from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
@@ -88,7 +89,8 @@ def speed(run: Run, rows: list[Row]) -> Figure:
 
 @figure("scales", "Scales", suits="every run")
 def scales(run: Run, rows: list[Row]) -> Figure:
-    """Latency (s) of each scale, stacked; a mark where the model or its layers change."""
+    """Latency (s) of each scale, stacked; a mark where the model or its layers change. Point at a
+    scale to set it off in every method."""
     rows, note = with_scales(run, rows)
     rows = [row for row in at_common_batch(run, rows) if "latency_s" in row]
     names, totals, numbers = distinct(rows, "name"), [], []
@@ -101,6 +103,10 @@ def scales(run: Run, rows: list[Row]) -> Figure:
             looks = [{"color": c, "ec": "white", "lw": 0.3} for c in scale_colors(len(lengths))]
             ends = np.cumsum([0, *lengths])
             totals.append(bar(ax, y, zip(lengths, looks, strict=True), seconds(row["latency_s"])))
+            for k, patch in enumerate(ax.patches[-len(lengths) :], 1):
+                facts = {"method": row["name"], "scale": f"{k}", "time": seconds(lengths[k - 1])}
+                share = f"{lengths[k - 1] / sum(lengths):.1%}"
+                tell(patch, facts | {"share": share, "stack": row["stack"]}, series=f"{k}")
             steps = meta_plan(row["case"]).steps
             changes = [ends[k] for k in range(1, len(steps)) if steps[k] != steps[k - 1]]
             for color, width in (("white", 3.4), (VERMILLION, 1.8)):

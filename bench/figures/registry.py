@@ -73,10 +73,10 @@ def figure(name: str, title: str, suits: Suits = "its experiments") -> Callable[
 
 @functools.cache
 def figures() -> dict[str, RunFigure]:
-    """All figures by name: every module of this package is imported."""
+    """All figures by name, those of every run first: every module of this package is imported."""
     for module in pkgutil.iter_modules(bench.figures.__path__):
         importlib.import_module(f"bench.figures.{module.name}")
-    return dict(_registered)
+    return dict(sorted(_registered.items(), key=lambda item: SUITS.index(item[1].suits)))
 
 
 def check(names: Sequence[str]) -> None:
