@@ -43,8 +43,8 @@ def tradeoff(run: Run, rows: list[Row]) -> Figure:
         for point in known:
             look = family_of(point["name"])
             families[look["label"]] = look
-            hollow = {"mfc": "white"} if point["by"] == PAPER else {}
-            (dot,) = ax.plot(point[x], point[y], **look | hollow)
+            fill = {"mfc": "white"} if point["by"] == PAPER else {}
+            (dot,) = ax.plot(point[x], point[y], **look | fill)
             canvas.tell(dot, told(point, x, y))
         canvas.logarithmic(ax.xaxis)
         if y != "fid":
@@ -61,8 +61,8 @@ def tradeoff(run: Run, rows: list[Row]) -> Figure:
         handles.append(Line2D([], [], **hollow, label="the paper's"))
     quoted = ["FID is quoted from the paper." for p in points if p.get("fid_by") == "quoted"][:1]
     canvas.finish(drawn, "Trade-off", footer(run, used, *quoted), handles)
-    for ax, names, markers in labelled:
-        canvas.place_labels(ax, names, markers)
+    for ax, labels, markers in labelled:
+        canvas.place_labels(ax, labels, markers)
     return drawn
 
 
@@ -108,7 +108,10 @@ def front(points: Sequence[Row], x: str, y: str) -> list[Row]:
 
 def told(point: Row, *keys: str) -> dict[str, str]:
     """What a reader is told who points at it."""
-    values = {TITLES[key]: f"{point[key]:,.4g}" for key in keys}
+    values = {
+        TITLES[key]: f"{point[key]:,.0f}" if point[key] >= 1000 else f"{point[key]:.4g}"
+        for key in keys
+    }
     stack = {"stack": point["stack"]} if "stack" in point else {}
     source = {"FID is": point["fid_by"]} if "fid" in keys else {}
     return {"method": point["name"], **values, **stack, "how": point["by"], **source}
