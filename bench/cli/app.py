@@ -210,7 +210,10 @@ def run(
         return
     if on is not None:
         raise UsageError("--on goes with --cluster")
+    from bench.figures import registry
+
     sweep = experiment.load(experiment_, changes, device=devices.default_device())
+    registry.check(sweep.experiment.figures)
     found = machine.environment()
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     runner.run(sweep, folder, found, console, resume, download, keep)

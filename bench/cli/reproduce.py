@@ -69,6 +69,7 @@ def reproduce(
         changes = [*changes, f"device={device}"]
     chosen = devices.default_device()
     sweeps = [experiment.load(name, changes, chosen) for name in dict.fromkeys(experiments)]
+    registry.check([name for sweep in sweeps for name in sweep.experiment.figures])
     folders = folders_of([sweep.name for sweep in sweeps], out)
     cases = [case for sweep in sweeps for case in sweep.cases]
     devices.check_devices(cases)

@@ -108,10 +108,8 @@ def front(points: Sequence[Row], x: str, y: str) -> list[Row]:
 
 def told(point: Row, *keys: str) -> dict[str, str]:
     """What a reader is told who points at it."""
-    values = {
-        TITLES[key]: f"{point[key]:,.0f}" if point[key] >= 1000 else f"{point[key]:.4g}"
-        for key in keys
-    }
+    numbers = {TITLES[key]: point[key] for key in keys}
+    values = {k: f"{x:,.0f}" if x >= 1000 else f"{x:.4g}" for k, x in numbers.items()}
     stack = {"stack": point["stack"]} if "stack" in point else {}
     source = {"FID is": point["fid_by"]} if "fid" in keys else {}
     return {"method": point["name"], **values, **stack, "how": point["by"], **source}
