@@ -210,7 +210,10 @@ def run(
         return
     if on is not None:
         raise UsageError("--on goes with --cluster")
+    from bench.figures import registry
+
     sweep = experiment.load(experiment_, changes, device=devices.default_device())
+    registry.check(sweep.experiment.figures)
     found = machine.environment()
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     runner.run(sweep, folder, found, console, resume, download, keep)
@@ -349,13 +352,13 @@ def plot(
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = ROOT / "plots",
 ) -> None:
     """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
-    from bench.figures import draw, training
+    from bench.figures import registry, training
 
     figures, runs = list(figure or []), []
     for target in targets or []:
         if target == "memory":
             figures += ["memory", "timeline"]
-        elif target in draw.FIGURES or target in training.FIGURES:
+        elif target in registry.figures() or target in training.FIGURES:
             figures.append(target)
         else:
             runs.append(target)
@@ -368,7 +371,7 @@ def plot(
     for run in found:
         several = names[run.sweep.name] > 1
         called = "-".join(run.folder.absolute().parts[-2:]) if several and run.folder else ""
-        for path in draw.draw(run, figures, out, called):
+        for path in registry.draw(run, figures, out, called):
             print(path)
 
 

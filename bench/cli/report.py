@@ -36,7 +36,6 @@ def report(
     from bench.cli.targets import find
     from bench.report import page
 
-    page.needs_extra()
     words = [*(targets or []), *(["--compare", *compare] if compare else [])]
     words += [word for path in samples or [] for word in ("--samples", str(path))]
     command = shlex.join(["bench.py", "report", *words])

@@ -69,7 +69,7 @@ def reproduce(
     import torch
 
     from bench.cli.targets import check_measured, with_quality
-    from bench.figures import draw
+    from bench.figures import registry
     from bench.measure import devices, runner
     from bench.quality import ablations, features
     from bench.quality import reproduce as whole
@@ -80,6 +80,7 @@ def reproduce(
         changes = [*changes, f"device={device}"]
     chosen = devices.default_device()
     sweeps = [experiment.load(name, changes, chosen) for name in dict.fromkeys(experiments)]
+    registry.check([name for sweep in sweeps for name in sweep.experiment.figures])
     folders = folders_of([sweep.name for sweep in sweeps], out)
     cases = [case for sweep in sweeps for case in sweep.cases]
     devices.check_devices(cases)
@@ -114,7 +115,7 @@ def reproduce(
             run = frames.load(folder)
         (measured,) = with_quality([run], shared)
         printing.show(tables.measured(measured), Format.rich)
-        for path in draw.draw(measured, [], ROOT / "plots") if speed else []:
+        for path in registry.draw(measured, [], ROOT / "plots") if speed else []:
             console.print(path, soft_wrap=True, highlight=False)
         runs.append(measured)
     if speed:

@@ -9,8 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.figures import canvas, looks
-from bench.figures import draw as plots
+from bench.figures import canvas, looks, registry
 from bench.figures.canvas import BLUE, FRONT, GREEN, GREY, STYLE, VERMILLION, WIDE
 from bench.predict.prediction import MIB
 from bench.study.cases import Case
@@ -24,7 +23,7 @@ LEFT_OUT: dict[str, Any] = {"ls": "", "marker": "x", "color": GREY, "ms": 4, "la
 def draw(advice: Advice, limits: Limits, out: Path) -> list[Path]:
     """The trade-off as PNG and PDF; returns the files."""
     with matplotlib.rc_context(STYLE):
-        return plots.save(picture(advice, limits), out / "recommend")
+        return registry.save(picture(advice, limits), out / "recommend")
 
 
 def picture(advice: Advice, limits: Limits) -> Figure:

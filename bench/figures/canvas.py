@@ -1,23 +1,20 @@
-"""How a figure's page is made: its rows, panels, legend, footer, labels that never overlap.
-
-`plots` has the figures themselves.
-"""
+"""How a figure's page is made: its panels, legend, footer, labels that do not overlap."""
 
 from __future__ import annotations
 
-import itertools
-import math
 import textwrap
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from adjustText import adjust_text
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.path import Path as Line
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -68,10 +65,17 @@ STYLE: Any = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4.5,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched
 }
 
 
-# Rows
+#: What the report tells of an artist that a reader points at.
+TOLD: weakref.WeakKeyDictionary[Artist, dict[str, str]] = weakref.WeakKeyDictionary()
+
+
+def tell(artist: Artist, facts: dict[str, str], series: str = "") -> None:
+    """In the report, pointing at the artist shows the facts, and sets off all of its series."""
+    TOLD[artist] = facts | ({"series": series} if series else {})
 
 
 # Pages
@@ -165,51 +169,28 @@ def make_room(ax: Any, labels: Sequence[Annotation]) -> None:
 
 def place_labels(
     ax: Any, labels: Sequence[tuple[float, float, str]], markers: Sequence[tuple[float, float]]
-) -> list[Annotation]:
-    """Writes each label (x, y, words) near its point in a laid-out panel.
-
-    None meets another, a marker or the panel's edge; where they can they keep off lines.  One
-    that had to go far has a leader line, one that no room is left for is not shown.
-    """
-    pt, inside = ax.figure.dpi / 72, ax.get_window_extent()
-    lines = [line.get_transform().transform_path(line.get_path()) for line in ax.lines]
+) -> list[Text]:
+    """Writes each label (x, y, words) near its point in a laid-out panel, by adjustText: off each
+    other and off the markers, with a line to its point where it had to go far."""
+    pt = ax.figure.dpi / 72
     spots = ax.transData.transform(markers)
     taken = [Bbox.from_bounds(x - 4 * pt, y - 4 * pt, 8 * pt, 8 * pt) for x, y in spots]
-    leader = {"arrowstyle": "-", "lw": 0.5, "color": GREY, "shrinkA": 0, "shrinkB": 5}
-    written: list[Any] = [
-        beside(ax, x, y, words, va="bottom", arrowprops=leader) for x, y, words in labels
-    ]
-
-    def place(label: Any, reaches: range) -> bool:
-        spot, size = ax.transData.transform(label.xy), np.array(Text.get_window_extent(label).size)
-        best = math.inf
-        for reach, angle in itertools.product(reaches, np.linspace(0, 2 * np.pi, 17)):
-            if reach >= best:
-                break
-            way = np.array([math.cos(angle), math.sin(angle)])
-            corner = spot + reach * pt * way - size * (1 - way) / 2
-            box = Bbox.from_bounds(*corner, *size).padded(1.5 * pt)
-            free = inside.contains(*box.min) and inside.contains(*box.max)
-            if not free or any(box.overlaps(other) for other in taken):
-                continue
-            line = Line([spot, corner + size / 2])
-            cost = reach + 10 * sum(path.intersects_bbox(box, filled=False) for path in lines)
-            cost += 10 * sum(line.intersects_bbox(o) for o in taken if not o.contains(*spot))
-            if cost < best:
-                best, chosen = cost, (box, line)
-                label.set_position((corner - spot) / pt)
-                label.arrow_patch.set_visible(reach > 14)
-        if best < math.inf:
-            taken.append(chosen[0])
-            lines.append(chosen[1])
-        return best < math.inf
-
-    # Those with room beside them first, or others would take it from afar.
-    far = range(18, round(math.hypot(*inside.size) / pt), 4)
-    apart = [label for label in written if not place(label, range(6, 18, 4))]
-    for label in apart:
-        label.set_visible(place(label, far))
-    return written
+    texts = [ax.text(x, y, words, ha="center", va="center") for x, y, words in labels]
+    for text in texts:
+        text.set_in_layout(False)
+    leader = {"arrowstyle": "-", "lw": 0.5, "color": GREY, "shrinkA": 0, "shrinkB": 4}
+    adjust_text(
+        texts,
+        objects=taken,
+        ax=ax,
+        expand=(1.3, 2.0),
+        force_explode=(0.3, 1.0),
+        max_move=round(4 * pt),
+        min_arrow_len=10 * pt,
+        iter_lim=400,
+        arrowprops=leader,
+    )
+    return texts
 
 
 def horizontal(ax: Axes, names: Sequence[str], unit: str) -> None:

@@ -40,6 +40,7 @@ from bench.figures.canvas import (
     stack_panels,
 )
 from bench.figures.looks import family_of
+from bench.figures.registry import figure
 from bench.study.cases import Case, VARCase
 from bench.study.names import is_finetuned, is_training_free, name_of
 from bench.tables import frames
@@ -58,6 +59,7 @@ from bench.tables.frames import Run
 # CoDe, Figure 5
 
 
+@figure("code_figure5a", "Quality against latency")
 def code_figure5a(run: Run, rows: list[Row]) -> Figure:
     """FID against latency (s): CoDe, Table 1 (L20, batch 64); this run beside it.
 
@@ -151,6 +153,7 @@ def of_the_papers(case: Case) -> bool:
     return True
 
 
+@figure("code_figure5b", "CoDe: latency by batch size")
 def code_figure5b(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) by batch size: VAR-d30, CoDe N=6, VQVAE decoder.  CoDe, Figure 5 (b)."""
     batches, large = batches_of(run, rows), originals(run, rows)[-1]
@@ -194,6 +197,7 @@ def paper_figure5() -> list[float]:
     return [float(row["value"]) for row in frames.paper_rows("code_figure5")]
 
 
+@figure("code_figure5c", "Time of each scale")
 def code_figure5c(run: Run, rows: list[Row]) -> Figure:
     """Time (ms) of each scale: VAR of the drafter's and of the refiner's depth.
 
@@ -304,6 +308,7 @@ def most(values: Iterable[int], wanted: int) -> int:
     return wanted if wanted in counts or not counts else counts.most_common(1)[0][0]
 
 
+@figure("variant_figure5a", "VARiant: by subnet depth")
 def variant_figure5a(run: Run, rows: list[Row]) -> Figure:
     """FID and KV cache (MiB) by subnet depth d, N=6.  VARiant, Figure 5 (a)."""
     trade = Trade.of(run, rows)
@@ -312,6 +317,7 @@ def variant_figure5a(run: Run, rows: list[Row]) -> Figure:
     return two_axes(run, trade, "subnet depth d", f"N = {n}", points)
 
 
+@figure("variant_figure5b", "VARiant: by bridge scales")
 def variant_figure5b(run: Run, rows: list[Row]) -> Figure:
     """FID and KV cache (MiB) by bridge scales N, d=16.  VARiant, Figure 5 (b)."""
     trade = Trade.of(run, rows)
@@ -346,6 +352,7 @@ def two_axes(run: Run, trade: Trade, axis: str, at: str, points: dict[int, Confi
     return finish(figure, f"Quality and KV cache by {axis}", notes, handles)
 
 
+@figure("variant_figure5c", "VARiant: configurations")
 def variant_figure5c(run: Run, rows: list[Row]) -> Figure:
     """FID against KV cache (MiB) for every d and N.  VARiant, Figure 5 (c)."""
     trade = Trade.of(run, rows)
@@ -394,9 +401,3 @@ def paper_fid() -> dict[Config, float]:
     """FID of the trained subnets by (d, N): VARiant, Table 8."""
     table = frames.paper_rows("variant_table8")
     return {(int(r["subnet_depth"]), n): float(r[f"fid_N{n}"]) for r in table for n in BRIDGES}
-
-
-FIGURE5 = [
-    *(code_figure5a, code_figure5b, code_figure5c),
-    *(variant_figure5a, variant_figure5b, variant_figure5c),
-]

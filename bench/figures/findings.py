@@ -26,6 +26,7 @@ from bench.figures.canvas import (
     panels,
     place_labels,
 )
+from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
 from bench.study.cases import CoDe, VARCase, VARiant
 from bench.tables import frames
@@ -85,6 +86,7 @@ def level(ax: Axes, fid: float, name: str, color: str) -> Line2D:
 # CoDe
 
 
+@figure("code_figure3a", "Quality by the replaced scale")
 def code_figure3a(run: Run, rows: list[Row]) -> Figure:
     """FID where one scale is left to a smaller model, by that scale.  CoDe, Figure 3 (a)."""
     rows = evaluated(run, rows)
@@ -120,6 +122,7 @@ def code_figure3a(run: Run, rows: list[Row]) -> Figure:
     return finish(figure, "Quality by the replaced scale", resting_on(run, used, *notes), handles)
 
 
+@figure("code_figure3c", "Quality by who drafts")
 def code_figure3c(run: Run, rows: list[Row]) -> Figure:
     """FID by draft steps N: a large drafter and a small refiner, and the reverse.
 
@@ -179,6 +182,7 @@ def words(large: bool) -> str:
 # VARiant
 
 
+@figure("variant_figure2a", "Both networks of a supernet")
 def variant_figure2a(run: Run, rows: list[Row]) -> Figure:
     """FID of the subnet against that of all layers, by how the two were trained together.
 
@@ -252,6 +256,3 @@ def look_of(name: str) -> dict[str, Any]:
     if name.startswith("training-free"):
         return DOT | {"color": PURPLE, "marker": "s"}
     return DOT | {"color": "#D00000", "marker": "*", "ms": 11}
-
-
-FINDINGS = [code_figure3a, code_figure3c, variant_figure2a]

@@ -6,34 +6,44 @@ import hashlib
 import io
 import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.figures.canvas import BLUE, GREY, STYLE, VERMILLION, WIDE
+from bench.figures.canvas import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    STYLE,
+    VERMILLION,
+    WIDE,
+    finish,
+    horizontal,
+    panels,
+)
 from bench.study.errors import UsageError
 from bench.tables.compare import Comparison, Finding
 
+VERDICT_COLORS = {"slower": VERMILLION, "faster": GREEN, "same": BLACK, "undecided": GREY}
+
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """A PNG for each case that regressed, or for every case if none did; returns the files.
+    """A PNG of each of `pages`; returns the files.
 
     Raises UsageError where the folder cannot be written.
     """
-    wanted = {f.key for f in comparison.regressions} or {f.key for f in comparison.findings}
     paths = []
-    for key in dict.fromkeys(f.key for f in comparison.findings if f.key in wanted):
-        found = [f for f in comparison.findings if f.key == key]
-        if not any(f.figure == "latency" and f.base is not None for f in found):
-            continue  # nothing measured on both sides
-        name = re.sub(r"[^A-Za-z0-9]+", "-", found[0].case).strip("-")[:60]
-        path = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.png"
+    for case, figure in pages(comparison):
+        name = re.sub(r"[^A-Za-z0-9]+", "-", case).strip("-")[:60]
+        path = folder / f"{name}-{hashlib.sha256(case.encode()).hexdigest()[:8]}.png"
         drawn = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            page(comparison, found).savefig(drawn, format="png")
+        figure.savefig(drawn, format="png")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(drawn.getvalue())
@@ -41,6 +51,38 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
             raise UsageError(f"{folder}: cannot be written ({e.strerror})") from None
         paths.append(path)
     return paths
+
+
+def pages(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
+    """Case and figure of each case that regressed, or of every case if none did."""
+    wanted = {f.key for f in comparison.regressions} or {f.key for f in comparison.findings}
+    for key in dict.fromkeys(f.key for f in comparison.findings if f.key in wanted):
+        found = [f for f in comparison.findings if f.key == key]
+        if any(f.figure == "latency" and f.base is not None for f in found):
+            with matplotlib.rc_context(STYLE):
+                yield found[0].case, page(comparison, found)
+
+
+def overview(comparison: Comparison) -> Figure:
+    """Each case's change of latency with its interval."""
+    found = [f for f in comparison.findings if f.figure == "latency" and f.change is not None]
+    with matplotlib.rc_context(STYLE):
+        figure, (ax,) = panels(WIDE, 0.5 + 0.3 * len(found))
+        draw_changes(ax, comparison, found)
+        horizontal(ax, [textwrap.fill(f.case, 60) for f in found], "change of latency (%)")
+        return finish(figure, "Change from BASE to NEW", "Grey: within the threshold.")
+
+
+def draw_changes(ax: Axes, comparison: Comparison, findings: list[Finding]) -> None:
+    """A point and an interval for each finding, from the top down."""
+    limit = 100 * comparison.threshold
+    ax.axvspan(-limit, limit, color="#EEEEEE", zorder=0)
+    ax.axvline(0, color=GREY, lw=0.6)
+    for y, f in enumerate(findings):
+        color = VERDICT_COLORS[f.verdict]
+        if f.low is not None and f.high is not None:
+            ax.plot([100 * f.low, 100 * f.high], [y, y], color=color, lw=1.2)
+        ax.plot(100 * (f.change or 0), y, "o", color=color, ms=4)
 
 
 def page(comparison: Comparison, findings: list[Finding]) -> Figure:
@@ -70,15 +112,8 @@ def page(comparison: Comparison, findings: list[Finding]) -> Figure:
         ax.ticklabel_format(useOffset=False, style="plain")
         ax.locator_params(nbins=5)
         ax.grid()
+    draw_changes(changes, comparison, timed)
     limit = 100 * comparison.threshold
-    changes.axvspan(-limit, limit, color="#EEEEEE", zorder=0)
-    changes.axvline(0, color=GREY, lw=0.6)
-    colors = {"slower": VERMILLION, "faster": "#009E73", "same": "black", "undecided": GREY}
-    for y, f in enumerate(timed):
-        color = colors[f.verdict]
-        if f.low is not None and f.high is not None:
-            changes.plot([100 * f.low, 100 * f.high], [y, y], color=color, lw=1.2)
-        changes.plot(100 * (f.change or 0), y, "o", color=color, ms=4)
     changes.set_yticks(range(len(timed)), [f.figure for f in timed])
     changes.set_ylim(len(timed) - 0.4, -0.6)
     changes.set(xlabel="change (%)", title=f"Change; grey: within ±{limit:.3g} %")

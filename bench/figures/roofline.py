@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.figures import canvas, draw
+from bench.figures import canvas, registry
 from bench.figures.canvas import BLACK, GREY, SERIES, STACK_LINES, STYLE, WIDE
 from bench.predict.ceilings import Ceilings
 from bench.study import printing, storage
@@ -27,7 +27,7 @@ from bench.tables.profile import PAGE, PICTURE, about, bandwidth, rows_with_floo
 def write(printed: Printed, run: Run, ceilings: Ceilings, folder: Path, command: str) -> list[Path]:
     """`profile.md`, and the picture as PNG and PDF, into the run's folder; returns the files."""
     with matplotlib.rc_context(STYLE):
-        pictures = draw.save(picture(run, ceilings), folder / PICTURE) if printed.more else []
+        pictures = registry.save(picture(run, ceilings), folder / PICTURE) if printed.more else []
     lines = [f"# {printed.title.replace('Ceilings of', 'Profile of')}", "", *about(run, command)]
     lines += [f"![Roofline and time over floor]({PICTURE}.png)", ""] if pictures else []
     lines += [printing.as_text(table, "md") for table in (printed, *printed.more)]

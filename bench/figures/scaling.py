@@ -29,6 +29,7 @@ from bench.figures.canvas import (
     panels,
     stack_handles,
 )
+from bench.figures.registry import figure
 from bench.methods.meta import vqvae_config
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
@@ -98,6 +99,7 @@ def exponent(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
 
 
+@figure("scaling", "Scaling")
 def scaling(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) by batch, depth and image size, with fitted exponents and the predicted ones."""
     rows = [row for row in rows if isinstance(row["case"], VARCase)]

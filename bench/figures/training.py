@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from bench.figures import draw
+from bench.figures import registry
 from bench.figures.canvas import (
     BLACK,
     BLUE,
@@ -112,7 +112,7 @@ def draw_trainings(targets: list[str], names: list[str], out: Path) -> list[Path
     paths = []
     with matplotlib.rc_context(STYLE):
         for name in names or FIGURES:
-            paths += draw.save(FIGURES[name](trainings), out / f"{called}-{name}")
+            paths += registry.save(FIGURES[name](trainings), out / f"{called}-{name}")
     return paths
 
 

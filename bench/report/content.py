@@ -1,37 +1,29 @@
-"""What the page says of runs: the one thing that matters, tables, figures' data, what to mistrust.
+"""What the page says of runs: the one thing that matters, tables, figures, what to mistrust.
 
 Runs of one experiment, say of several machines, make one group.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.figures import figure5
-from bench.report import grids, marks
+from bench.report import embed, grids, marks
+from bench.report.embed import Panel
 from bench.report.grids import Grid, value
 from bench.study import experiment
-from bench.study.cases import has_scales
 from bench.study.errors import UsageError
 from bench.study.folders import PAPERS
 from bench.study.storage import Record
-from bench.tables import case_rows, frames, summary, tables
+from bench.tables import case_rows, summary, tables
 from bench.tables.frames import Run
 
 Row = dict[str, Any]
-DIGITS = 5  # of a raw sample
-ROOM = 150_000  # raw samples on a page: 1.5 MB
-HERE = "measured here"
-TRADES = [("latency_s", "fid"), ("total_mib", "fid"), ("latency_s", "total_mib")]
-NAME_APART = 1.25  # from each other on a logarithmic axis, of names that do not touch
-OTHERS = ("DiT", "MAR", "LlamaGen", "AiM")
 
 
 @dataclass(frozen=True)
@@ -62,8 +54,7 @@ class Headline:
 
 @dataclass
 class Group:
-    """The runs of one experiment.  rows, scales, parts, tradeoff, raw: what figures are drawn
-    from."""
+    """The runs of one experiment."""
 
     id: str
     title: str
@@ -71,15 +62,9 @@ class Group:
     headline: Headline | None
     table: Grid
     more: list[Grid]
-    rows: list[Row]
-    scales: list[Row]
-    parts: list[Row]
-    tradeoff: list[Row]
-    raw: dict[str, Row]
+    panels: list[Panel]
     cautions: Grid | None
-    baseline: str | None
     random: bool
-    shown: Row  # the headline's batch size, stack and machine, which figures show first
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
@@ -88,8 +73,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         check(run)
         by_name.setdefault(run.sweep.name, []).append(run)
-    every = thinning(runs)
-    return [group(f"g{i}", named(same), every) for i, same in enumerate(by_name.values(), 1)]
+    return [group(f"g{i}", named(same)) for i, same in enumerate(by_name.values(), 1)]
 
 
 def named(runs: Sequence[Run]) -> list[Run]:
@@ -101,14 +85,6 @@ def named(runs: Sequence[Run]) -> list[Run]:
         else run
         for run in runs
     ]
-
-
-def first_shown(rows: Sequence[Row], head: Headline | None) -> Row:
-    """Where there is no headline, the batch size that most cases were measured at."""
-    batches = Counter(row["batch_size"] for row in rows if "latency_s" in row)
-    common = max(batches, key=lambda size: (batches[size], size == 64), default=None)
-    row = head.row if head else next((r for r in rows if r["batch_size"] == common), rows[0])
-    return {"batch": int(row["batch_size"]), "stack": row["stack"], "machine": row["machine"]}
 
 
 def check(run: Run) -> None:
@@ -127,7 +103,7 @@ def check(run: Run) -> None:
             raise UsageError(f"{where}: record {key} is damaged ({e!r})") from None
 
 
-def group(id: str, runs: list[Run], every: int) -> Group:
+def group(id: str, runs: list[Run]) -> Group:
     printed = tables.measured(*runs)
     parts = [rows_of(run) for run in runs]
     rows = [row for part in parts for row in part]
@@ -148,19 +124,9 @@ def group(id: str, runs: list[Run], every: int) -> Group:
         headline=head,
         table=grids.of_frame(f"{id}-table", title, printed.data, in_columns(printed.notes)),
         more=more,
-        rows=with_oom([plain(row) for row in rows]),
-        scales=[part for row in rows for part in by_scale(row)],
-        parts=[part for row in rows for part in by_part(row)],
-        tradeoff=tradeoff(rows, runs[0].sweep.experiment.paper),
-        raw={
-            k: v
-            for run, own in zip(runs, parts, strict=True)
-            for k, v in raw(run, own, every).items()
-        },
+        panels=embed.panels_of(id, runs, [tables.machine_of(run) for run in runs]),
         cautions=cautions(id, rows, runs),
-        baseline=base,
         random="seeded" in {row["weights"] for row in rows},
-        shown=first_shown(rows, head),
     )
 
 
@@ -173,18 +139,14 @@ def in_columns(notes: Sequence[str]) -> list[str]:
 
 
 def rows_of(run: Run) -> list[Row]:
-    """`pages.rows_of` with what figures need besides."""
+    """`case_rows.rows_of` with what the page needs besides."""
     rows = case_rows.rows_of(run)
     variants = any(row["case"].method == "variant" for row in rows)
     machine = tables.machine_of(run)
     for row in rows:
         case = row["case"]
-        scales_of_large = getattr(case, "draft_steps", getattr(case, "bridge_scales", None))
-        row |= {"key": f"{machine}/{case.key}", "machine": machine, "family": family(row["method"])}
+        row |= {"key": f"{machine}/{case.key}", "machine": machine}
         row["device_name"] = run.device_name
-        if scales_of_large is not None and case.method in ("code", "variant", "code_variant"):
-            row["n"] = scales_of_large
-            row["configuration"] = row["name"].replace(f" N={scales_of_large}", "")
         if variants and (fid := table8_fid(row)) is not None:
             row |= {"fid_paper": fid, "fid_from": "quoted from VARiant, Table 8"}
         base = run.sweep.baseline_case(case)
@@ -204,223 +166,6 @@ def table8_fid(row: Row) -> float | None:
     if case.method == "variant":
         return figure5.paper_fid().get((case.subnet_depth, case.bridge_scales))
     return figure5.paper_fid().get((30, 10)) if case.method == "var" else None
-
-
-def family(method: str) -> str:
-    for name in ("CoDe", "VARiant", *OTHERS, "VAR"):
-        if name in method:
-            return "others" if name in OTHERS else name
-    return "others"
-
-
-# What of a row figures are drawn from.
-KEPT = (
-    *("key", "name", "family", "machine", "stack", "n", "configuration", "status"),
-    *("latency_s", "latency_s_paper", "throughput_img_s"),
-    *("speedup", "speedup_low", "speedup_high", "speedup_by", "speedup_paper"),
-    *("total_mib", "total_mib_predicted", "kv_cache_mib", "fid", "fid_paper"),
-)
-
-
-def plain(row: Row) -> Row:
-    """What figures draw of a row, in JSON's types."""
-    found = {name: rounded(row[name]) for name in KEPT if value(row, name) is not None}
-    if "fid" in found or "fid_paper" in found:
-        quoted = row.get("fid_from", "quoted from the paper")
-        found["fid_by"] = "measured" if "fid" in found else quoted
-        found["fid"] = found.get("fid", found.get("fid_paper"))
-    if "speedup_by" in found:
-        about = "~" if found["speedup_by"] in summary.ROUGH else ""
-        found["label"] = f"{about}{found['speedup']:.2f}x"
-    return found | {"batch": int(row["batch_size"])}
-
-
-def with_oom(rows: list[Row]) -> list[Row]:
-    """oom: a number for each method that ran out of memory, where it did."""
-    lost = [row for row in rows if row.get("status") == "oom"]
-    names = list(dict.fromkeys(row["name"] for row in lost))
-    for row in lost:
-        row["oom"] = names.index(row["name"])
-    return rows
-
-
-def rounded(number: Any) -> Any:
-    """To what a figure can show."""
-    if isinstance(number, bool | str) or number is None:
-        return number
-    if isinstance(number, list):
-        return [rounded(part) for part in number]
-    number = float(number)
-    if not math.isfinite(number):
-        return None
-    return int(number) if number.is_integer() else float(f"{number:.{DIGITS}g}")
-
-
-def parts_of(steps: int, method: str) -> int:
-    """Parts that a page tells of a decode: its scales, or tenths of a baseline's steps."""
-    return steps if has_scales(method) else min(tables.TENTHS, steps)
-
-
-def by_scale(row: Row) -> list[Row]:
-    """A row for each scale, or for each tenth of a baseline's steps."""
-    measured = "scale_latency_s" in row and "extrapolated" not in row
-    ending = "" if measured else "_predicted"
-    gflops = row["gflops_by_scale_predicted"]
-    parts = parts_of(len(gflops), row["case"].method)
-    spans = np.array_split(np.arange(len(gflops)), parts)
-    found = []
-    for k, span in enumerate(spans, 1):
-        first, last = int(span[0]), int(span[-1]) + 1
-
-        def most(name: str, less: float, first: int = first, last: int = last) -> float | None:
-            values = row.get(f"{name}_by_scale_mib{ending}")
-            return None if values is None else rounded(max(values[first:last]) - less)
-
-        weights = row[f"params_mib{ending}"]
-        many = len(gflops) > parts
-        found.append(
-            {
-                **{name: row[name] for name in ("key", "name", "machine", "stack")},
-                "batch": int(row["batch_size"]),
-                "scale": k,
-                "what": f"steps {first + 1} to {last}" if many else f"scale {k}",
-                "by": "measured" if measured else "predicted",
-                "ms": rounded(1000 * sum(row["scale_latency_s"][first:last])) if measured else None,
-                "gflop": rounded(sum(gflops[first:last])),
-                "kv_mib": most("kv_cache", 0),
-                "peak_mib": most("peak", weights),
-                "live_mib": most("live", weights),
-            }
-        )
-    return found
-
-
-def by_part(row: Row) -> list[Row]:
-    """Memory in the papers' three parts; as predicted where it was not measured."""
-    ending = "" if "total_mib" in row else "_predicted"
-    names = {"params": "parameters", "kv_cache": "KV cache", "running": "running"}
-    return [
-        {
-            **{name: row[name] for name in ("key", "name", "machine", "stack")},
-            "batch": int(row["batch_size"]),
-            "part": name,
-            "order": order,
-            "mib": rounded(row[f"{part}_mib{ending}"]),
-            "predicted_mib": rounded(row["total_mib_predicted"]),
-            "by": "predicted" if ending else "measured",
-        }
-        for order, (part, name) in enumerate(names.items())
-    ]
-
-
-def tradeoff(rows: Sequence[Row], paper: str | None) -> list[Row]:
-    """Cost and quality of each method here, and of each row of the paper's table."""
-    names = ("latency_s", "total_mib", "fid", "throughput_img_s")
-    here = []
-    for row in rows:
-        known = plain(row)
-        if "latency_s" not in known:
-            continue
-        kept = ("key", "name", "family", "machine", "stack", "batch", "fid_by", *names)
-        here.append({name: known[name] for name in kept if name in known} | {"by": HERE})
-    theirs = []
-    for printed in frames.paper_rows(paper):
-        columns = frames.paper_columns(printed)
-        figures = {
-            name: found
-            for name in names
-            if isinstance(found := columns.get(f"{name}_paper"), float)
-        }
-        about = {"name": printed["method"], "family": family(printed["method"])}
-        batch = f", batch {printed['batch_size']}" if printed.get("batch_size") else ""
-        quoted = {"by": "the paper, on its machine", "fid_by": "quoted from the paper"}
-        theirs.append({**about, **figures, **quoted, "name": printed["method"] + batch})
-    found = here + theirs
-    for x, y in TRADES:
-        best = front(found, x, y)
-        for row in best:
-            row[f"front_{x}_{y}"] = True
-        for row in apart(best, x):
-            row[f"label_{x}_{y}"] = row["name"]
-    return found
-
-
-def front(rows: Sequence[Row], x: str, y: str) -> list[Row]:
-    """The Pareto-best: no other row is as good in both and better in one.  Only rows that were
-    measured alike, and whose FIDs have one source, are held against each other."""
-    known = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
-
-    def beats(other: Row, row: Row) -> bool:
-        same = alike(other) == alike(row) and (y != "fid" or other["fid_by"] == row["fid_by"])
-        both = other[x] <= row[x] and other[y] <= row[y]
-        return same and both and (other[x], other[y]) != (row[x], row[y])
-
-    return [row for row in known if not any(beats(other, row) for other in known)]
-
-
-def alike(row: Row) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in ("by", "batch", "stack", "machine"))
-
-
-def apart(rows: Sequence[Row], x: str) -> list[Row]:
-    """Rows far enough from each other that their names, written at them, do not touch."""
-    found: list[Row] = []
-    for row in sorted(rows, key=lambda row: row[x]):
-        near = [other for other in found if alike(other) == alike(row)]
-        if all(row[x] > NAME_APART * other[x] for other in near):
-            found.append(row)
-    return found
-
-
-def raw(run: Run, rows: Sequence[Row], every: int) -> dict[str, Row]:
-    """Each case's samples, round by round; of many, every so many-th.
-
-    rows: the run's, of `rows_of`.
-    """
-    found: dict[str, Row] = {}
-    names = ("batch_size", "stack", "precision", "machine")
-    for row in rows:
-        lines = [line for line in run.by_key.get(row["case"].key, []) if line["status"] == "ok"]
-        if lines:
-            rounds = [round_of(line, every) for line in lines]
-            named = marks.label(row | {"method": row["name"]}, names).removesuffix(", ")
-            found[row["key"]] = {"name": named, "rounds": rounds}
-    return found
-
-
-def round_of(line: Record, every: int) -> Row:
-    """The samples of a record, by kind; those of steps in tenths, where there are more than ten."""
-    taken, pairs = line["samples"], line.get("paired") or {}
-    kinds = {
-        "latency": taken["latency_s"],
-        "vqvae": taken["vqvae_latency_s"],
-        "discarded": taken["discarded_latency_s"],
-        "warm-up": taken["warmup_latency_s"],
-        "stream": (line.get("stream") or {}).get("batch_s", []),
-        "paired": pairs.get("latency_s", []),
-        "paired baseline": pairs.get("baseline_latency_s", []),
-    }
-    by_step = np.array(taken["scale_latency_s"][::every], float)
-    parts = parts_of(by_step.shape[-1], line["case"]["method"])
-    tenths = np.array_split(by_step, parts, axis=-1) if by_step.size else []
-    return {
-        "round": line["round"],
-        "every": every,
-        **{kind: rounded(values[::every]) for kind, values in kinds.items()},
-        "scales": [rounded(part.sum(-1).tolist()) for part in tenths],
-    }
-
-
-def thinning(runs: Sequence[Run]) -> int:
-    """Every how many-th sample a page has room for."""
-    numbers = 0
-    for record in (record for run in runs for record in run.records if record["status"] == "ok"):
-        samples, pairs = record["samples"], record.get("paired") or {}
-        steps = len((samples["scale_latency_s"] or [[]])[0])
-        steps = parts_of(steps, record["case"]["method"])
-        numbers += len(samples["latency_s"]) * (steps + 2) + 2 * len(pairs.get("latency_s", []))
-        numbers += len((record.get("stream") or {}).get("batch_s", []))
-    return math.ceil(numbers / ROOM) or 1
 
 
 # The one thing that matters

@@ -1,6 +1,5 @@
 "use strict";
 (() => {
-const { groups, figures } = JSON.parse(document.getElementById("data").textContent);
 const $ = (root, selector) => [...root.querySelectorAll(selector)];
 const element = (name, text = "", attributes = {}) => {
   const made = document.createElement(name);
@@ -107,110 +106,41 @@ async function copy(text, what) {
 
 // Figures
 
-const FONT = getComputedStyle(document.documentElement).getPropertyValue("--sans").trim();
-function config(width) {
-  const narrow = width < 520, label = narrow ? 11 : 12;
-  const text = { labelFont: FONT, titleFont: FONT, labelFontSize: label, titleFontSize: label, labelColor: "var(--muted)", titleColor: "var(--ink)", titleFontWeight: 600 };
-  return {
-    background: null, font: FONT, view: { stroke: null },
-    axis: { ...text, gridColor: "var(--line)", domainColor: "var(--strong)", tickColor: "var(--strong)", titlePadding: 10, labelPadding: 5, labelOverlap: true },
-    axisY: { labelLimit: narrow ? 150 : 300, ...(narrow ? { titleAngle: -90 } : {}) },
-    axisX: { tickCount: narrow ? 4 : 8 },
-    legend: { ...text, orient: "top", direction: "horizontal", columns: Math.max(2, Math.floor(width / 190)), labelLimit: 240, symbolSize: 90, symbolOpacity: 1, symbolBaseFillColor: "var(--muted)", symbolBaseStrokeColor: "var(--muted)", padding: 0, offset: 14, rowPadding: 5, columnPadding: 18, titleOrient: "left" },
-  };
-}
-
 const tip = element("div", "", { id: "tip" });
 tip.hidden = true;
 document.body.append(tip);
-function hint(_, event, __, value) {
-  tip.hidden = !value;
-  if (!value) return;
-  const list = element("dl");
-  for (const [key, text] of Object.entries(value)) {
-    if (!["", "null", "undefined", "NaN"].includes(String(text))) list.append(element("dt", key), element("dd", String(text)));
+
+function prepareMarks(told) {  // told: by a mark's id, what is said of it; one series is set off together
+  const series = new Map();
+  for (const [id, { series: name, ...facts }] of Object.entries(told)) {
+    const mark = document.getElementById(id), svg = mark?.closest("svg");
+    if (!mark) continue;
+    const key = `${svg.parentElement.parentElement.closest(".panel").id} ${name}`, first = name && !series.has(key);
+    if (name) series.set(key, [...(series.get(key) ?? []), mark]);
+    const others = () => (name ? series.get(key) : []);
+    if (!name || first) mark.setAttribute("tabindex", 0);
+    mark.setAttribute("role", "img");
+    mark.setAttribute("aria-label", Object.entries(facts).map((fact) => fact.join(": ")).join(", "));
+    mark.classList.add("told");
+    const show = () => {
+      const list = element("dl");
+      for (const [heading, text] of Object.entries(facts)) list.append(element("dt", heading), element("dd", text));
+      tip.replaceChildren(list);
+      tip.hidden = false;
+      const box = tip.getBoundingClientRect(), at = mark.getBoundingClientRect();
+      tip.style.left = `${Math.max(4, Math.min(at.right + 8, innerWidth - box.width - 8))}px`;
+      tip.style.top = `${at.top > box.height + 12 ? at.top - box.height - 8 : at.bottom + 8}px`;
+      for (const each of others()) each.classList.add("set-off");
+      svg.classList.toggle("some", others().length > 0);
+    };
+    const hide = () => {
+      tip.hidden = true;
+      for (const each of others()) each.classList.remove("set-off");
+      svg.classList.remove("some");
+    };
+    mark.onpointerenter = mark.onfocus = show;
+    mark.onpointerleave = mark.onblur = hide;
   }
-  tip.replaceChildren(list);
-  const box = tip.getBoundingClientRect();
-  tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - box.width - 8))}px`;
-  tip.style.top = `${Math.max(4, event.clientY - box.height - 12)}px`;
-}
-
-const chosen = (panel) => Object.fromEntries($(panel, "[data-choice]").map((s) => [s.dataset.choice, s.value]));
-
-function rowsOf(panel) {
-  const figure = figures[panel.id], data = groups[figure.group], choices = chosen(panel);
-  const variant = figure.variants[Number(panel.querySelector("[data-variant]")?.value ?? 0)];
-  const rows = data[variant.rows || figure.rows];
-  if (figure.rows === "raw") return { variant, rows: samplesOf(rows, choices, variant.kind) };
-  const fits = (row) => Object.entries(choices).every(([key, value]) => row[key] === undefined || String(row[key]) === value);
-  return { variant, rows: rows.filter(fits) };
-}
-
-function samplesOf(raw, choices, kind) {
-  const found = Object.values(raw).find((each) => each.name === choices.case);
-  return found.rounds.flatMap((round) => {
-    const k = /^scale (\d+)$/.exec(kind);
-    const values = round[kind] ?? (k && round.scales[Number(k[1]) - 1]) ?? [];
-    return values.map((seconds, i) => ({ side: round.side, round: round.round, sample: i * (round.every ?? 1) + 1, seconds }));
-  });
-}
-
-const drawn = new Map();
-async function draw(panel) {
-  const chart = panel.querySelector(".chart"), { variant, rows } = rowsOf(panel);
-  const label = panel.querySelector("[data-variant]") ? [variant.label] : [];
-  const picked = [...label, ...$(panel, "[data-choice]").map((s) => `${words(s.parentElement.firstChild)} ${s.value}`)];
-  const shown = picked.length ? `: ${picked.join(", ")}` : "";
-  panel.querySelector(".shown").textContent = shown;
-  drawn.get(panel)?.finalize();
-  drawn.delete(panel);
-  if (new Set(rows.map((row) => row.name)).size < figures[panel.id].least) {
-    chart.replaceChildren(element("p", "Too little was measured of this choice for a figure."));
-  } else {
-    const spec = { ...structuredClone(variant.spec), data: { name: "rows", values: rows } };
-    if (spec.height.step) spec.height = spec.height.step * new Set(rows.map((row) => row.name)).size;
-    const legend = spec.encoding?.color?.legend;
-    if (legend?.columns) legend.columns = Math.min(legend.columns, Math.floor((chart.clientWidth - 150) / 44));
-    spec.autosize = { type: "fit-x", contains: "padding" };
-    spec.description = `${panel.querySelector("figcaption b").textContent}${shown}. The numbers stand in a table below.`;
-    spec.config = config(chart.clientWidth);
-    // "ast": expressions are interpreted, as the page's policy forbids eval
-    const options = { mode: "vega-lite", ast: true, renderer: "svg", actions: false, logLevel: 1 /* errors */, defaultStyle: false, tooltip: hint, loader: { load: () => Promise.reject(new Error("no requests")) } };
-    drawn.set(panel, await vegaEmbed(chart, spec, options));
-  }
-  list(panel, rows);
-}
-
-function list(panel, rows) {  // the figure's rows as a table, once somebody opens it
-  const details = panel.querySelector(".numbers");
-  const fill = () => {
-    if (!details.open) return;
-    details.querySelector(".grid")?.remove();
-    const grid = document.getElementById("grid").content.firstElementChild.cloneNode(true);
-    const columns = figures[panel.id].headings.filter(([key]) => rows.some((row) => row[key] !== undefined && row[key] !== null));
-    const head = grid.querySelector("thead tr"), body = grid.querySelector("tbody");
-    const numeric = (key) => rows.every((row) => row[key] === undefined || row[key] === null || typeof row[key] === "number");
-    columns.forEach(([key, heading], i) => {
-      const th = element("th", "", { scope: "col", "aria-sort": "none", "data-col": i, "data-group": "", class: numeric(key) ? "num" : "" });
-      th.append(element("button", heading, { type: "button" }));
-      head.append(th);
-    });
-    for (const row of rows) {
-      const line = element("tr");
-      for (const [key] of columns) {
-        const cell = element("td", String(row[key] ?? ""), numeric(key) ? { class: "num" } : {});
-        if (typeof row[key] === "number") cell.dataset.v = row[key];
-        line.append(cell);
-      }
-      body.append(line);
-    }
-    grid.querySelector(".count").textContent = `${rows.length} rows`;
-    prepare(grid);
-    details.append(grid);
-  };
-  details.ontoggle = fill;
-  fill();
 }
 
 function prepareTabs(box) {
@@ -236,16 +166,7 @@ function prepareTabs(box) {
 
 $(document, ".grid").forEach(prepare);
 $(document, ".figures").forEach(prepareTabs);
-const panels = $(document, "[data-figure]");
-for (const panel of panels) for (const select of $(panel, "select")) select.onchange = () => draw(panel);
+prepareMarks(JSON.parse(document.getElementById("told").textContent));
 addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
-
-// Those in sight first; the rest are ready before they are looked at or printed.
-(async () => {
-  for (const panel of [...panels].sort((a, b) => b.classList.contains("on") - a.classList.contains("on"))) {
-    await draw(panel);
-    await new Promise((done) => setTimeout(done));
-  }
-  document.documentElement.dataset.ready = "";
-})();
+document.documentElement.dataset.ready = "";
 })();

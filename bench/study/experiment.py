@@ -19,7 +19,7 @@ import itertools
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -39,29 +39,11 @@ SIZES = {
 # How thoroughly an experiment measures.
 EFFORT = ("rounds", "warmup", "samples", "target", "max_seconds", "paired", "stream_seconds")
 
-#: What `plots` draws.
-Figure = Literal[
-    "speed",
-    "scales",
-    "memory",
-    "timeline",
-    "batch",
-    "scaling",
-    "code_figure5a",
-    "code_figure5b",
-    "code_figure5c",
-    "variant_figure5a",
-    "variant_figure5b",
-    "variant_figure5c",
-    "code_figure3a",
-    "code_figure3c",
-    "variant_figure2a",
-]
-
 
 class Experiment(BaseModel):
     """An experiment file, checked.
 
+    figures: names in `bench.figures.registry`, which checks them.
     baseline: keys of the case that speed-ups are over (`Sweep.baseline_of`).
     rounds: how often the whole list of cases runs, each time in new processes and every other
     time backwards, so that a slow drift of the machine cancels out of speed-ups.  warmup,
@@ -75,7 +57,7 @@ class Experiment(BaseModel):
     title: str
     paper: str | None = None
     baseline: dict[str, str | int] = Field(default_factory=dict)
-    figures: list[Figure] = Field(default_factory=list)
+    figures: list[str] = Field(default_factory=list)
     rounds: int = Field(3, ge=1, le=100)
     warmup: int = Field(1, ge=0)
     samples: int = Field(6, ge=1)

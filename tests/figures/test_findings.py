@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from bench.figures import canvas, draw
+from bench.figures import canvas, registry
 from bench.study.cases import CoDe, Swap
 from bench.tables import case_rows, tables
 from bench.tables.frames import Run
@@ -30,7 +30,7 @@ def evaluated(fid_of, name: str, **axes) -> Run:
 
 def drawn(figure: str, run: Run):
     with matplotlib.rc_context(canvas.STYLE):
-        page = draw.FIGURES[figure](run, case_rows.rows_of(run))
+        page = registry.figures()[figure].draw(run, case_rows.rows_of(run))
     return whole(page)
 
 

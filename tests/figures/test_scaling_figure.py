@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from bench.figures import canvas, draw, scaling
+from bench.figures import canvas, registry, scaling
 from bench.predict import ceilings
 from bench.predict.floor import floor_of
 from bench.predict.prediction import MIB, predict
@@ -57,7 +57,7 @@ def run_of(folder, text=TOML, gpu_gib=44.5, law=None, **axes):
 
 def page(run):
     with matplotlib.rc_context(canvas.STYLE):
-        figure = draw.FIGURES["scaling"](run, case_rows.rows_of(run))
+        figure = registry.figures()["scaling"].draw(run, case_rows.rows_of(run))
         figure.draw_without_rendering()
         return figure
 
@@ -207,7 +207,7 @@ def test_a_run_without_anything_that_changes_says_what_measures_it(tmp_path):
     text = TOML[: TOML.index("[[cases]]\ndepth = [2")]
     run = run_of(tmp_path, text, batch_size=1)
     with pytest.raises(case_rows.NoData, match=r"`bench\.py run scaling` measures it") as error:
-        draw.draw(run, ["scaling"], tmp_path)
+        registry.draw(run, ["scaling"], tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -227,7 +227,7 @@ def test_no_two_curves_of_a_panel_look_alike_and_nothing_is_cut_off(whole, tmp_p
     for ax in page(whole).axes:
         looks = [(line.get_color(), line.get_ls()) for line in ax.get_legend().get_lines()]
         assert all(a != b for a, b in itertools.combinations(looks, 2))
-    png, pdf = draw.draw(whole, ["scaling"], tmp_path)
+    png, pdf = registry.draw(whole, ["scaling"], tmp_path)
     assert pdf.read_bytes().startswith(b"%PDF")
     inked = matplotlib.image.imread(png)[..., :3].min(axis=2) < 0.9
     assert not inked[:3].any()

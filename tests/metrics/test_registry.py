@@ -12,6 +12,7 @@ from bench.metrics import METRICS, Estimate
 from bench.metrics.metric import FeatureMetric, Metric
 from bench.study import columns
 from bench.study.columns import COLUMNS, Column
+from bench.tables import summary
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,7 @@ def test_a_name_cannot_be_taken_twice():
 
 def test_every_metric_has_a_column_and_bounds_that_hold_its_extremes():
     assert {metric.column for metric in METRICS.values()} <= COLUMNS.keys()
+    assert COLUMNS["latency_s"].derive is summary.latency_of_case
     assert METRICS["fid"].high == math.inf
     assert METRICS["inception_score"].low == 1
 

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import re
-import sys
 
 import pytest
 from PIL import Image
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 
 from bench.cli import app, targets
 from bench.report import content, grids, marks, page, pictures
-from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from bench.tables import compare, frames
 from tests.report.pages import HOSTILE, changed, on_disk, quiet_run, sample_set
@@ -59,7 +57,10 @@ def test_the_file_asks_for_nothing_and_allows_only_its_own_scripts(bench, quick,
     policy = policy.replace("&#39;", "'")
     assert policy.startswith("default-src 'none'")
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    assert len(scripts) == 2
+    assert len(scripts) == 1
+    assert " style=" not in markup  # the policy would not let it in
+    ids = re.findall(r' id="([^"]+)"', markup)
+    assert len(ids) == len(set(ids))
     for script in [*scripts, *re.findall(r"<style>(.*?)</style>", html, re.DOTALL)]:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
@@ -78,7 +79,6 @@ def test_a_page_of_200_cases_is_under_5_mb():
     assert len(run.sweep.cases) == 200
     html = page.of_runs([run])
     assert len(html.encode()) < 5e6
-    assert "One in 3, for want of room" in html
 
 
 def test_hostile_text_never_leaves_its_place(quick, tmp_path):
@@ -89,7 +89,7 @@ def test_hostile_text_never_leaves_its_place(quick, tmp_path):
     run.sweep.experiment.title = HOSTILE
     html = page.of_runs([frames.load(on_disk(run, tmp_path / "run"))])
     assert "<img src=x" not in html
-    assert html.count("</script>") == 3  # its data, Vega, its own
+    assert html.count("</script>") == 2  # what is told of figures, its own
 
 
 # What it says
@@ -225,52 +225,11 @@ def test_every_table_of_the_papers_is_on_the_page(quick):
     assert [c.text for c in table.rows[0]] == ["2", "2.97", "2.89", "2.84", "2.80", "2.78"]
 
 
-def test_the_pareto_front_holds_like_against_like():
-    def point(x, y, **more):
-        return {"latency_s": x, "fid": y, "fid_by": "measured", "by": content.HERE, **more}
-
-    best = [point(1, 3), point(2, 2), point(1, 9, stack="modern")]
-    beaten = [point(2, 3), point(3, 2)]
-    elsewhere = [point(9, 9, by="the paper"), point(8, 8, fid_by="quoted")]
-    found = content.front([*beaten, *best, *elsewhere], "latency_s", "fid")
-    assert found == [*best, *elsewhere]
-
-
-def test_a_baselines_steps_are_shown_in_tenths_and_scales_one_by_one(quick):
-    row = content.rows_of(quick)[0]
-    steps = [float(k) for k in range(100)]
-    row |= {
-        "case": make_case({"method": "dit"}),
-        "scale_latency_s": [s / 1000 for s in steps],
-        "gflops_by_scale_predicted": steps,
-        **{f"{name}_by_scale_mib": steps for name in ("kv_cache", "peak", "live")},
-    }
-    parts = content.by_scale(row)
-    assert len(parts) == 10
-    assert parts[1]["what"] == "steps 11 to 20"
-    assert parts[1]["ms"] == pytest.approx(sum(range(10, 20)))
-    assert parts[1]["kv_mib"] == 19
-    assert len(content.by_scale(row | {"case": make_case({"method": "var"})})) == 100
-
-
 def test_two_runs_of_one_machine_are_told_apart(quick, tmp_path):
     folders = [on_disk(quick, tmp_path / name) for name in ("monday", "tuesday")]
     (group,) = content.groups([frames.load(folder) for folder in folders])
-    assert {row["machine"] for row in group.rows} == {"l20 monday", "l20 tuesday"}
-    assert len(group.raw) == 2 * len(quick.sweep.cases)
-
-
-def test_raw_samples_are_all_there(quick):
-    found = content.raw(quick, content.rows_of(quick), 1)
-    assert len({case["name"] for case in found.values()}) == len(quick.sweep.cases)
-    assert len(found) == len(quick.sweep.cases)
-    for case in quick.sweep.cases:
-        rounds = found[f"l20/{case.key}"]["rounds"]
-        records = quick.by_key[case.key]
-        assert [r["round"] for r in rounds] == [1, 2, 3]
-        for shown, record in zip(rounds, records, strict=True):
-            assert shown["latency"] == pytest.approx(record["samples"]["latency_s"], rel=1e-4)
-            assert len(shown["scales"]) == 10
+    for panel in group.panels:
+        assert [picture.label for picture in panel.pictures] == ["l20 monday", "l20 tuesday"]
 
 
 # Images
@@ -401,9 +360,3 @@ def test_other_mistakes_are_one_line(bench, quick, tmp_path):
         record["machine"] = "another"
     elsewhere = on_disk(other, tmp_path / "other")
     refused(bench("--compare", folder, elsewhere, "-o", out), "other machine", out)
-
-
-def test_without_its_packages_it_says_what_to_install(bench, quick, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "altair", None)
-    result = bench(on_disk(quick, tmp_path / "run"), "-o", tmp_path / "report.html")
-    refused(result, "pip install -e '.[report]'", tmp_path / "report.html")

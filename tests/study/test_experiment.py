@@ -113,7 +113,6 @@ def test_set_measurement(tmp_path):
         ('[[cases]]\nmethod = "var"\npaper_row = "N={n}"', "paper_row 'N={n}' has no 'n'"),
         ("[[cases]", "mine.toml"),
         ('paper = "code_table9"\n[[cases]]\nmethod = "var"', "paper must be one of"),
-        ('figures = ["pie"]\n[[cases]]\nmethod = "var"', "figures"),
         ("", "cases: missing"),
         (
             'baseline = { method = "gan" }\n[[cases]]\nmethod = "var"',

@@ -1,21 +1,16 @@
-"""Figures of a run as PNG and PDF: what any run shows, and Figure 5 of both papers.
+"""Figures of any run: speed, scales, memory, timeline, batch.
 
-A figure is one function that takes the run and its rows and returns a page; FIGURES names them.
 Latency is measured here; memory is measured or predicted and quality measured or the papers', and
 the page says which.  Random weights have no quality.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import textwrap
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,7 +29,6 @@ from bench.figures.canvas import (
     SERIES,
     STACK_COLORS,
     STACK_LINES,
-    STYLE,
     VERMILLION,
     WIDE,
     bar,
@@ -51,70 +45,24 @@ from bench.figures.canvas import (
     seconds,
     stack_handles,
     stack_panels,
+    tell,
 )
-from bench.figures.figure5 import FIGURE5
-from bench.figures.findings import FINDINGS
-from bench.figures.scaling import scaling
+from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
 from bench.study.cases import VARCase
-from bench.study.errors import UsageError
 from bench.tables.case_rows import (
-    NoData,
     Row,
     at_common_batch,
     baseline_name,
     distinct,
     footer,
     lacks,
-    rows_of,
     stacks_of,
 )
 from bench.tables.frames import Run
 
 
-def draw(run: Run, names: list[str], out: Path, called: str = "") -> list[Path]:
-    """Draws the named figures, by default the experiment's, into `out`; returns the files.
-
-    called: what their names begin with, by default the experiment's name.
-    Of the experiment's own figures those that the run has no data for are left out.
-    Raises UsageError for an unknown name, for a lack of data, and where `out` cannot be written.
-    """
-    defaults = run.sweep.experiment.figures or GENERIC
-    asked = list(dict.fromkeys(names or defaults))
-    for name in asked:
-        if name not in FIGURES:
-            raise UsageError(f"figure {name}: no such figure; there are {', '.join(FIGURES)}")
-    rows, paths, lacking = rows_of(run), [], []
-    with matplotlib.rc_context(STYLE):
-        for name in asked:
-            try:
-                figure = FIGURES[name](run, rows)
-            except NoData as e:
-                lacking.append(NoData(f"figure {name}: {e}"))
-            else:
-                paths += save(figure, out / f"{called or run.sweep.name}-{name}")
-    if lacking and (asked != defaults or not paths):
-        raise lacking[0]
-    return paths
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf")]
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            drawn = io.BytesIO()
-            undated = {"CreationDate": None} if path.suffix == ".pdf" else None
-            figure.savefig(drawn, format=path.suffix[1:], metadata=undated)
-            path.write_bytes(drawn.getvalue())
-    except OSError as e:
-        raise UsageError(f"{stem.parent}: cannot be written ({e.strerror}); choose --out") from None
-    return paths
-
-
-# Figures of any run
-
-
+@figure("speed", "Speed", suits="every run")
 def speed(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) of each method on each stack; at the bar the speed-up over the baseline."""
     rows = at_common_batch(run, rows)
@@ -139,8 +87,10 @@ def speed(run: Run, rows: list[Row]) -> Figure:
     return figure
 
 
+@figure("scales", "Scales", suits="every run")
 def scales(run: Run, rows: list[Row]) -> Figure:
-    """Latency (s) of each scale, stacked; a mark where the model or its layers change."""
+    """Latency (s) of each scale, stacked; a mark where the model or its layers change. Point at a
+    scale to set it off in every method."""
     rows, note = with_scales(run, rows)
     rows = [row for row in at_common_batch(run, rows) if "latency_s" in row]
     names, totals, numbers = distinct(rows, "name"), [], []
@@ -153,6 +103,10 @@ def scales(run: Run, rows: list[Row]) -> Figure:
             looks = [{"color": c, "ec": "white", "lw": 0.3} for c in scale_colors(len(lengths))]
             ends = np.cumsum([0, *lengths])
             totals.append(bar(ax, y, zip(lengths, looks, strict=True), seconds(row["latency_s"])))
+            for k, patch in enumerate(ax.patches[-len(lengths) :], 1):
+                facts = {"method": row["name"], "scale": f"{k}", "time": seconds(lengths[k - 1])}
+                share = f"{lengths[k - 1] / sum(lengths):.1%}"
+                tell(patch, facts | {"share": share, "stack": row["stack"]}, series=f"{k}")
             steps = meta_plan(row["case"]).steps
             changes = [ends[k] for k in range(1, len(steps)) if steps[k] != steps[k - 1]]
             for color, width in (("white", 3.4), (VERMILLION, 1.8)):
@@ -179,6 +133,7 @@ def with_scales(run: Run, rows: list[Row]) -> tuple[list[Row], list[str]]:
     return scaled, [f"Without scales: {', '.join(others)}."] if others else []
 
 
+@figure("memory", "Memory", suits="every run")
 def memory(run: Run, rows: list[Row]) -> Figure:
     """Memory (MiB) in the papers' parts, and what shapes predict of it."""
     names, several = distinct(rows, "name"), len(stacks_of(rows)) > 1
@@ -230,6 +185,7 @@ def memory_bar(ax: Axes, y: float, row: Row) -> Annotation:
     return bar(ax, y, parts, words)
 
 
+@figure("timeline", "Memory by scale", suits="every report")
 def timeline(run: Run, rows: list[Row]) -> Figure:
     """Memory (MiB) above the weights by scale, a panel for each method: the most during a scale,
     the KV cache in it, and what is left after it."""
@@ -277,6 +233,7 @@ def timeline(run: Run, rows: list[Row]) -> Figure:
     return finish(figure, title, footer(run, rows, *note), handles)
 
 
+@figure("batch", "Batch size", suits="every run")
 def batch(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) by batch size, and the speed-up over the baseline."""
     names, base, batches = distinct(rows, "name"), baseline_name(run, rows), batches_of(run, rows)
@@ -294,10 +251,3 @@ def batch(run: Run, rows: list[Row]) -> Figure:
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     handles += stack_handles(rows) + lost_handle(rows)
     return finish(figure, "Latency by batch size", footer(run, rows), handles)
-
-
-GENERIC = ["speed", "scales", "memory", "batch"]
-FIGURES: dict[str, Callable[[Run, list[Row]], Figure]] = {
-    figure.__name__: figure
-    for figure in [speed, scales, memory, timeline, batch, scaling, *FIGURE5, *FINDINGS]
-}

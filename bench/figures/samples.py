@@ -1,0 +1,44 @@
+"""Figure: every latency sample of every case, round by round."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.figures import canvas
+from bench.figures.registry import figure
+from bench.tables.case_rows import Row, footer, lacks, stacks_of
+from bench.tables.frames import Run
+
+MOST = 60  # cases that a page has room for
+
+
+@figure("samples", "Raw samples", suits="every report")
+def samples(run: Run, rows: list[Row]) -> Figure:
+    """Each latency sample against its case's median, a line for each round in the order taken.
+    The records have them all, whole."""
+    timed = [row for row in rows if "latency_s" in row and row["case"].key in run.by_key]
+    if not timed:
+        raise lacks(run, "no case that was measured", run.sweep.name)
+    shown, several = timed[:MOST], len(stacks_of(timed)) > 1
+    batches = len({row["batch_size"] for row in timed}) > 1
+    drawn, (ax,) = canvas.panels(canvas.WIDE, 0.5 + 0.3 * len(shown))
+    names, rounds = [], set()
+    for y, row in enumerate(shown):
+        lines = [r for r in run.by_key[row["case"].key] if r["status"] == "ok"]
+        middle = np.median(np.concatenate([r["samples"]["latency_s"] for r in lines]))
+        for i, line in enumerate(lines):
+            taken = 100 * (np.array(line["samples"]["latency_s"]) / middle - 1)
+            look = canvas.SERIES[i % len(canvas.SERIES)]
+            at = np.full(len(taken), y + (i - (len(lines) - 1) / 2) * 0.7 / len(lines))
+            ax.plot(taken, at, ls="", ms=2.5, alpha=0.7, rasterized=True, **look)
+            rounds.add(i)
+        name = row["name"] + (f", batch {row['batch_size']}" if batches else "")
+        names.append(name + (f", {row['stack']}" if several else ""))
+    canvas.horizontal(ax, names, "latency against the case's median (%)")
+    ax.axvline(0, color=canvas.GREY, lw=0.6, zorder=0)
+    looks = [canvas.SERIES[i % len(canvas.SERIES)] for i in sorted(rounds)]
+    handles = [Line2D([], [], ls="", **k, label=f"round {i}") for i, k in enumerate(looks, 1)]
+    notes = [f"The first {MOST} of {len(timed)} cases."] if len(timed) > MOST else []
+    return canvas.finish(drawn, "Raw samples", footer(run, shown, *notes), handles)
