@@ -19,6 +19,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from bench.study.records import OUT_OF_MEMORY
 from bench.tables.case_rows import Row, distinct, lacks, stacks_of
 from bench.tables.frames import Run
 
@@ -39,6 +40,8 @@ PARTS = {"params": BLUE, "kv_cache": ORANGE, "running": "#333333"}
 PART_NAMES = {"params": "parameters", "kv_cache": "KV cache", "running": "running"}
 DOT: dict[str, Any] = {"ls": "", "ms": 6}
 LOST: dict[str, Any] = {"ls": "", "marker": "x", "color": GREY, "label": "out of memory"}
+#: Where memory ran out, and where a case was not started because it would have.
+LOST_MARKERS = {"oom": "x", "oom_predicted": "+", "oom_implied": "1"}
 LEFT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 2.6, "color": BLUE}
 FRONT: dict[str, Any] = {"color": SKY, "lw": 3, "alpha": 0.5, "zorder": 0, "label": "Pareto front"}
 PREDICTED: dict[str, Any] = {"ls": "", "marker": "d", "mfc": "white", "mec": BLACK, "ms": 5}
@@ -211,9 +214,14 @@ def bar(ax: Axes, y: float, parts: Any, words: str, thick: float = 0.66) -> Anno
     return beside(ax, end, y, words)
 
 
-def lost_handle(rows: list[Row]) -> list[Any]:
+def lost_handles(rows: list[Row]) -> list[Any]:
     """Legend of the crosses that `curve` draws."""
-    return [Line2D([], [], **LOST)] if any(row["status"] == "oom" for row in rows) else []
+    there = {row["status"] for row in rows}
+    return [
+        Line2D([], [], **LOST | {"marker": marker, "label": OUT_OF_MEMORY[status]})
+        for status, marker in LOST_MARKERS.items()
+        if status in there
+    ]
 
 
 def stack_handles(rows: list[Row]) -> list[Any]:
@@ -237,11 +245,14 @@ def curve(ax: Axes, rows: list[Row], look: dict[str, Any], key: str) -> dict[int
     """A value by batch size; crosses at the top where memory ran out."""
     values = {row["batch_size"]: row[key] for row in rows if key in row}
     ax.plot(list(values), list(values.values()), **look)
-    lost = [row["batch_size"] for row in rows if row["status"] == "oom" and key == "latency_s"]
+    lost = [row for row in rows if row["status"] in LOST_MARKERS and key == "latency_s"]
     if lost:
-        high = 0.97 - 0.06 * sum(line.get_marker() == "x" for line in ax.lines)
         where = ax.get_xaxis_transform()
-        ax.plot(lost, [high] * len(lost), transform=where, **LOST | {"color": look["color"]})
+        taken = {line.get_color() for line in ax.lines if line.get_transform() == where}
+        high = 0.97 - 0.06 * len(taken)
+        for row in lost:
+            how = {"color": look["color"], "marker": LOST_MARKERS[row["status"]], "label": None}
+            ax.plot(row["batch_size"], high, transform=where, **LOST | how)
     return values
 
 

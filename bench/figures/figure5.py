@@ -33,7 +33,7 @@ from bench.figures.canvas import (
     curve,
     finish,
     logarithmic,
-    lost_handle,
+    lost_handles,
     panels,
     place_labels,
     stack_handles,
@@ -179,7 +179,7 @@ def code_figure5b(run: Run, rows: list[Row]) -> Figure:
     paper = paper_figure5()
     note = f"The paper (L20): {paper[0]}x at batch 1, {paper[1]}x at batch 64."
     handles = [Line2D([], [], label=n, **look) for n, look in zip(names, SERIES, strict=False)]
-    handles += lost_handle(large + drafted)
+    handles += lost_handles(large + drafted)
     return finish(figure, "Latency by batch size", footer(run, large + drafted, note), handles)
 
 

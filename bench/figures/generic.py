@@ -38,7 +38,7 @@ from bench.figures.canvas import (
     finish,
     horizontal,
     logarithmic,
-    lost_handle,
+    lost_handles,
     make_room,
     panels,
     scale_colors,
@@ -50,6 +50,7 @@ from bench.figures.canvas import (
 from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
 from bench.study.cases import VARCase
+from bench.study.records import OUT_OF_MEMORY
 from bench.tables.case_rows import (
     Row,
     at_common_batch,
@@ -72,7 +73,8 @@ def speed(run: Run, rows: list[Row]) -> Figure:
     for row in rows:
         y = names.index(row["name"]) + (stacks.index(row["stack"]) - (len(stacks) - 1) / 2) * thick
         latency, look = row.get("latency_s", 0), {"color": STACK_COLORS[row["stack"]]}
-        words = [seconds(latency) if latency else row["status"].replace("oom", "OOM")]
+        status = str(row["status"])
+        words = [seconds(latency) if latency else OUT_OF_MEMORY.get(status, status)]
         words += ["(extrapolated)"] if latency and "extrapolated" in row else []
         words += [f"{row['speedup']:.2f}x"] if "speedup" in row else []
         if "speedup_paper" in row and row["stack"] == "published":
@@ -176,8 +178,8 @@ def memory_bar(ax: Axes, y: float, row: Row) -> Annotation:
         hatched = {"fc": "white", "hatch": "/////"}
         parts = [(row[f"{part}_mib_predicted"], hatched | {"ec": PARTS[part]}) for part in PARTS]
         words = f"{row['total_mib_predicted']:,.0f}"
-        if row["status"] == "oom":
-            words = f"OOM, needs {words}"
+        if row["status"] in OUT_OF_MEMORY:
+            words = f"{OUT_OF_MEMORY[row['status']]}, needs {words}"
     if row.get("status_paper") == "oom":
         words += " (paper OOM)"
     elif "total_mib_paper" in row:
@@ -249,5 +251,5 @@ def batch(run: Run, rows: list[Row]) -> Figure:
         ax.set(xlabel="batch size", ylabel=f"speed-up over {base}", xlim=axes[0].get_xlim())
         ax.grid()
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
-    handles += stack_handles(rows) + lost_handle(rows)
+    handles += stack_handles(rows) + lost_handles(rows)
     return finish(figure, "Latency by batch size", footer(run, rows), handles)

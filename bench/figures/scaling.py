@@ -25,7 +25,7 @@ from bench.figures.canvas import (
     WIDE,
     finish,
     logarithmic,
-    lost_handle,
+    lost_handles,
     panels,
     stack_handles,
 )
@@ -103,7 +103,7 @@ def exponent(xs: Sequence[float], ys: Sequence[float]) -> float | None:
 def scaling(run: Run, rows: list[Row]) -> Figure:
     """Latency (s) by batch, depth and image size, with fitted exponents and the predicted ones."""
     rows = [row for row in rows if isinstance(row["case"], VARCase)]
-    found = [row for row in rows if "latency_s" in row or row["status"] == "oom"]
+    found = [row for row in rows if "latency_s" in row or row["status"] in records.OUT_OF_MEMORY]
     top = ceilings_for(run, found)
     for row in found:
         case = row["case"]
@@ -121,7 +121,7 @@ def scaling(run: Run, rows: list[Row]) -> Figure:
     for ax, panel in zip(axes, drawn, strict=True):
         draw_panel(ax, panel, methods, precisions, floors=top is not None)
     predicted = "floor of this machine" if top else "FLOPs, moved to the measured"
-    handles = [*stack_handles(found), *lost_handle(found)]
+    handles = [*stack_handles(found), *lost_handles(found)]
     handles.append(Line2D([], [], color=GREY, **DOTTED, label=f"predicted: {predicted}"))
     notes = ["Fits: least squares on logarithms, over the measured points."]
     notes += [] if all(panel.whole for panel in drawn) else ["Not all methods are shown."]

@@ -12,7 +12,6 @@ import ctypes
 import hashlib
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -38,6 +37,7 @@ from codevar.plan import Plan
 
 def main() -> None:
     die_with(runner=int(sys.argv[1]))
+    os.close(int(sys.argv[2]))  # tells the runner that all is imported
     out, sys.stdout = sys.stdout, sys.stderr
     job = json.load(sys.stdin)
     try:
@@ -45,8 +45,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as e:
-        result = {"status": "oom" if is_oom(e) else "error", "reason": reason(e)}
-        if not isinstance(e, CheckpointError) and not is_oom(e):
+        known = "oom" if is_oom(e) else "error" if isinstance(e, CheckpointError) else None
+        result = {"status": known or "failed", "reason": reason(e)}
+        if known is None:
             traceback.print_exc()
     json.dump(result, out)
 
@@ -172,15 +173,10 @@ def paired(
 
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:
-    """Makes too large an allocation fail here, as a row, instead of harming the machine."""
-    if device.type == "cuda":
-        if limit_gib is not None:
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))
-        return
-    available = psutil.virtual_memory().available
-    limit = available if limit_gib is None else min(available, int(limit_gib * 2**30))
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    """Makes the allocator of a GPU refuse what exceeds the limit; on a CPU the runner watches."""
+    if device.type == "cuda" and limit_gib is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))
 
 
 if __name__ == "__main__":

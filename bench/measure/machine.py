@@ -18,6 +18,7 @@ import cpuinfo
 import psutil
 import torch
 
+from bench.measure import cgroup
 from bench.measure import cpu as processor
 from bench.measure.card import MIB, Card
 from bench.study.folders import ROOT
@@ -59,7 +60,7 @@ def environment() -> dict[str, Any]:
         "cpu_features": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"}),
         **processor.facts(),
         "torch_threads": torch.get_num_threads(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
         "gpus": gpus(),
         "cuda": torch.version.cuda,
         "cudnn": cudnn(),
@@ -82,6 +83,18 @@ def name(found: dict[str, Any]) -> str:
 
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or of the container if that may take less."""
+    total = psutil.virtual_memory().total
+    return min(total, cgroup.memory_limit() or total)
+
+
+def available_bytes() -> int:
+    """What of it can be taken now."""
+    free, left = psutil.virtual_memory().available, cgroup.memory_available()
+    return free if left is None else max(0, min(free, left))
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -119,7 +132,7 @@ def busy(*devices: torch.device) -> list[str]:
     """
     others = Others()
     time.sleep(0.5)
-    found, cores, quota = [], others.cores(), processor.quota()
+    found, cores, quota = [], others.cores(), cgroup.cpu_quota()
     if cores > BUSY_CORES:
         found.append(
             f"other processes keep {cores:.1f} of {psutil.cpu_count()} CPUs busy: "

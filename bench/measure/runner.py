@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,18 +25,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench.measure import machine, tracing
+from bench.measure import limit, machine, tracing
 from bench.measure.devices import check_devices, check_weights
 from bench.measure.machine import now
 from bench.measure.timing import Effort
 from bench.methods.sources import hashes_of
 from bench.predict.prediction import predict
 from bench.predict.shares import START_UP_FLOPS
-from bench.study.cases import Case
+from bench.study.cases import Case, make_case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.folders import ROOT
-from bench.study.records import SCHEMA, RunFolder
+from bench.study.records import OUT_OF_MEMORY, SCHEMA, RunFolder
 from bench.study.storage import Record
 
 GIB = 2**30
@@ -74,7 +76,8 @@ def run(
                     continue
                 watch.starts(case)
                 kept = keep if round_ == 1 else None
-                record = run_case(case, sweep, folder.path, env, download, round_, kept)
+                before = folder.records
+                record = run_case(case, sweep, folder.path, env, download, round_, kept, before)
                 folder.append(record)
                 watch.done(case, record)
                 if record["status"] != "ok":
@@ -124,15 +127,24 @@ def run_case(
     download: bool = False,
     round_: int = 1,
     keep: dict[str, Path] | None = None,
+    before: Sequence[Record] = (),
 ) -> Record:
-    """The record of one case in one round, whatever happens to its process."""
+    """The record of one case in one round, whatever happens to its process.
+
+    before: the run's records so far; a case that needs more memory than there is, or that differs
+    from one which ran out by a larger batch alone, is not started.
+    """
+    most = limit.limit_of(case, env)
+    if known := limit.foreseen(case, most, before):
+        return as_record(case, sweep, env, round_, known, None, now(), 0.0)
     experiment, predicted = sweep.experiment, predict(case)
     other = sweep.baseline_case(case) if experiment.paired else None
+    alone = other is not None and other != case and not limit.fits_beside(case, other, most)
     job = {
         "case": case.model_dump(),
         "effort": {f.name: getattr(experiment, f.name) for f in fields(Effort)},
         "stream_seconds": experiment.stream_seconds,
-        "paired_with": other.model_dump() if other and other != case else None,
+        "paired_with": other.model_dump() if other and other != case and not alone else None,
         "download": download,
         "keep": {k: str(tracing.file_of(k, to, case)) for k, to in (keep or {}).items()},
     }
@@ -145,6 +157,8 @@ def run_case(
         need = f"needs at least {predicted.need_bytes / GIB:.1f} GiB for weights and KV cache"
         result["reason"] = "; ".join(filter(None, [result.get("reason"), need]))
     load, took = round(others.cores(), 3), round(time.monotonic() - began, 3)
+    if other and alone and result["status"] == "ok":
+        result["paired"] = {"baseline": other.key, "reason": "no memory for both, as predicted"}
     if result["status"] == "ok" and (hashes := hashes_of(case)):
         result["weights_sha256"] = hashes
     return as_record(case, sweep, env, round_, result, load, started_at, took)
@@ -191,39 +205,53 @@ def as_record(
 
 def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, Any]:
     """Runs `bench.measure.child`; its result, or a status and the reason why there is none."""
-    root = str(ROOT)
+    case = make_case(job["case"])
+    most = limit.limit_of(case, {"gpus": []})  # of a GPU its allocator takes care
     environ = {
         **machine.CHILD_ENVIRON,
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     try:
         errors = open(log, "wb")  # noqa: SIM115
     except OSError as e:
         raise UsageError(f"{log}: cannot be written ({e.strerror})") from None
+    ready, says_ready = os.pipe()
     with errors:
         child = subprocess.Popen(
-            [sys.executable, "-m", "bench.measure.child", str(os.getpid())],
+            [sys.executable, "-m", "bench.measure.child", str(os.getpid()), str(says_ready)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environ,
+            pass_fds=[says_ready],
             start_new_session=True,  # Ctrl-C is for the runner, which ends the child
         )
+        os.close(says_ready)
+        watch = limit.MemoryWatch(child, ready, most if case.device == "cpu" else math.inf)
         try:
-            output, _ = child.communicate(json.dumps(job).encode(), timeout=timeout_s)
+            with watch:
+                output, _ = child.communicate(json.dumps(job).encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired:
             return {"status": "timeout", "reason": f"took longer than {timeout_s:g} s"}
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+    if watch.ended:
+        held, may = limit.gib(watch.peak_bytes), limit.gib(most)
+        return {"status": "oom", "reason": f"held {held}, may take {may}"}
     try:
-        return json.loads(output)
+        result = json.loads(output)
     except ValueError:
         if child.returncode == -signal.SIGKILL:
             return {"status": "killed", "reason": "killed by SIGKILL"}
-        return {"status": "error", "reason": f"crashed: {how_it_ended(child.returncode, log)}"}
+        reason = f"crashed: {how_it_ended(child.returncode, log)}"
+        result = {"status": "failed", "reason": reason}
+    if result["status"] == "failed":  # no telling by its words whether memory was what it lacked
+        too_large = case.device == "cpu" and limit.may_exceed(case, most)
+        result["status"] = "oom" if too_large else "error"
+    return result
 
 
 def how_it_ended(returncode: int, log: Path) -> str:
@@ -284,8 +312,8 @@ def in_words(case: Case) -> str:
 
 def outcome(record: Record) -> str:
     """What became of a case, in a few words."""
-    if record["status"] != "ok":
-        return f"{record['status'].upper()} ({record['reason']})"
+    if (status := record["status"]) != "ok":
+        return f"{OUT_OF_MEMORY.get(status, status.upper())} ({record['reason']})"
     latency = statistics.median(record["samples"]["latency_s"])
     busy = " (machine busy)" if (record["other_load_cores"] or 0) > machine.BUSY_CORES else ""
     return f"{latency:.3g} s, {record['memory']['total_mib']:.0f} MiB{busy}"

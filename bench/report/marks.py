@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.measure.machine import BUSY_CORES
 from bench.study import printing
-from bench.study.records import LOST
+from bench.study.records import FAILED, LOST, OUT_OF_MEMORY
 from bench.study.storage import Record
 from bench.tables import tables
 
@@ -33,7 +33,7 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
         return None if printing.missing(found) else found
 
     found = []
-    if row.get("status") in ("oom", "error", "timeout"):
+    if row.get("status") in (*OUT_OF_MEMORY, *FAILED):
         why = value("reason") or "no reason was given"
         found.append(Mark("failed", "", f"{row['status']}: {why}"))
     if discarded := value("discarded"):

@@ -36,6 +36,9 @@ FILE = "records.jsonl"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+Status = Literal["ok", "oom", "oom_predicted", "oom_implied", "error", "timeout"]
+
+
 class SamplesLine(TypedDict):
     """`timing.Samples`."""
 
@@ -90,7 +93,7 @@ class Line(TypedDict):
     case: dict[str, Any]
     paper_row: str | None
     baseline: dict[str, Any] | None  # what the case that speed-ups are over has
-    status: Literal["ok", "oom", "error", "timeout"]
+    status: Status
     reason: str | None
     predicted: dict[str, Any]
     machine: str
@@ -125,6 +128,13 @@ class Line(TypedDict):
 LINE = TypeAdapter(Line)
 #: What is no result; that memory runs out is one.
 FAILED = ("error", "timeout")
+#: How it is known that memory does not do, with a reader's words: it ran out; weights and KV cache
+#: alone exceed the limit, so that the case was not started; it ran out with a smaller batch.
+OUT_OF_MEMORY = {
+    "oom": "OOM",
+    "oom_predicted": "OOM, predicted",
+    "oom_implied": "OOM, implied",
+}
 NEWER = "newer than this program; update it"
 #: Of a stack that could not be all it stands for: what a line says why by, in short, and at length.
 LOST = {

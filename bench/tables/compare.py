@@ -25,6 +25,7 @@ from bench.measure.machine import BUSY_CORES
 from bench.study import records, storage
 from bench.study.cases import has_scales
 from bench.study.errors import UsageError
+from bench.study.records import OUT_OF_MEMORY
 from bench.tables import frames, ranks, stats
 
 Rounds = dict[int, stats.Array]  # by the round's number
@@ -364,7 +365,7 @@ def common(base: Side, new: Side) -> list[str]:
 def of_status(key: str, before: Measured, after: Measured) -> Finding:
     """A case that did not come through on both sides."""
     verdict: Verdict = "undecided"
-    if before.status == after.status:
+    if before.status == after.status or {before.status, after.status} <= OUT_OF_MEMORY.keys():
         verdict = "same"
     elif "ok" in (before.status, after.status):
         verdict = "slower" if before.status == "ok" else "faster"

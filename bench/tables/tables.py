@@ -24,7 +24,7 @@ from bench.study.columns import COLUMNS, in_order
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed, missing
-from bench.study.records import LOST
+from bench.study.records import FAILED, LOST, OUT_OF_MEMORY
 from bench.tables.frames import Run, frame
 from bench.tables.summary import FEW, ROUGH
 from codevar import PUBLISHED
@@ -178,7 +178,7 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     found += [
         f"{row['method']}: {row['status']}, {row['reason']}"
         for row in data.to_dict("records")
-        if row.get("status") in ("oom", "error", "timeout")
+        if row.get("status") in (*OUT_OF_MEMORY, *FAILED)
     ]
     if "extrapolated" in data:
         found.append(
@@ -506,7 +506,7 @@ def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
 
 def status_text(row: Mapping[Any, Any]) -> str:
     theirs = row.get("status_paper")
-    ours = row["status"].upper() if row["status"] == "oom" else row["status"]
+    ours = OUT_OF_MEMORY.get(row["status"], row["status"])
     differs = row.get("memory_differs")
     noted = f"; {differs}" if differs and not missing(differs) else ""
     if ours == "ok" and row.get("extrapolated") is True:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from bench.measure import cpu, machine
+from bench.measure import cgroup, cpu, machine
 from bench.tables import tables
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def system(tmp_path, monkeypatch):
     """Writes files of /proc and /sys; there are no others."""
-    monkeypatch.setattr(cpu, "ROOT", tmp_path)
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
 
     def write(**files):
         for path, text in files.items():
@@ -106,7 +106,55 @@ def test_turbo(system, file, text, expected):
 )
 def test_the_quota_of_a_container(system, files, expected):
     system(files)
-    assert cpu.quota() == expected
+    assert cgroup.cpu_quota() == expected
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("files", "limit", "available"),
+    [
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": "max"}, None, None),
+        # Version 2: 4 GiB, of which 3 are taken, one of them by pages of files that can go.
+        (
+            {
+                "proc/self/cgroup": "0::/docker/a",
+                "sys/fs/cgroup/memory.max": str(4 * GIB),
+                "sys/fs/cgroup/memory.current": str(3 * GIB),
+                "sys/fs/cgroup/memory.stat": f"anon {2 * GIB}\ninactive_file {GIB}",
+            },
+            4 * GIB,
+            2 * GIB,
+        ),
+        # A slice above the process's own group has the tighter limit.
+        (
+            {
+                "proc/self/cgroup": "0::/jobs/one",
+                "sys/fs/cgroup/jobs/memory.max": str(2 * GIB),
+                "sys/fs/cgroup/jobs/one/memory.max": str(8 * GIB),
+            },
+            2 * GIB,
+            2 * GIB,
+        ),
+        # Version 1, which says "no limit" with a number.
+        (
+            {
+                "proc/self/cgroup": "3:memory:/docker/a",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": str(GIB),
+                "sys/fs/cgroup/memory/docker/a/memory.limit_in_bytes": "9223372036854771712",
+            },
+            GIB,
+            GIB,
+        ),
+    ],
+)
+def test_the_memory_of_a_container_is_the_machines(system, files, limit, available, monkeypatch):
+    system(files)
+    host = SimpleNamespace(total=64 * GIB, available=32 * GIB)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: host)
+    assert machine.memory_bytes() == (limit or host.total)
+    assert machine.available_bytes() == (host.available if available is None else available)
 
 
 def test_a_system_that_tells_nothing_is_no_error(system, monkeypatch):

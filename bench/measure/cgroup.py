@@ -1,0 +1,71 @@
+"""What the control groups of this process allow it: a container's, or a batch job's.
+
+From Linux's own files, of version 2 or 1; None where there is no limit, and elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/")
+NO_LIMIT = 2**60  # version 1 says so with about 2**63
+
+
+def cpu_quota() -> float | None:
+    """CPUs' worth of time, the least that any of the groups allows."""
+    shares = []
+    for group in groups("cpu"):
+        limit = read(group / "cpu.max")
+        if limit is None:
+            time, period = read(group / "cpu.cfs_quota_us"), read(group / "cpu.cfs_period_us")
+            limit = f"{time} {period}" if time and period else "max"
+        time, _, period = limit.partition(" ")
+        if time not in ("max", "-1"):
+            shares.append(int(time) / int(period))
+    return min(shares, default=None)
+
+
+def memory_limit() -> int | None:
+    """Bytes, the least that any of the groups allows."""
+    return min((limit for _, limit in memory_limits()), default=None)
+
+
+def memory_available() -> int | None:
+    """Bytes that can still be taken, the least that any of the groups leaves.  Pages of files that
+    the kernel would drop first count as free."""
+    free = []
+    for group, limit in memory_limits():
+        used = read(group / "memory.current") or read(group / "memory.usage_in_bytes") or "0"
+        stat = dict(line.split() for line in (read(group / "memory.stat") or "").splitlines())
+        droppable = stat.get("total_inactive_file") or stat.get("inactive_file") or "0"
+        free.append(limit - int(used) + int(droppable))
+    return min(free, default=None)
+
+
+def memory_limits() -> Iterator[tuple[Path, int]]:
+    """The groups that limit memory, with their limits in bytes."""
+    for group in groups("memory"):
+        limit = read(group / "memory.max") or read(group / "memory.limit_in_bytes") or "max"
+        if limit != "max" and int(limit) < NO_LIMIT:
+            yield group, int(limit)
+
+
+def groups(controller: str) -> Iterator[Path]:
+    """Folders of the groups that this process is in, each with all above it: any may have the
+    tightest limit.  A container may see its group under another path than the host's, but its
+    own is then at the top."""
+    for line in (read(ROOT / "proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = ROOT / "sys/fs/cgroup" / (controller if controllers else "")
+        group = Path(path.lstrip("/"))
+        yield from (top / level for level in (group, *group.parents))
+
+
+def read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
