@@ -17,11 +17,10 @@ import pandas as pd
 from bench.figures import figure5
 from bench.report import grids, marks
 from bench.report.grids import Grid, value
-from bench.study import experiment
+from bench.study import experiment, papers
 from bench.study.errors import UsageError
-from bench.study.folders import PAPERS
 from bench.study.storage import Record
-from bench.tables import case_rows, frames, summary, tables
+from bench.tables import case_rows, summary, tables
 from bench.tables.frames import Run
 
 Row = dict[str, Any]
@@ -175,7 +174,9 @@ def in_columns(notes: Sequence[str]) -> list[str]:
 def rows_of(run: Run) -> list[Row]:
     """`pages.rows_of` with what figures need besides."""
     rows = case_rows.rows_of(run)
-    variants = any(row["case"].method == "variant" for row in rows)
+    paper = run.sweep.experiment.paper
+    quotable = paper is None or papers.load(paper).about.paper == "VARiant"
+    variants = quotable and any(row["case"].method == "variant" for row in rows)
     machine = tables.machine_of(run)
     for row in rows:
         case = row["case"]
@@ -202,8 +203,8 @@ def table8_fid(row: Row) -> float | None:
     ):
         return None
     if case.method == "variant":
-        return figure5.paper_fid().get((case.subnet_depth, case.bridge_scales))
-    return figure5.paper_fid().get((30, 10)) if case.method == "var" else None
+        return figure5.printed_fid().get((case.subnet_depth, case.bridge_scales))
+    return figure5.printed_fid().get((30, 10)) if case.method == "var" else None
 
 
 def family(method: str) -> str:
@@ -318,17 +319,17 @@ def tradeoff(rows: Sequence[Row], paper: str | None) -> list[Row]:
         kept = ("key", "name", "family", "machine", "stack", "batch", "fid_by", *names)
         here.append({name: known[name] for name in kept if name in known} | {"by": HERE})
     theirs = []
-    for printed in frames.paper_rows(paper):
-        columns = frames.paper_columns(printed)
+    for printed in papers.load(paper).rows if paper else []:
+        columns = printed.columns
         figures = {
             name: found
             for name in names
             if isinstance(found := columns.get(f"{name}_paper"), float)
         }
-        about = {"name": printed["method"], "family": family(printed["method"])}
-        batch = f", batch {printed['batch_size']}" if printed.get("batch_size") else ""
+        batch = f", batch {columns['batch_size_paper']}" if "batch_size_paper" in columns else ""
+        about = {"name": printed.label + batch, "family": family(printed.label)}
         quoted = {"by": "the paper, on its machine", "fid_by": "quoted from the paper"}
-        theirs.append({**about, **figures, **quoted, "name": printed["method"] + batch})
+        theirs.append({**about, **figures, **quoted})
     found = here + theirs
     for x, y in TRADES:
         best = front(found, x, y)
@@ -584,20 +585,14 @@ def measured_of(name: str, runs: Sequence[Run]) -> Run | None:
 def quoted(shown: set[str]) -> list[Grid]:
     """The papers' other tables, as printed there."""
     found = []
-    for name in experiment.papers():
-        if name in shown:
+    for table in map(papers.load, papers.names()):
+        if table.name in shown:
             continue
-        text = pd.read_csv(PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
+        rows = [{**dict(row.keys), **{v.metric: v.text for v in row.values}} for row in table.rows]
+        text = pd.DataFrame(rows).fillna("")
         text.columns = [str(column).replace("_", " ") for column in text.columns]
-        found.append(grids.of_text(f"quoted-{name}", paper_title(name), text))
+        found.append(grids.of_text(f"quoted-{table.name}", table.about.title, text))
     return found
-
-
-def paper_title(name: str) -> str:
-    """ "code_table3" as "CoDe, Table 3"."""
-    paper, _, what = name.partition("_")
-    kind = "Table" if what.startswith("table") else "Figure"
-    return f"{'CoDe' if paper == 'code' else 'VARiant'}, {kind} {what[len(kind) :]}"
 
 
 def papers_shown(runs: Sequence[Run], also: Sequence[Grid]) -> set[str]:

@@ -104,6 +104,9 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
                     Cell(tables.interval_text(r, name, form), value(r, "speedup_low")) for r in rows
                 ]
                 add(Column("95 % interval", group, "measured", True), spans)
+    for name in tables.only_printed(data):
+        heading = name.replace("_", " ")
+        add(Column("paper", heading, "paper", True), figure(rows, f"{name}_paper", "{}"))
     add(Column("predicted", "TFLOP", "predicted", True), figure(rows, "tflops_predicted", "{:.3g}"))
     return Grid(id, title, columns, [list(row) for row in zip(*cells, strict=True)], list(notes))
 

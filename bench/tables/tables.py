@@ -17,7 +17,7 @@ from bench.measure.machine import BUSY_CORES
 from bench.measure.selfcheck import Selfcheck
 from bench.methods.baselines import weights
 from bench.predict.prediction import largest_batch, predict
-from bench.study import experiment
+from bench.study import experiment, papers
 from bench.study.cases import MINI, K, Methods, with_batch
 from bench.study.columns import COLUMNS, FIGURES
 from bench.study.errors import UsageError
@@ -79,12 +79,21 @@ def measured(*runs: Run) -> Printed:
             text[f"{of}95 %"] = [interval_text(row, name, form) for row in data.to_dict("records")]
         if f"{name}_predicted" in data:
             text[heading.replace(" MiB", " predicted")] = column(data, f"{name}_predicted", form)
+    for name in only_printed(data):
+        text[name.replace("_", " ")] = both(data, name, "{}")
     if "tflops_predicted" in data:
         text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
     constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
     parts = (how_measured(data), by_scale(data), by_step(data))
     more = [part for part in parts if len(part.text)]
     return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
+
+
+def only_printed(data: pd.DataFrame) -> list[str]:
+    """What the paper prints and nobody measures here."""
+    shown = ("method", "batch_size", "status", *papers.AS_PRINTED, *FIGURES)
+    printed = [str(name).removesuffix("_paper") for name in data if str(name).endswith("_paper")]
+    return [name for name in printed if name not in shown]
 
 
 def several_weights(data: pd.DataFrame) -> bool:
@@ -166,10 +175,9 @@ def named(data: pd.DataFrame) -> pd.DataFrame:
 
 def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     """What a reader must know to read the table."""
-    paper = runs[0].sweep.experiment.paper
-    found = [f"In brackets: the paper ({paper}: NVIDIA L20, fp16, batch 64 unless it says)."]
-    if paper is None:
-        found = []
+    found = []
+    if paper := runs[0].sweep.experiment.paper:
+        found = [f"In brackets: the paper ({papers.load(paper).about.described})."]
     if constant:
         found.append(f"All rows: {constant}.")
     found += [f"Measured on {run.device_name}, {run.software}." for run in runs if run.env]
