@@ -93,6 +93,8 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
         group = with_unit(heading)
         for ending, source in SOURCES.items():
             found = figure(rows, name + ending, form)
+            if ending == "_paper":
+                found = [Cell(t, number(t)) for t in tables.quoted(data, name, form)]
             if name == "speedup" and not ending:
                 found = [
                     Cell(f"~{c.text}" if row.get("speedup_by") in ROUGH else c.text, c.sort)

@@ -492,8 +492,14 @@ def column(data: pd.DataFrame, name: str, form: str) -> list[str]:
 
 def both(data: pd.DataFrame, name: str, form: str) -> list[str]:
     """Ours, and the paper's in brackets; a dash where we have not measured what it has."""
-    ours, theirs = column(data, name, form), column(data, f"{name}_paper", form)
+    ours, theirs = column(data, name, form), quoted(data, name, form)
     return [f"{o or '-'} ({t})" if t else o for o, t in zip(ours, theirs, strict=True)]
+
+
+def quoted(data: pd.DataFrame, name: str, form: str) -> list[str]:
+    """The paper's, with every digit that it prints."""
+    rounded, exact = (column(data, f"{name}_paper", f) for f in (form, "{:g}"))
+    return [e if len(e) > len(r.rstrip("x")) else r for r, e in zip(rounded, exact, strict=True)]
 
 
 def either(data: pd.DataFrame, name: str) -> list[str]:
