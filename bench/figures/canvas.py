@@ -45,7 +45,6 @@ LOST_MARKERS = {"oom": "x", "oom_predicted": "+", "oom_implied": "1"}
 LEFT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 2.6, "color": BLUE}
 FRONT: dict[str, Any] = {"color": SKY, "lw": 3, "alpha": 0.5, "zorder": 0, "label": "Pareto front"}
 PREDICTED: dict[str, Any] = {"ls": "", "marker": "d", "mfc": "white", "mec": BLACK, "ms": 5}
-BRIDGES = (6, 7, 8, 9, 10)  # VARiant's N
 STYLE: Any = {
     "figure.dpi": 300,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere

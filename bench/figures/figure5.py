@@ -19,7 +19,6 @@ from matplotlib.lines import Line2D
 
 from bench.figures.canvas import (
     BLACK,
-    BRIDGES,
     DOT,
     FRONT,
     GREY,
@@ -41,9 +40,9 @@ from bench.figures.canvas import (
 )
 from bench.figures.looks import family_of
 from bench.figures.registry import figure
+from bench.study import papers
 from bench.study.cases import Case, VARCase
 from bench.study.names import is_finetuned, is_training_free, name_of
-from bench.tables import frames
 from bench.tables.case_rows import (
     SHOWN,
     Row,
@@ -67,8 +66,9 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
     of a paper have that row's.  White markers are of another stack than the first one, or
     on one stack training-free methods beside fine-tuned ones.
     """
-    table = frames.paper_rows("code_table1")
-    dots = [[(float(r["latency_s"]), float(r["fid"]), r["method"], False) for r in table]]
+    table = papers.load("code_table1")
+    seconds, fids = (table.numbers(name, "method") for name in ("latency_s", "fid"))
+    dots = [[(seconds[row], fids[row], str(row[0]), False) for row in fids]]
     timed = [row for row in rows if "latency_s" in row and "extrapolated" not in row]
     ours = [row for row in timed if "fid" in row]
     measured = bool(ours)
@@ -176,8 +176,8 @@ def code_figure5b(run: Run, rows: list[Row]) -> Figure:
             ratio = f"{slow[size] / fast[size]:.1f}x"
             ax.vlines(size, fast[size], slow[size], color=GREY, lw=0.8, ls=":")
             beside(ax, size, slow[size], ratio, xytext=(0, 4), ha="center", va="bottom")
-    paper = paper_figure5()
-    note = f"The paper (L20): {paper[0]}x at batch 1, {paper[1]}x at batch 64."
+    paper = papers.load("code_figure5").numbers("speedup", "batch_size")
+    note = f"The paper (L20): {paper[1,]}x at batch 1, {paper[64,]}x at batch 64."
     handles = [Line2D([], [], label=n, **look) for n, look in zip(names, SERIES, strict=False)]
     handles += lost_handles(large + drafted)
     return finish(figure, "Latency by batch size", footer(run, large + drafted, note), handles)
@@ -190,11 +190,6 @@ def originals(run: Run, rows: list[Row]) -> list[list[Row]]:
         raise lacks(run, "no measured VAR", "code_figure5")
     names = {row["case"].depth: row["name"] for row in reversed(found)}
     return [[row for row in rows if row["name"] == names[depth]] for depth in sorted(names)]
-
-
-def paper_figure5() -> list[float]:
-    """Speed-up at batch 1 and 64, share of the last three scales, ratio at scale 10."""
-    return [float(row["value"]) for row in frames.paper_rows("code_figure5")]
 
 
 @figure("code_figure5c", "Time of each scale")
@@ -228,10 +223,10 @@ def code_figure5c(run: Run, rows: list[Row]) -> Figure:
         ax.grid(axis="y")
     shown[0][0].set_ylabel("time (ms)")
     shown[0][0].yaxis.set_major_formatter("{x:,.0f}")
-    paper = paper_figure5()
-    note = (
-        f"The paper (batch 64): {paper[2]:.0%} in the last three scales, {paper[3]}x at scale 10."
-    )
+    paper = papers.load("code_figure5")
+    (last_three,) = paper.numbers("last_three_scales_share").values()
+    (ratio,) = paper.numbers("speedup_at_scale_10").values()
+    note = f"The paper (batch 64): {last_three:.0%} in the last three scales, {ratio}x at scale 10."
     handles = shown[0][0].get_legend_handles_labels()[0]
     return finish(figure, "Time of each scale", footer(run, pair, note), handles)
 
@@ -273,7 +268,7 @@ class Trade:
         measured_mib = any("kv_cache_mib" in row for row in used)
         key = "kv_cache_mib" if measured_mib else "kv_cache_mib_predicted"
         used = at_common_batch(run, used, key)
-        fid = by_config(used, "fid") if measured else paper_fid()
+        fid = by_config(used, "fid") if measured else printed_fid()
         mib = {config: value for config, value in by_config(used, key).items() if config in fid}
         return cls(
             depth,
@@ -286,13 +281,20 @@ class Trade:
         )
 
 
+def printed_fid() -> dict[Config, float]:
+    """FID of the trained subnets by (d, N): VARiant, Table 8."""
+    found = papers.load("variant_table8").numbers("fid", "subnet_depth", "bridge_scales")
+    return {(int(d), int(n)): fid for (d, n), fid in found.items()}
+
+
 def is_subnet(row: Row) -> bool:
     return row["case"].method == "variant"
 
 
 def by_config(rows: list[Row], key: str) -> dict[Config, float]:
     """A value by configuration; that of the VAR itself at every N."""
-    bridges = sorted({*BRIDGES, *(row["case"].bridge_scales for row in rows if is_subnet(row))})
+    printed = {n for _, n in printed_fid()}
+    bridges = sorted(printed | {row["case"].bridge_scales for row in rows if is_subnet(row)})
     found: dict[Config, float] = {}
     for case, value in ((row["case"], row[key]) for row in rows if key in row):
         if case.method == "variant":
@@ -395,9 +397,3 @@ def variant_figure5c(run: Run, rows: list[Row]) -> Figure:
         words = f"d=16, N=7: FID {y:.2f}{less}"
         place_labels(ax, [(x, y, words)], [(mib[point], fid[point]) for point in mib])
     return figure
-
-
-def paper_fid() -> dict[Config, float]:
-    """FID of the trained subnets by (d, N): VARiant, Table 8."""
-    table = frames.paper_rows("variant_table8")
-    return {(int(r["subnet_depth"]), n): float(r[f"fid_N{n}"]) for r in table for n in BRIDGES}

@@ -28,8 +28,8 @@ from bench.figures.canvas import (
 )
 from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
+from bench.study import papers
 from bench.study.cases import CoDe, VARCase, VARiant
-from bench.tables import frames
 from bench.tables.case_rows import NoData, Row, footer, lacks, quality_note, starred
 from bench.tables.frames import Run
 from codevar.scales import Scales
@@ -97,10 +97,10 @@ def code_figure3a(run: Run, rows: list[Row]) -> Figure:
     swaps = [row for row in swaps if row["case"].depth == base]
     figure, (theirs, ours) = beside(f"This run: VAR-d{base}", "VAR-d30")
 
-    paper = frames.paper_rows("code_table4")
-    level(theirs, min(float(r["fid"]) for r in paper), "", BLACK)
+    paper = papers.load("code_table4").numbers("fid", "params", "scale")
+    level(theirs, min(paper.values()), "", BLACK)
     for look, size in zip(SERIES[1:], ("1.0B", "0.6B", "0.3B"), strict=False):
-        line = [(int(r["scale"]), float(r["fid"])) for r in paper if r["params"] == size]
+        line = [(scale, fid) for (params, scale), fid in paper.items() if params == size]
         theirs.plot(*zip(*line, strict=True), **look, label=f"by {PAPER_SIZES[size]}")
 
     fids, used = originals(rows), [*swaps]
@@ -143,12 +143,13 @@ def code_figure3c(run: Run, rows: list[Row]) -> Figure:
         )
     }
 
-    (whole,) = (r for r in frames.paper_rows("code_table1") if r["method"] == "VAR-d30")
-    level(theirs, float(whole["fid"]), "", BLACK)
-    free = frames.paper_rows("code_table6")
-    tuned = [r for r in frames.paper_rows("code_table2") if r["method"] == "CoDe fine-tuned"]
-    for kind, table in (("large drafts", free), ("large drafts, fine-tuned", tuned)):
-        points = sorted((int(r["draft_steps"]), float(r["fid"])) for r in table)
+    level(theirs, papers.load("code_table1").numbers("fid", "method")["VAR-d30",], "", BLACK)
+    for kind, table, method in (
+        ("large drafts", "code_table6", "CoDe training-free"),
+        ("large drafts, fine-tuned", "code_table2", "CoDe fine-tuned"),
+    ):
+        paper = papers.load(table).numbers("fid", "method", "draft_steps")
+        points = sorted((int(n), fid) for (name, n), fid in paper.items() if name == method)
         theirs.plot(*zip(*points, strict=True), **looks[kind])
 
     def kind_of(row: Row) -> str:
@@ -198,10 +199,11 @@ def variant_figure2a(run: Run, rows: list[Row]) -> Figure:
     some = sorted(shape)[0]
     title = f"This run: d={some[0]}, N={some[1]}" if len(shape) == 1 else "This run"
     figure, (theirs, ours) = beside(title, "VAR-d30, d=16, N=6")
-    paper = frames.paper_rows("variant_figure2")
+    paper = papers.load("variant_figure2").numbers("fid", "subnet_sampling_ratio", "network")
     points = [
-        (float(r["full_fid"]), float(r["subnet_fid"]), told_ratio(r["subnet_sampling_ratio"]))
-        for r in paper
+        (paper[ratio, "full"], fid, told_ratio(str(ratio)))
+        for (ratio, network), fid in paper.items()
+        if network == "subnet"
     ]
     measured = [
         (whole["fid"], sub["fid"], trained(sub["case"], several=len(shape) > 1) + starred(sub))

@@ -12,7 +12,7 @@ from bench.figures import canvas
 from bench.figures.figure5 import short_of
 from bench.figures.looks import family_of
 from bench.figures.registry import figure
-from bench.tables import frames
+from bench.study import papers
 from bench.tables.case_rows import Row, at_common_batch, footer, lacks
 from bench.tables.frames import Run
 
@@ -79,12 +79,12 @@ def point_of(row: Row) -> Row:
 def paper_points(paper: str | None) -> list[Row]:
     """The rows of the experiment's table of a paper, as far as they have numbers."""
     found = []
-    for printed in frames.paper_rows(paper):
-        columns = frames.paper_columns(printed)
+    for printed in papers.load(paper).rows if paper else []:
+        columns = printed.columns
         values = {key: columns.get(f"{key}_paper") for key in TITLES}
         numbers = {key: value for key, value in values.items() if isinstance(value, float)}
-        batch = f", batch {printed['batch_size']}" if printed.get("batch_size") else ""
-        name = printed["method"] + batch
+        batch = f", batch {columns['batch_size_paper']}" if "batch_size_paper" in columns else ""
+        name = printed.label + batch
         found.append({**numbers, "name": name, "by": PAPER, "fid_by": "quoted"})
     return found
 

@@ -188,7 +188,7 @@ def as_record(
         "weights": case.weights,
         "steps": case.steps,
         "case": case.model_dump(),
-        "paper_row": sweep.paper_rows.get(case.key),
+        "paper_row": row.label if (row := sweep.paper_rows.get(case.key)) else None,
         "baseline": sweep.baseline_of(case.model_dump()),
         "reason": None,
         **result,

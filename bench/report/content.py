@@ -16,9 +16,8 @@ from bench.figures import figure5
 from bench.report import embed, grids, marks
 from bench.report.embed import Panel
 from bench.report.grids import Grid, value
-from bench.study import experiment
+from bench.study import experiment, papers
 from bench.study.errors import UsageError
-from bench.study.folders import PAPERS
 from bench.study.storage import Record
 from bench.tables import case_rows, summary, tables
 from bench.tables.frames import Run
@@ -141,7 +140,9 @@ def in_columns(notes: Sequence[str]) -> list[str]:
 def rows_of(run: Run) -> list[Row]:
     """`case_rows.rows_of` with what the page needs besides."""
     rows = case_rows.rows_of(run)
-    variants = any(row["case"].method == "variant" for row in rows)
+    paper = run.sweep.experiment.paper
+    quotable = paper is None or papers.load(paper).about.paper == "VARiant"
+    variants = quotable and any(row["case"].method == "variant" for row in rows)
     machine = tables.machine_of(run)
     for row in rows:
         case = row["case"]
@@ -164,8 +165,8 @@ def table8_fid(row: Row) -> float | None:
     ):
         return None
     if case.method == "variant":
-        return figure5.paper_fid().get((case.subnet_depth, case.bridge_scales))
-    return figure5.paper_fid().get((30, 10)) if case.method == "var" else None
+        return figure5.printed_fid().get((case.subnet_depth, case.bridge_scales))
+    return figure5.printed_fid().get((30, 10)) if case.method == "var" else None
 
 
 # The one thing that matters
@@ -337,20 +338,14 @@ def measured_of(name: str, runs: Sequence[Run]) -> Run | None:
 def quoted(shown: set[str]) -> list[Grid]:
     """The papers' other tables, as printed there."""
     found = []
-    for name in experiment.papers():
-        if name in shown:
+    for table in map(papers.load, papers.names()):
+        if table.name in shown:
             continue
-        text = pd.read_csv(PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
+        rows = [{**dict(row.keys), **{v.metric: v.text for v in row.values}} for row in table.rows]
+        text = pd.DataFrame(rows).fillna("")
         text.columns = [str(column).replace("_", " ") for column in text.columns]
-        found.append(grids.of_text(f"quoted-{name}", paper_title(name), text))
+        found.append(grids.of_text(f"quoted-{table.name}", table.about.title, text))
     return found
-
-
-def paper_title(name: str) -> str:
-    """ "code_table3" as "CoDe, Table 3"."""
-    paper, _, what = name.partition("_")
-    kind = "Table" if what.startswith("table") else "Figure"
-    return f"{'CoDe' if paper == 'code' else 'VARiant'}, {kind} {what[len(kind) :]}"
 
 
 def papers_shown(runs: Sequence[Run], also: Sequence[Grid]) -> set[str]:

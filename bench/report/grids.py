@@ -94,6 +94,8 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
         group = with_unit(heading)
         for ending, source in SOURCES.items():
             found = figure(rows, name + ending, form)
+            if ending == "_paper":
+                found = [Cell(t, number(t)) for t in tables.quoted(data, name, form)]
             if name == "speedup" and not ending:
                 found = [
                     Cell(f"~{c.text}" if row.get("speedup_by") in ROUGH else c.text, c.sort)
@@ -105,6 +107,9 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
                     Cell(tables.interval_text(r, name, form), value(r, "speedup_low")) for r in rows
                 ]
                 add(Column("95 % interval", group, "measured", True), spans)
+    for name in tables.only_printed(data):
+        heading = name.replace("_", " ")
+        add(Column("paper", heading, "paper", True), figure(rows, f"{name}_paper", "{}"))
     add(Column("predicted", "TFLOP", "predicted", True), figure(rows, "tflops_predicted", "{:.3g}"))
     return Grid(id, title, columns, [list(row) for row in zip(*cells, strict=True)], list(notes))
 

@@ -1,7 +1,7 @@
 """Experiment files: TOML whose axes multiply.
 
 title = "CoDe, Table 1"
-paper = "code_table1"                 # results/papers/code_table1.csv, and its columns
+paper = "code_table1"                 # results/papers/code_table1.csv
 baseline = { method = "var" }
 
 [defaults]                            # of every case
@@ -10,7 +10,7 @@ batch_size = 64
 [[cases]]                             # every list is an axis
 method = "code"
 draft_steps = [9, 8, 7, 6]
-paper_row = "VAR-CoDe N={draft_steps}"
+paper_row = "VAR-CoDe N={draft_steps}" # its key `method`; or { scale = "{scale}", params = "0.3B" }
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from bench.study import papers
 from bench.study.cases import Case, Methods, VARCase, explain, make_case, sampled
 from bench.study.errors import UsageError
-from bench.study.folders import EXPERIMENTS, PAPERS
+from bench.study.folders import EXPERIMENTS
+from bench.study.papers import PaperRow
 
 # Keys that make it another model, so that a row of the paper's no longer speaks of it: a method's
 # own, but those of how it is sampled.
@@ -83,8 +85,8 @@ class Experiment(BaseModel):
     @field_validator("paper")
     @classmethod
     def _paper_is_known(cls, name: str | None) -> str | None:
-        if name is not None and name not in papers():
-            raise ValueError(f"paper must be one of {', '.join(papers())}, not {name}")
+        if name is not None and name not in papers.names():
+            raise ValueError(f"paper must be one of {', '.join(papers.names())}, not {name}")
         return name
 
 
@@ -93,7 +95,9 @@ class Sweep:
 
     device: what `auto` stands for.  changes: what `--set` has changed in the experiment.
     cases: in the order of the file, each once.
-    paper_rows: by case key, the row of the paper's table that the case repeats.
+    paper_rows: by case key, what the paper prints of the case.
+    not_in_paper: why, for each case whose `paper_row` is not in the paper's table.  An experiment
+    file with such a case is refused; one that `--set` has changed goes without that row.
 
     Raises UsageError for a key or value that cannot be, before anything runs.
     """
@@ -110,25 +114,32 @@ class Sweep:
         self.device = device
         self.experiment = experiment
         self.cases: list[Case] = []
-        self.paper_rows: dict[str, str] = {}
+        self.paper_rows: dict[str, PaperRow] = {}
+        self.not_in_paper: list[str] = []
+        paper = papers.load(experiment.paper) if experiment.paper else None
+        if paper and paper.about.cases == "none":
+            raise UsageError(f"{where}: paper: {paper.about.title} is of no cases")
         for block in experiment.cases:
             for values in multiply({**experiment.defaults, **block}):
-                paper_row = str(values.pop("paper_row", "") or "")
+                paper_row = values.pop("paper_row", None)
                 if device and values.get("device", "auto") == "auto":
                     values["device"] = device
                 try:
                     case = make_case(values)
-                    row = paper_row.format(**case.model_dump()) if paper_row else None
                 except UsageError as e:
                     axis = str(e).split()[0].rstrip(":")
                     asked = any(change.startswith(f"{axis}=") for change in changes)
                     raise UsageError(f"--set {e}" if asked else f"{where}: {e}") from None
-                except (KeyError, IndexError, ValueError) as e:
-                    raise UsageError(f"{where}: paper_row {paper_row!r} has no {e}") from None
                 if case not in self.cases:
                     self.cases.append(case)
-                    if row:
-                        self.paper_rows[case.key] = row
+                if paper and paper_row:
+                    try:
+                        row = paper.select(paper_row, case.model_dump())
+                        self.paper_rows.setdefault(case.key, row)
+                    except UsageError as e:
+                        self.not_in_paper.append(f"{where}: {e}")
+                    except (KeyError, IndexError, ValueError) as e:
+                        raise UsageError(f"{where}: paper_row {paper_row!r} has no {e}") from None
         if not self.cases:
             raise UsageError(f"{where}: no case is left")
         in_part = next((case for case in self.cases if case.in_part), None)
@@ -137,6 +148,15 @@ class Sweep:
                 f"{where}: {in_part.label} with max_steps makes no images; pairs and streams need "
                 f"whole decodes"
             )
+
+    def further_paper_rows(self) -> list[PaperRow]:
+        """What the paper's table prints of what is not a case here."""
+        if self.experiment.paper is None:
+            return []
+        paper = papers.load(self.experiment.paper)
+        shown = [self.paper_rows[case.key] for case in self.cases if case.key in self.paper_rows]
+        repeated = {value for row in shown for value in row.values}
+        return paper.grouped(value for value in paper.values if value not in repeated)
 
     def baseline_case(self, case: Case) -> Case | None:
         """The case that speed-ups of this one are over, which may be itself."""
@@ -168,11 +188,6 @@ def names() -> list[str]:
     return sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 
 
-def papers() -> list[str]:
-    """The papers' tables, `results/papers/*.csv`."""
-    return sorted(path.stem for path in PAPERS.glob("*.csv"))
-
-
 def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> Sweep:
     """An experiment by name or by path of a TOML file.
 
@@ -192,6 +207,12 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
         raise UsageError(f"{path}: {e}") from None
     except ValidationError as e:
         raise UsageError(f"{path}: {explain(e, Experiment)}") from None
+    if experiment.paper or not changes:
+        sweep = Sweep(path.stem, experiment, str(path), device)
+        if sweep.not_in_paper:
+            raise UsageError(sweep.not_in_paper[0])
+        if not changes:
+            return sweep
     for change in changes:
         apply(experiment, change)
     return Sweep(path.stem, experiment, str(path), device, changes)
@@ -241,13 +262,15 @@ def apply(experiment: Experiment, change: str) -> None:
             raise UsageError(f"--set {change}: this experiment has no such method")
         return
     found = False
+    table_keys = papers.load(experiment.paper).about.keys if experiment.paper else ()
     for block in experiment.cases:
         methods = _listed(block.get("method", experiment.defaults.get("method")))
         fields = [Methods.by_name[m].model_fields for m in methods if m in Methods.by_name]
         if any(key in known for known in fields):
             block[key] = values
             found = True
-            if key in SIZES and f"{{{key}}}" not in block.get("paper_row", ""):
+            told = (*table_keys, str(block.get("paper_row")))
+            if key in SIZES and key not in told and f"{{{key}}}" not in told[-1]:
                 block.pop("paper_row", None)  # another model than the paper's
     if not found:
         axes = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})

@@ -14,21 +14,21 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from bench.figures import figure5
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
 from bench.predict.floor import floor_of
 from bench.predict.prediction import MIB, predict
+from bench.study import papers
 from bench.study.cases import Case, make_case
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.printing import Printed
-from bench.tables import case_rows, frames
+from bench.tables import case_rows
 from bench.tables.case_rows import Row
 from bench.tables.frames import Run
 from bench.tables.links import Linked, link
@@ -187,18 +187,23 @@ def papers_quality(case: Case) -> Quality | None:
     (training-free); VARiant, Table 8 (trained)."""
     values = case.model_dump()
     if case.method == "variant":
-        fid = figure5.paper_fid()[values["subnet_depth"], values["bridge_scales"]]
-        return Quality(fid, "VARiant, Table 8", "VARiant")
+        config = {key: values[key] for key in ("subnet_depth", "bridge_scales")}
+        return printed_fid("variant_table8", config)
     name = f"VAR-d{values['depth']}"
     if case.method == "code":
         name = f"VAR-CoDe N={values['draft_steps']}"
-    for row in frames.paper_rows("code_table1"):
-        if row["method"] == name:
-            return Quality(float(row["fid"]), "CoDe, Table 1", "CoDe")
-    for row in frames.paper_rows("code_table6"):
-        if row["draft_steps"] == str(values.get("draft_steps")):
-            return Quality(float(row["fid"]), "CoDe, Table 6 (training-free)", "CoDe")
-    return None
+    found = printed_fid("code_table1", {"method": name})
+    if found is None and case.method == "code":
+        found = printed_fid("code_table6", {"draft_steps": values["draft_steps"]})
+        return found and replace(found, table=f"{found.table} (training-free)")
+    return found
+
+
+def printed_fid(table: str, keys: dict[str, Any]) -> Quality | None:
+    """The FID that a paper's table has of these keys."""
+    paper = papers.load(table)
+    fid = paper.numbers("fid", *keys).get(tuple(keys.values()))
+    return None if fid is None else Quality(fid, paper.about.title, paper.about.paper)
 
 
 # Choosing

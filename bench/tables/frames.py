@@ -25,30 +25,10 @@ from bench.study.cases import Case, explain
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
-from bench.study.folders import PAPERS
 from bench.study.names import set_apart, weights_name
 from bench.study.storage import Record
 from bench.tables import summary
 from bench.tables.links import Linked, Quality, link
-
-# A column of the papers' files -> ours.  The papers' MB are MiB.
-PAPER_COLUMNS = {
-    "speedup": "speedup",
-    "latency_s": "latency_s",
-    "throughput_img_s": "throughput_img_s",
-    "memory_mb": "total_mib",
-    "total_mb": "total_mib",
-    "params_mb": "params_mib",
-    "kv_cache_mb": "kv_cache_mib",
-    "running_mb": "running_mib",
-    "fid": "fid",
-    "inception_score": "inception_score",
-    "precision": "quality_precision",
-    "recall": "recall",
-    "musiq": "musiq",
-    "clipiqa": "clipiqa",
-    "niqe": "niqe",
-}
 
 
 @dataclass
@@ -127,13 +107,10 @@ def load(folder: Path) -> Run:
 
 def frame(run: Run) -> pd.DataFrame:
     """Every figure of a run, a row for each case and for each further row of the paper."""
-    paper = paper_rows(run.sweep.experiment.paper)
-    used: set[int] = set()
     rows, by_key = [], run.by_key
     for case in run.sweep.cases:
         own, base = by_key.get(case.key, []), run.sweep.baseline_case(case)
-        repeated = find_paper_row(paper, run.sweep.paper_rows.get(case.key), case.batch_size)
-        used.update(repeated)
+        repeated = run.sweep.paper_rows.get(case.key)
         rows.append(
             {
                 **case_columns(case),
@@ -143,13 +120,13 @@ def frame(run: Run) -> pd.DataFrame:
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
                 **checked_columns(own),
                 **quality_columns(run.quality.by_key.get(case.key)),
-                **(paper_columns(paper[repeated[0]]) if repeated else {}),
+                **(repeated.columns if repeated else {}),
             }
         )
-    for i, row in enumerate(paper):
-        if i not in used:
-            theirs = {"method": row["method"], "status": "not measured"}
-            rows.append({**theirs, **paper_columns(row)})
+    rows += [
+        {"method": row.label, "status": "not measured", **row.columns}
+        for row in run.sweep.further_paper_rows()
+    ]
     data = pd.DataFrame(rows)
     counts = ("batch_size", "params", "samples", "rounds", "pairs", "quality_images")
     whole = {name: "Int64" for name in counts if name in data}
@@ -215,38 +192,3 @@ def quality_columns(quality: Quality | None) -> dict[str, Any]:
         if quality.differs[name]:
             found[f"{column}_differs"] = quality.differs[name]
     return {**found, "quality_images": max(quality.images.values())}
-
-
-# The papers
-
-
-def paper_rows(name: str | None) -> list[dict[str, Any]]:
-    """The rows of a paper's table."""
-    if name is None:
-        return []
-    table = pd.read_csv(PAPERS / f"{name}.csv", dtype=str, keep_default_na=False)
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def find_paper_row(paper: list[dict[str, Any]], name: str | None, batch_size: int) -> list[int]:
-    """Index of the row of that name, and batch size where the table has one."""
-    return [
-        i
-        for i, row in enumerate(paper)
-        if row["method"] == name and row.get("batch_size", str(batch_size)) == str(batch_size)
-    ][:1]
-
-
-def paper_columns(row: dict[str, Any]) -> dict[str, Any]:
-    """A paper's row under our names, each ending in `_paper`."""
-    columns: dict[str, Any] = {"method_paper": row["method"]}
-    for theirs, ours in PAPER_COLUMNS.items():
-        if row.get(theirs):
-            bound = row[theirs].startswith("<")
-            columns[f"{ours}_paper"] = row[theirs] if bound else float(row[theirs])
-    for kept in ("steps", "params", "batch_size"):
-        if row.get(kept):
-            columns[f"{kept}_paper"] = row[kept]
-    if row.get("oom"):
-        columns["status_paper"] = "oom" if row["oom"] == "yes" else "ok"
-    return columns

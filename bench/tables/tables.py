@@ -18,7 +18,7 @@ from bench.measure.selfcheck import Selfcheck
 from bench.methods.baselines import weights
 from bench.metrics import METRICS
 from bench.predict.prediction import largest_batch, predict
-from bench.study import experiment
+from bench.study import experiment, papers
 from bench.study.cases import MINI, Methods, VARCase, with_batch
 from bench.study.columns import COLUMNS, in_order
 from bench.study.errors import UsageError
@@ -82,6 +82,8 @@ def measured(*runs: Run) -> Printed:
             text[f"{of}95 %"] = [interval_text(row, name, form) for row in data.to_dict("records")]
         if f"{name}_predicted" in data:
             text[heading.replace(" MiB", " predicted")] = column(data, f"{name}_predicted", form)
+    for name in only_printed(data):
+        text[name.replace("_", " ")] = both(data, name, "{}")
     if "tflops_predicted" in data:
         text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
     constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
@@ -90,6 +92,13 @@ def measured(*runs: Run) -> Printed:
     parts = (how_measured(data), by_scale(data[in_scales]), by_step(data[~in_scales]))
     more = [part for part in parts if len(part.text)]
     return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
+
+
+def only_printed(data: pd.DataFrame) -> list[str]:
+    """What the paper prints and nobody measures here."""
+    shown = ("method", "batch_size", "status", *papers.AS_PRINTED, *COLUMNS)
+    printed = [str(name).removesuffix("_paper") for name in data if str(name).endswith("_paper")]
+    return [name for name in printed if name not in shown]
 
 
 def several_weights(data: pd.DataFrame) -> bool:
@@ -157,10 +166,9 @@ def named(data: pd.DataFrame) -> pd.DataFrame:
 
 def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     """What a reader must know to read the table."""
-    paper = runs[0].sweep.experiment.paper
-    found = [f"In brackets: the paper ({paper}: NVIDIA L20, fp16, batch 64 unless it says)."]
-    if paper is None:
-        found = []
+    found = []
+    if paper := runs[0].sweep.experiment.paper:
+        found = [f"In brackets: the paper ({papers.load(paper).about.described})."]
     if constant:
         found.append(f"All rows: {constant}.")
     found += [f"Measured on {run.device_name}, {run.software}." for run in runs if run.env]
@@ -475,8 +483,14 @@ def column(data: pd.DataFrame, name: str, form: str) -> list[str]:
 
 def both(data: pd.DataFrame, name: str, form: str) -> list[str]:
     """Ours, and the paper's in brackets; a dash where we have not measured what it has."""
-    ours, theirs = column(data, name, form), column(data, f"{name}_paper", form)
+    ours, theirs = column(data, name, form), quoted(data, name, form)
     return [f"{o or '-'} ({t})" if t else o for o, t in zip(ours, theirs, strict=True)]
+
+
+def quoted(data: pd.DataFrame, name: str, form: str) -> list[str]:
+    """The paper's, with every digit that it prints."""
+    rounded, exact = (column(data, f"{name}_paper", f) for f in (form, "{:g}"))
+    return [e if len(e) > len(r.rstrip("x")) else r for r, e in zip(rounded, exact, strict=True)]
 
 
 def either(data: pd.DataFrame, name: str) -> list[str]:
