@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bench.study.cases import Case
+from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
 
 
@@ -38,10 +38,13 @@ def check_weights(cases: list[Case]) -> None:
     """Refuses weights that are neither known by name nor a folder."""
     for case in cases:
         named = case.in_mini_world or case.weights in ("seeded", "published", "finetuned")
-        if not named and not Path(case.weights).is_dir():
+        own = case.own_files() if isinstance(case, VARCase) else ()
+        missing = next((file for file in own if not Path(file).is_file()), None)
+        if missing or not (named or own or Path(case.weights).is_dir()):
             raise UsageError(
-                f"weights {case.weights}: no such folder; write seeded, published, finetuned, "
-                "mini, mini-finetuned or a folder of models"
+                f"weights {missing or case.weights}: no such {'file' if missing else 'folder'}; "
+                "write seeded, published, finetuned, mini, mini-finetuned, a file of weights or a "
+                "training's folder (DRAFTER+REFINER for two models), or a folder of models"
             )
 
 

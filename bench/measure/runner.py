@@ -36,6 +36,7 @@ from bench.study.cases import Case, make_case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.folders import ROOT
+from bench.study.names import trained_as
 from bench.study.records import OUT_OF_MEMORY, SCHEMA, RunFolder
 from bench.study.storage import Record
 
@@ -186,6 +187,7 @@ def as_record(
         "precision": case.precision,
         "device": case.device,
         "weights": case.weights,
+        "trained_as": trained_as(case),
         "steps": case.steps,
         "case": case.model_dump(),
         "paper_row": row.label if (row := sweep.paper_rows.get(case.key)) else None,

@@ -12,6 +12,7 @@ from torch import nn
 import codevar
 from bench.methods import baselines
 from bench.methods.generator import Generator, Made, labels_of
+from bench.methods.meta import check_depths, configs
 from bench.methods.sources import source_of
 from bench.study.cases import Baseline, Case, VARCase
 from codevar import PRESETS, VQVAE
@@ -43,7 +44,8 @@ class Loaded:
 
     @classmethod
     def of(cls, case: VARCase, download: bool) -> Loaded:
-        """Raises CheckpointError."""
+        """Raises CheckpointError; UsageError for weights of another depth than the case's."""
+        configs(case)
         how = stack(case.stack, case.precision, case.attention)
         sources = [source_of(case, name) for name in case.model_names()]
         options: dict[str, Any] = {"device": case.device, "dtype": how.weights}
@@ -58,7 +60,9 @@ class Loaded:
             return model
 
         # One after the other, as packing takes memory of its own.
-        plan = case.plan(*(ready(codevar.load_var(source, **options)) for source in sources))
+        models = [ready(codevar.load_var(source, **options)) for source in sources]
+        check_depths(case, (model.config for model in models))
+        plan = case.plan(*models)
         options["patch_sizes"] = plan.scales.patch_sizes
         vqvae = ready(codevar.load_vqvae(source_of(case, case.vqvae_name), **options))
         return cls(case, plan, vqvae, how, sources, prepare_s)

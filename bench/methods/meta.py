@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 
-from bench.study.cases import Case, VARCase, _mini_config
+from bench.study.cases import Case, VARCase, model_config
 from bench.study.errors import UsageError
 from codevar import VAR, VARConfig, VQVAEConfig, checkpoints
 from codevar.checkpoints import SHIPPED
@@ -24,18 +25,24 @@ def meta_plan(case: Case) -> Plan:
 
 
 def configs(case: VARCase) -> tuple[VARConfig, ...]:
-    """Sizes of the case's models.  Raises UsageError where a file of theirs is not there."""
-    if case.in_mini_world:
-        try:
-            found = tuple(map(_mini_config, case.model_names()))
-        except checkpoints.CheckpointError as e:
-            told = ", ".join(SHIPPED)
-            raise UsageError(f"{case.label}, {case.weights}: {e}; there are {told}") from None
-        for config, depth in zip(found, case.depths, strict=True):
-            if config.depth != depth:
-                raise UsageError(f"depth must be {config.depth}, not {depth}: {case.weights}")
-        return found
-    return tuple(map(VARConfig.published, case.depths))
+    """Sizes of the case's models.  Raises UsageError where a file of theirs is not there, or is of
+    another depth than the case says."""
+    if not case.in_mini_world and not case.own_files():
+        return tuple(map(VARConfig.published, case.depths))
+    try:
+        found = tuple(map(model_config, case.model_names()))
+    except checkpoints.CheckpointError as e:
+        told = f"; there are {', '.join(SHIPPED)}" if case.in_mini_world else ""
+        raise UsageError(f"{case.label}, {case.weights}: {e}{told}") from None
+    check_depths(case, found)
+    return found
+
+
+def check_depths(case: VARCase, sizes: Iterable[VARConfig]) -> None:
+    """Raises UsageError for weights of another depth than the case is called by."""
+    for config, depth in zip(sizes, case.depths, strict=True):
+        if config.depth != depth:
+            raise UsageError(f"depth must be {config.depth}, not {depth}: {case.weights}")
 
 
 @functools.cache

@@ -12,14 +12,23 @@ from codevar.checkpoints import CheckpointError, Source, weights_sha256
 
 def source_of(case: Case, name: str) -> Source:
     """Where the weights of a name come from: `weights` is "seeded", "published", "finetuned"
-    (CoDe's own drafter and refiner), "mini", "mini-finetuned" or a folder of checkpoints."""
+    (CoDe's own drafter and refiner), "mini", "mini-finetuned", files, or a folder of checkpoints.
+    Beside files of one's own the VQVAE is looked for too, and else is the published one."""
     if case.weights == "seeded":
         return f"seeded:{name}:{case.seed}"
     if case.weights in ("published", "finetuned") or case.in_mini_world:
         return name
-    folder = Path(case.weights)
+    if isinstance(case, VARCase) and (own := case.own_files()):
+        if name in own:
+            return name
+        folder = Path(own[0]).parent
+    else:
+        folder = Path(case.weights)
     found = [folder / f"{name}{ending}" for ending in (".safetensors", ".pth")]
-    return str(next((path for path in found if path.is_file()), found[-1]))
+    there = next((path for path in found if path.is_file()), None)
+    if there is None and isinstance(case, VARCase) and case.own_files():
+        return name
+    return str(there or found[-1])
 
 
 def sources_of(case: Case) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.study.cases import VARCase, with_batch
-from bench.study.names import weights_name
+from bench.study.names import weights_of
 
 # Keys of a case that change no image.
 FREE = ("batch_size", "device", "memory_limit_gib")
@@ -71,6 +71,6 @@ def slug(case: VARCase) -> str:
     for key, word in others.items():
         value = getattr(case, key)
         if value != type(case).model_fields[key].default:
-            told = Path(weights_name(value)).name if key == "weights" else value
+            told = Path(weights_of(case)).name if key == "weights" else value
             parts.append(f"{word}{told}")
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")

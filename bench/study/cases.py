@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -32,9 +33,10 @@ from codevar.plan import Plan, code, original, subnet, swap_scale, variant
 Depth = Annotated[int, Field(ge=1, le=60)]
 SubnetDepth = Annotated[int, Field(ge=2, le=60)]
 AnyKind = TypeVar("AnyKind", bound="Case")
-#: `weights` of the mini world: its base models for everything, those trained for the method, or,
-#: for a method of one model, a file: "mini:runs/mini-cpu/perturbed/model.safetensors".
+#: `weights` of the mini world: its base models for everything, those trained for the method, or
+#: files: "mini:runs/mini-cpu/perturbed/model.safetensors".
 MINI, MINI_FINETUNED, MINI_FILE = "mini", "mini-finetuned", "mini:"
+TRAINED = "model.safetensors"  # in the folder of a training
 
 
 class Case(BaseModel):
@@ -103,10 +105,10 @@ class VARCase(Case):
     @functools.cached_property
     def scale_count(self) -> int:
         """K of its models' pyramid; of a file that cannot be read, that of the shipped models."""
-        if not self.in_mini_world:
+        if not self.in_mini_world and not self.own_files():
             return len(checkpoints.patch_sizes_of(self.depth))
         try:
-            return len(_mini_config(self.model_names()[0]).patch_sizes)
+            return len(model_config(self.model_names()[0]).patch_sizes)
         except checkpoints.CheckpointError:  # which is told where the model is needed
             return len(checkpoints.PATCH_SIZES_256)
 
@@ -130,10 +132,18 @@ class VARCase(Case):
     def plan(self, *models: VAR) -> Plan:
         raise NotImplementedError
 
+    def own_files(self) -> tuple[str, ...]:
+        """The files that `weights` names, "drafter.pth+refiner.pth", one for each model; a
+        training's folder stands for its model.  None for weights by name or in a folder by name."""
+        paths = [Path(part) for part in self.weights.removeprefix(MINI_FILE).split("+")]
+        files = [path / TRAINED if (path / TRAINED).is_file() else path for path in paths]
+        own = all(path.suffix in (".safetensors", ".pth") for path in files)
+        return tuple(map(str, files)) if own else ()
+
     def model_names(self) -> tuple[str, ...]:
-        """Names of the models: the published ones, `codevar.checkpoints.SHIPPED`, or a file."""
-        if self.weights.startswith(MINI_FILE):
-            return (self.weights.removeprefix(MINI_FILE),)
+        """Names of the models: the published ones, `codevar.checkpoints.SHIPPED`, or files."""
+        if own := self.own_files():
+            return own
         if self.weights == MINI_FINETUNED and (own := self.finetuned()):
             return tuple(f"mini_{name}" for name in own)
         if self.in_mini_world:
@@ -160,12 +170,26 @@ class VARCase(Case):
         return values
 
     @model_validator(mode="after")
+    def _weights_are_for_it(self) -> VARCase:
+        models, files = len(self.depths), len(self.own_files())
+        if files and files != models:
+            form = "DRAFTER+REFINER, a file or a training's folder each"
+            told = f"write {form}" if models == 2 else "write one"
+            raise ValueError(
+                f"weights: {self.weights} is {files} of {models} models of {self.label}; {told}"
+            )
+        if self.weights == "finetuned" and self.method != "var":
+            own = self.finetuned()
+            if not own or not all(name in checkpoints.PUBLISHED for name in own):
+                raise ValueError(
+                    f"weights finetuned: nobody published any for {self.label}, only CoDe for "
+                    "N=6..9 of d30+d16; name your own files, or published, seeded"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _of_that_world(self) -> VARCase:
-        if not self.in_mini_world:
-            return self
-        if self.weights.startswith(MINI_FILE):
-            if len(self.depths) > 1:
-                raise ValueError(f"weights: {self.weights} is one file, this method has two models")
+        if not self.in_mini_world or self.own_files():
             return self
         by_depth = _mini_by_depth()
         for depth in self.depths:
@@ -213,6 +237,8 @@ class CoDe(VARCase):
         return code(drafter, refiner, self.draft_steps)
 
     def finetuned(self) -> tuple[str, ...]:
+        if not self.in_mini_world and self.depths != (30, 16):
+            return ()
         return f"drafter_{self.draft_steps}", f"refiner_{self.draft_steps}"
 
 
@@ -323,6 +349,9 @@ class CoDeVARiant(CoDe, Subnetted):
             f"CoDe N={self.draft_steps} (d{self.depth}+d{self.refiner_depth}"
             f" by {self.subnet_depth} layers)"
         )
+
+    def finetuned(self) -> tuple[str, ...]:
+        return super().finetuned() if self.in_mini_world else ()
 
     def plan(self, *models: VAR) -> Plan:
         drafter, refiner = models
@@ -520,7 +549,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 @functools.cache
-def _mini_config(name: str) -> VARConfig:
+def model_config(name: str) -> VARConfig:
+    """Sizes of a shipped model or of a file.  Raises CheckpointError."""
     return checkpoints.var_config(name)
 
 
@@ -528,4 +558,4 @@ def _mini_config(name: str) -> VARConfig:
 def _mini_by_depth() -> dict[int, str]:
     """The mini world's base models."""
     base = [name for name in ("mini_large", "mini_small") if name in SHIPPED]
-    return {_mini_config(name).depth: name for name in base}
+    return {model_config(name).depth: name for name in base}

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.study.cases import MINI, MINI_FILE, Case, VARCase
+from codevar.checkpoints import PUBLISHED, SHIPPED
+
+#: The recipes of a training that make a model for a method, by the method's name.
+RECIPES = {
+    "code": {"code-drafter", "code-refiner"},
+    "code_variant": {"code-drafter", "code-refiner", "variant"},
+    "variant": {"variant"},
+    "subnet": {"variant"},
+}
 
 
 def weights_name(weights: str) -> str:
-    """How a reader is told which weights: of a file of a training its folder, which says more than
-    "model", and how far it had come: "variant_d4 after 17 %"."""
-    path = Path(weights.removeprefix(MINI_FILE))
+    """Display name of the weights; of a training, its folder and how far it had come:
+    "variant_d4 after 17 %"."""
+    return " + ".join(_file_name(part) for part in weights.removeprefix(MINI_FILE).split("+"))
+
+
+def _file_name(weights: str) -> str:
+    path = Path(weights)
     if path.suffix not in (".safetensors", ".pth"):
         return str(path)
     done = re.fullmatch(r"model_(\d+)", path.stem)
@@ -21,22 +37,60 @@ def weights_name(weights: str) -> str:
     return path.parent.name if path.stem == "model" else path.stem
 
 
+@functools.cache
+def recipe_of(name: str) -> str | None:
+    """The recipe that trained a model: of a published one by its name, of a file by its card; None
+    where nothing says."""
+    if name in PUBLISHED:
+        role = name.partition("_")[0]
+        return f"code-{role}" if role in ("drafter", "refiner") else "var"
+    path = SHIPPED.get(name) or Path(name)
+    for card in (path.with_suffix(".json"), path.parent / "card.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads(card.read_text(encoding="utf-8"))["recipe"]["recipe"])
+    return None
+
+
+def recipes_of(case: Case) -> list[str | None]:
+    """The recipes of the models that the case loads; none of random weights and baselines, nor
+    where a folder of checkpoints says nothing."""
+    if not isinstance(case, VARCase) or case.weights == "seeded":
+        return []
+    if not (case.in_mini_world or case.own_files() or case.weights in ("published", "finetuned")):
+        return []
+    return [recipe_of(name) for name in case.model_names()]
+
+
 def is_finetuned(case: Case) -> bool:
-    """Whether its models were trained for the method."""
-    return case.weights.endswith("finetuned")
+    """Whether models that it loads were trained for the method."""
+    return any(recipe in RECIPES.get(case.method, ()) for recipe in recipes_of(case))
 
 
 def is_training_free(case: Case) -> bool:
-    """Whether it hands scales over between models, or layers, that were not trained for it."""
-    base = case.weights in (MINI, "published")
-    return isinstance(case, VARCase) and case.method != "var" and base
+    """Whether it hands scales over between models, or layers, that were trained as plain VARs."""
+    return case.method != "var" and {*recipes_of(case)} == {"var"}
+
+
+def weights_of(case: Case) -> str:
+    """Display name of the weights that are loaded: "published" for a plain VAR's "finetuned"."""
+    name = weights_name(case.weights)
+    if name.endswith("finetuned") and not is_finetuned(case):
+        return MINI if case.in_mini_world else "published"
+    return name
 
 
 def trained_as(case: Case) -> str:
     """Which weights, in a reader's words, for rows that differ in them."""
     if is_finetuned(case):
         return "fine-tuned"
-    return "training-free" if is_training_free(case) else Path(weights_name(case.weights)).name
+    return "training-free" if is_training_free(case) else Path(weights_of(case)).name
+
+
+def weights_in_words(case: Case) -> str:
+    """Which weights, in front of the word: "random", "mini world's fine-tuned"."""
+    kinds = {"seeded": "random", "finetuned": "fine-tuned"}
+    kinds |= {"mini": "mini world's", "mini-finetuned": "mini world's fine-tuned"}
+    return kinds.get(weights_of(case), Path(weights_of(case)).name)
 
 
 def set_apart(case: Case, cases: Iterable[Case], columns: Sequence[str] = ()) -> dict[str, str]:

@@ -113,6 +113,7 @@ class Line(TypedDict):
     gpu: NotRequired[dict[str, Any]]  # `Card.state` before and after the samples, `Card.others`
     tokens_sha256: NotRequired[str]
     sources: NotRequired[list[str]]
+    trained_as: NotRequired[str]  # by the models' cards: fine-tuned, training-free, or a name
     weights_sha256: NotRequired[dict[str, str]]  # by source, the VQVAE's too; none of random ones
     sampling: NotRequired[dict[str, Any]]  # `Sampling.numbers`: what the preset came to
     torch_threads: NotRequired[int]

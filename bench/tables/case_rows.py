@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.measure.machine import BUSY_CORES
 from bench.study import printing
 from bench.study.errors import UsageError
-from bench.study.names import name_of, weights_name
+from bench.study.names import name_of, weights_in_words
 from bench.tables import frames
 from bench.tables.frames import Run
 from codevar.stacks import STACKS
@@ -83,9 +82,7 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
     settings += [f"batch {batches[0]}"] if len(batches) == 1 else []
     settings += ["/".join(distinct(rows, "precision"))]
     settings += [f"{stacks[0]} stack"] if len(stacks) == 1 else []
-    kinds = {"seeded": "random", "finetuned": "fine-tuned"}
-    kinds |= {"mini": "mini world's", "mini-finetuned": "mini world's fine-tuned"}
-    names = [kinds.get(kind, Path(weights_name(kind)).name) for kind in distinct(rows, "weights")]
+    names = list(dict.fromkeys(weights_in_words(row["case"]) for row in rows))
     line = ", ".join([*settings, f"{' and '.join(names)} weights."])
     busy = [row for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
     marked = [f"Machine busy during {', '.join(distinct(busy, 'name'))}."] if busy else []

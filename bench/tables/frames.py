@@ -25,7 +25,7 @@ from bench.study.cases import Case, explain
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
-from bench.study.names import set_apart, weights_name
+from bench.study.names import set_apart, weights_of
 from bench.study.storage import Record
 from bench.tables import summary
 from bench.tables.links import Linked, Quality, link
@@ -140,7 +140,7 @@ def case_columns(case: Case) -> dict[str, Any]:
         "case": case.model_copy(update={"device": "auto"}).key,
         "steps": case.steps,
         **{name: getattr(case, name) for name in names},
-        "weights_name": weights_name(case.weights),
+        "weights_name": weights_of(case),
         **({"extrapolated": True} if case.in_part else {}),
     }
 
