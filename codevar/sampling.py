@@ -22,8 +22,9 @@ from codevar.scales import Scales
 class Sampling:
     """How tokens are drawn.  Every number may also be a sequence of one number per scale.
 
-    cfg: guidance.  One number is the papers' ramp: scale k gets t_k = cfg * k / (K - 1), k
-        from 0; a sequence gives each t_k itself.  logits = (1 + t) * cond - t * uncond.
+    cfg: guidance, logits = (1 + t_k) * cond - t_k * uncond at scale k.
+    cfg_ramp: whether t_k = cfg * k / (K - 1), k from 0, as the papers have it, or cfg itself; by
+        default one number is a ramp, and a sequence gives each t_k.
     top_k: keep the k best codes; 0, or more than there are, keeps all.
     top_p: of those keep the smallest set whose probability exceeds p; 0 keeps all.
     temperature: divides the filtered logits.
@@ -38,6 +39,7 @@ class Sampling:
     top_p: float | Sequence[float] = 0.96
     temperature: float | Sequence[float] = 1.0
     more_smooth: bool = False
+    cfg_ramp: bool | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,6 +50,8 @@ class Sampling:
         self._check("top_k", "a whole number, 0 or more", lambda k: k >= 0 and k % 1 == 0)
         self._check("top_p", "between 0 and 1", lambda p: 0 <= p <= 1)
         self._check("temperature", "above 0", lambda t: 0 < t < math.inf)
+        if self.cfg_ramp not in (None, True, False):
+            raise ValueError(f"cfg_ramp must be True or False, not {shown(self.cfg_ramp)}")
         if not isinstance(self.more_smooth, bool):
             raise ValueError(f"more_smooth must be True or False, not {shown(self.more_smooth)}")
 
@@ -73,7 +77,8 @@ class Sampling:
                 raise ValueError(f"{name} has {len(value)} values for {scales.K} scales")
             return value[k]
 
-        ramp = 1.0 if isinstance(self.cfg, tuple) else scales.ratio(k)
+        ramps = not isinstance(self.cfg, tuple) if self.cfg_ramp is None else self.cfg_ramp
+        ramp = scales.ratio(k) if ramps else 1.0
         return ScaleSampling(
             guidance=ramp * pick("cfg"),
             top_k=int(pick("top_k")),

@@ -29,7 +29,7 @@ from bench.methods.generator import Generator
 from bench.methods.loaded import Loaded, load
 from bench.methods.sources import reason
 from bench.study.cases import Case, make_case
-from codevar import PRESETS, graphs
+from codevar import graphs
 from codevar.checkpoints import CheckpointError, is_oom
 from codevar.compiled import cannot_compile
 from codevar.plan import Plan
@@ -117,7 +117,7 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     if isinstance(loaded, Loaded):
         result |= captured(loaded.plan, start_up, result["memory"])
         scales, vocab = loaded.plan.scales, loaded.vqvae.config.vocab
-        result["sampling"] = PRESETS[loaded.case.sampling].numbers(scales, vocab)
+        result["sampling"] = loaded.case.sampling_settings().numbers(scales, vocab)
     if loaded.stands_for:
         result["stands_for"] = loaded.stands_for
     if before:

@@ -15,7 +15,7 @@ from bench.methods.generator import Generator, Made, labels_of
 from bench.methods.meta import check_depths, configs
 from bench.methods.sources import source_of
 from bench.study.cases import Baseline, Case, VARCase
-from codevar import PRESETS, VQVAE
+from codevar import VQVAE
 from codevar.checkpoints import Source
 from codevar.decode import generate, images_of
 from codevar.outputs import Generated, OnScale
@@ -85,7 +85,7 @@ class Loaded:
 
     def decode(self, on_scale: OnScale, batch: int = 0) -> Generated:
         """The case's decode, up to the VQVAE's decoder."""
-        sampling, seed = PRESETS[self.case.sampling], self.case.seed + batch
+        sampling, seed = self.case.sampling_settings(), self.case.seed + batch
         labels = labels_of(self.case, self.plan.models[0].config.classes, batch)
         return generate(self.plan, self.vqvae, labels, sampling, seed, self.how, on_scale=on_scale)
 

@@ -26,7 +26,7 @@ from bench.methods.meta import meta_plan
 from bench.predict import baselines
 from bench.predict.simulate import PRIME, Footprint, watched
 from bench.study.cases import Baseline, Case, VARCase, make_case
-from codevar import PRESETS, VQVAE, Sampling, VQVAEConfig
+from codevar import VQVAE, Sampling, VQVAEConfig
 from codevar.decode import generate
 from codevar.outputs import OnScale
 from codevar.plan import Plan
@@ -41,7 +41,8 @@ def footprint(case: Case) -> Footprint:
     alone = kind == "cpu" and isinstance(case, VARCase)
     images = case.batch_size if alone else PRIME
     values = case.model_dump() | {"batch_size": 1, "seed": 0, "memory_limit_gib": None}
-    weights = case.weights if case.in_mini_world else "seeded"
+    own = isinstance(case, VARCase) and (case.in_mini_world or case.own_files())
+    weights = case.weights if own else "seeded"
     return _footprint(make_case(values | {"device": kind, "weights": weights}), images)
 
 
@@ -52,7 +53,7 @@ def _footprint(case: Case, images: int) -> Footprint:
     assert isinstance(case, VARCase)
     run = stack(case.stack, case.precision, case.attention)
     plan = copy.deepcopy(meta_plan(case))  # whose models are everybody's
-    return of_plan(plan, run, PRESETS[case.sampling], case.device, images)
+    return of_plan(plan, run, case.sampling_settings(), case.device, images)
 
 
 def of_plan(

@@ -20,7 +20,6 @@ from bench.study.cases import Case, Methods, VARCase, sampled
 from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
 from bench.study.names import name_of
-from codevar import PRESETS
 from codevar.checkpoints import is_oom
 from codevar.mini.world import CLASSES
 
@@ -113,7 +112,7 @@ def decode(loaded: Loaded, labels: Sequence[int], seeds: Sequence[int]) -> torch
 
     Raises UsageError for a preset that does not fit the models, or too little memory.
     """
-    sampling = PRESETS[loaded.case.sampling]
+    sampling = loaded.case.sampling_settings()
     made = []
     for first in range(0, len(labels), BATCH):
         part = slice(first, first + BATCH)

@@ -27,7 +27,7 @@ from bench.quality.crops import Crop, read
 from bench.quality.sample_set import image_seed
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
-from codevar import PRESETS, VQVAE
+from codevar import VQVAE
 from codevar.editing import mask_of_cells
 from codevar.mini.classifier import Classifier, load_classifier
 from codevar.mini.world import CLASSES, World
@@ -69,7 +69,7 @@ def edited(
     seeds: list[int],
 ) -> torch.Tensor:
     """(B, 3, S, S) the pictures with new content under the mask.  Raises UsageError."""
-    sampling = PRESETS[loaded.case.sampling]
+    sampling = loaded.case.sampling_settings()
     with one_line(loaded.case):
         made = codevar.edit(
             loaded.plan, loaded.vqvae, images, labels, mask_SS, sampling, seeds, loaded.how

@@ -42,7 +42,6 @@ from bench.quality.writing import FORMS, Form, Writer, threads_here
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from bench.study.storage import write_json
-from codevar import PRESETS
 from codevar.checkpoints import CheckpointError, is_oom, weights_sha256
 from codevar.decode import Choose, generate, images_of
 from codevar.outputs import Generated
@@ -102,7 +101,7 @@ def tokens_of(
         loaded.plan,
         loaded.vqvae,
         [number % classes for number in numbers],
-        PRESETS[loaded.case.sampling],
+        loaded.case.sampling_settings(),
         [image_seed(seed, number) for number in numbers],
         loaded.how,
         choose=choose,
@@ -206,7 +205,7 @@ def begin(
     models, vqvae = loaded.plan.models, loaded.vqvae.config
     classes, sources = models[0].config.classes, [str(source) for source in loaded.sources]
     try:
-        numbers = PRESETS[wanted.case.sampling].numbers(loaded.plan.scales, vqvae.vocab)
+        numbers = wanted.case.sampling_settings().numbers(loaded.plan.scales, vqvae.vocab)
         every = sources_of(wanted.case)
         hashes = {source: sha for source in every if (sha := weights_sha256(source))}
     except ValueError as e:  # a preset for ten scales on a model of another number

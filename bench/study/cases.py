@@ -6,6 +6,7 @@ plan it is (a baseline has no plan: `bench.methods.baselines`).  A new method is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -26,7 +27,7 @@ from pydantic import (
 )
 
 from bench.study.errors import UsageError
-from codevar import VAR, VARConfig, checkpoints
+from codevar import PRESETS, VAR, Sampling, VARConfig, checkpoints
 from codevar.checkpoints import SHIPPED
 from codevar.plan import Plan, code, original, subnet, swap_scale, variant
 
@@ -94,11 +95,37 @@ class Case(BaseModel):
         return self.weights in (MINI, MINI_FINETUNED) or self.weights.startswith(MINI_FILE)
 
 
+#: Keys of a VAR case that change a preset; None leaves what the preset has.
+SAMPLING_KEYS = ("cfg", "cfg_ramp", "top_k", "top_p", "temperature")
+
+
+def per_scale(key: str, text: str, scales: int) -> tuple[float, ...]:
+    """Numbers by scale from "1.1x7,1x3": 1.1 at seven scales, then 1 at three.
+
+    Raises ValueError, one line with the key.
+    """
+    part = r"\d+(\.\d+)?(x\d{1,3})?"
+    if not re.fullmatch(f"{part}(,{part})*", text):
+        raise ValueError(f'{key} must be a number, or numbers by scale like "1.1x7,1x3": {text!r}')
+    found: list[float] = []
+    for part in text.split(","):
+        number, _, times = part.partition("x")
+        found += [float(number)] * int(times or 1)
+    if len(found) != scales:
+        raise ValueError(f"{key}: {text!r} has {len(found)} numbers for {scales} scales")
+    return tuple(found)
+
+
 class VARCase(Case):
     """A method that is a plan: what a model of `depth` predicts, scale by scale."""
 
     depth: Depth = 30
     sampling: Literal["var", "code", "mini"] = "var"
+    cfg: float | str | None = None
+    cfg_ramp: bool | None = None
+    top_k: int | str | None = None
+    top_p: float | str | None = None
+    temperature: float | str | None = None
     #: Keys that count scales: the least they may be, and by how many less than K the most.
     scale_keys: ClassVar[dict[str, tuple[int, int]]] = {}
 
@@ -122,6 +149,22 @@ class VARCase(Case):
             value, most = getattr(self, name), self.scale_count - fewer
             if not least <= value <= most:
                 raise ValueError(f"{name} must be {least}..{most}, not {value}")
+        return self
+
+    def sampling_settings(self) -> Sampling:
+        """The preset `sampling` with what else the case says; "1.1x7,1x3" is a number a scale.
+
+        Raises ValueError for settings that cannot be.
+        """
+        own = {key: value for key in SAMPLING_KEYS if (value := getattr(self, key)) is not None}
+        for key, value in own.items():
+            if isinstance(value, str):
+                own[key] = per_scale(key, value, self.scale_count)
+        return dataclasses.replace(PRESETS[self.sampling], **own)
+
+    @model_validator(mode="after")
+    def _sampling_can_be(self) -> VARCase:
+        self.sampling_settings()
         return self
 
     @property

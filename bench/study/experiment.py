@@ -24,14 +24,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.study import papers
-from bench.study.cases import Case, Methods, VARCase, explain, make_case, sampled
+from bench.study.cases import SAMPLING_KEYS, Case, Methods, VARCase, explain, make_case, sampled
 from bench.study.errors import UsageError
 from bench.study.folders import EXPERIMENTS
 from bench.study.papers import PaperRow
 
 # Keys that make it another model, so that a row of the paper's no longer speaks of it: a method's
 # own, but those of how it is sampled.
-SAMPLED = {"sampling", "cfg", "top_k", "max_steps"}
+SAMPLED = {"sampling", "max_steps", *SAMPLING_KEYS}
 SIZES = {
     key
     for kind in Methods.by_name.values()
@@ -273,7 +273,9 @@ def apply(experiment: Experiment, change: str) -> None:
             if key in SIZES and key not in told and f"{{{key}}}" not in told[-1]:
                 block.pop("paper_row", None)  # another model than the paper's
     if not found:
-        axes = sorted({f for kind in Methods.by_name.values() for f in kind.model_fields})
+        named = [b.get("method", experiment.defaults.get("method")) for b in experiment.cases]
+        kinds = [Methods.by_name[m] for ms in named for m in _listed(ms) if m in Methods.by_name]
+        axes = sorted({field for kind in kinds for field in kind.model_fields})
         raise UsageError(
             f"--set {key}: no such axis here; axes are {', '.join(axes)}; of the whole run "
             f"{', '.join(EFFORT)}, timeout_s"

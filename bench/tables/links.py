@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bench.metrics import METRICS
 from bench.metrics.metric import of_features, of_pixels
-from bench.study.cases import Case, make_case
+from bench.study.cases import SAMPLING_KEYS, Case, make_case
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 
@@ -17,7 +17,13 @@ from bench.study.evaluations import Evaluation
 HOW = {"batch_size", "attention", "device", "seed", "memory_limit_gib"}
 #: Keys that do, and may differ between an evaluation and a measured speed: a table says so.
 #: With what a reader calls them.
-MARKED = {"weights": "weights", "stack": "stack", "precision": "precision", "sampling": "preset"}
+MARKED = {
+    "weights": "weights",
+    "stack": "stack",
+    "precision": "precision",
+    "sampling": "preset",
+    **{key: key for key in SAMPLING_KEYS},
+}
 #: Metrics whose figures are of one protocol in a table: those of `bench.py eval` have a network
 #: and a reference in common, each of `bench.py iqa` has weights of its own and no reference.
 ALONE = tuple(of_pixels())
