@@ -132,7 +132,9 @@ class Sweep:
                     raise UsageError(f"--set {e}" if asked else f"{where}: {e}") from None
                 if case not in self.cases:
                     self.cases.append(case)
-                if paper and paper_row:
+                if paper_row and not paper:
+                    self.not_in_paper.append(f"{where}: paper_row: no `paper` is named")
+                elif paper_row and paper:
                     try:
                         row = paper.select(paper_row, case.model_dump())
                         self.paper_rows.setdefault(case.key, row)

@@ -149,13 +149,14 @@ class PaperTable:
         """The values that a case repeats.
 
         wanted: the keys by name; a string is the key `method`; "{draft_steps}" is the case's.
-        case: its values.  A key that is not wanted but that the case has too must be the case's.
+        case: its values.  A key that is not wanted but that the case has too must be the case's;
+        not `method`, which papers write in their own way.
 
         Raises UsageError where no value fits, or two of one metric.
         """
         asked = wanted if isinstance(wanted, Mapping) else {"method": wanted}
         keys = {key: str(text).format(**case) for key, text in asked.items()}
-        own = {key: str(case[key]) for key in self.about.keys if key in case}
+        own = {key: str(case[key]) for key in self.about.keys if key in case and key != "method"}
         found = [v for v in self.values if (own | keys).items() <= dict(v.keys).items()]
         metrics = [value.metric for value in found]
         if found and len(set(metrics)) == len(metrics):

@@ -3,7 +3,6 @@ test_fake_cuda.py."""
 
 from __future__ import annotations
 
-import csv
 import gc
 import os
 
@@ -15,8 +14,8 @@ from bench.measure import memory
 from bench.measure.machine import CHILD_ENVIRON
 from bench.methods.loaded import Loaded
 from bench.predict.prediction import memory_differs, predict
+from bench.study import experiment
 from bench.study.cases import make_case
-from bench.study.folders import PAPERS
 from codevar import VAR, VQVAE, VARConfig, VQVAEConfig, graphs
 
 pytestmark = pytest.mark.gpu
@@ -62,31 +61,24 @@ def measured(case):
 
 def rows(table):
     """(the paper's row, its case)."""
-    with open(PAPERS / f"{table}.csv") as file:
-        for row in csv.DictReader(file):
-            name, batch_size = row["method"], int(row["batch_size"])
-            values = {"method": "var", "batch_size": batch_size, "device": "cuda"}
-            if name.startswith("CoDe"):
-                values |= {"method": "code", "draft_steps": 6, "sampling": "code"}
-            if name.startswith("VARiant"):
-                depth = int(name.removeprefix("VARiant-d"))
-                values |= {"method": "variant", "subnet_depth": depth, "bridge_scales": 6}
-            case = make_case(values | {"precision": "fp16"})
-            yield pytest.param(row, case, id=f"{name} {batch_size}")
+    sweep = experiment.load(table, device="cuda")
+    for case in sweep.cases:
+        row = sweep.paper_rows[case.key]
+        yield pytest.param(row.columns, case, id=f"{row.label} {case.batch_size}")
 
 
 @pytest.mark.parametrize(("row", "case"), rows("code_table3"))
 def test_memory_is_the_papers_and_the_predicted(row, case):
-    if row["oom"] == "yes":
+    if row["status_paper"] == "oom":
         with pytest.raises(torch.OutOfMemoryError):
             measured(case)
         return
     used = measured(case)
     assert used.accounted
-    assert used.params_mib == pytest.approx(float(row["params_mb"]), rel=1e-3)
-    assert used.kv_cache_mib == pytest.approx(float(row["kv_cache_mb"]), rel=8e-3)
+    assert used.params_mib == pytest.approx(row["params_mib_paper"], rel=1e-3)
+    assert used.kv_cache_mib == pytest.approx(row["kv_cache_mib_paper"], rel=8e-3)
     running = used.running_mib - used.rounding_mib
-    assert running == pytest.approx(float(row["running_mb"]), rel=0.01)
+    assert running == pytest.approx(row["running_mib_paper"], rel=0.01)
     assert memory_differs(vars(used), predict(case).figures(), "cuda") == []
 
 
@@ -94,7 +86,7 @@ def test_memory_is_the_papers_and_the_predicted(row, case):
 def test_memory_runs_out_where_the_papers_did(row, case):
     """Not for the images either: VARiant-d2 at batch 256 leaves them 4 GiB of the card."""
     loaded = Loaded.of(case, download=False)
-    if row["oom"] == "yes":
+    if row["status_paper"] == "oom":
         with pytest.raises(torch.OutOfMemoryError):
             loaded.decode(lambda k: None)
     else:

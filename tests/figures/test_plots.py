@@ -12,9 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from bench.figures import canvas, draw
-from bench.study import experiment
+from bench.study import experiment, papers
 from bench.study.errors import UsageError
-from bench.tables import case_rows, frames
+from bench.tables import case_rows
 from tests.synthetic import fake_run
 
 BOTH = ("published", "modern")
@@ -100,7 +100,7 @@ def test_labels_meet_neither_each_other_nor_a_marker(panel):
     ax = figure.axes[panel]
     extent = matplotlib.text.Text.get_window_extent
     labels = {text.get_text(): extent(text) for text in ax.texts}
-    paper = [row["method"].replace("VAR-Co", "Co") for row in frames.paper_rows("code_table1")]
+    paper = [row.label.replace("VAR-Co", "Co") for row in papers.load("code_table1").rows]
     assert sorted(labels) == sorted(paper)
     for (a, one), (b, other) in itertools.combinations(labels.items(), 2):
         assert not one.overlaps(other), f"{a} and {b}"

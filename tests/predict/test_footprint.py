@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import signal
 import weakref
@@ -14,8 +13,8 @@ from bench.measure import memory
 from bench.predict.footprint import of_plan
 from bench.predict.prediction import CUBLAS_BYTES, largest_batch, memory_differs, predict
 from bench.predict.simulate import PRIME, watched
+from bench.study import experiment
 from bench.study.cases import make_case
-from bench.study.experiment import PAPERS
 from bench.tables.tables import usable_bytes
 from codevar import PRESETS, VAR, VQVAE, Sampling, plan, stack
 from codevar.decode import generate
@@ -225,16 +224,9 @@ def test_what_no_tensor_asked_for_is_no_difference():
 
 def cases_of(table):
     """(case, its row) of the paper's table, measured on a 48 GB card."""
-    with open(PAPERS / f"{table}.csv") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        keys = {"method": "var", "batch_size": int(row["batch_size"]), "device": "cuda"}
-        if row["method"].startswith("CoDe"):
-            keys |= {"method": "code", "draft_steps": 6, "sampling": "code"}
-        if row["method"].startswith("VARiant"):
-            depth = int(row["method"].removeprefix("VARiant-d"))
-            keys |= {"method": "variant", "subnet_depth": depth}
-        yield make_case(keys | {"precision": "fp16"}), row
+    sweep = experiment.load(table, device="cuda")
+    assert sweep.further_paper_rows() == []
+    return [(case, sweep.paper_rows[case.key].columns) for case in sweep.cases]
 
 
 @pytest.mark.parametrize("table", ["code_table3", "variant_table3"])
@@ -242,7 +234,7 @@ def test_largest_batch_reproduces_every_out_of_memory_of_the_papers(table):
     usable = usable_bytes(48 * GIB, ecc=True)
     for case, row in cases_of(table):
         fits = largest_batch(case, usable)
-        assert (case.batch_size > fits) == (row["oom"] == "yes"), (case.label, fits)
+        assert (case.batch_size > fits) == (row["status_paper"] == "oom"), (case.label, fits)
 
 
 def test_largest_batch_is_the_last_that_fits():
@@ -255,11 +247,11 @@ def test_largest_batch_is_the_last_that_fits():
 
 def test_running_memory_is_the_papers():
     """All nine rows of CoDe's Table 3 that fit the card: the papers' MB are MiB."""
-    rows = [(case, row) for case, row in cases_of("code_table3") if row["oom"] == "no"]
+    rows = [(case, row) for case, row in cases_of("code_table3") if row["status_paper"] == "ok"]
     assert len(rows) == 9
     for case, row in rows:
         running = predict(case).running_bytes / MIB
-        assert running == pytest.approx(float(row["running_mb"]), rel=0.005), case.label
+        assert running == pytest.approx(row["running_mib_paper"], rel=0.005), case.label
 
 
 def test_math_attention_needs_far_more_than_tiles():

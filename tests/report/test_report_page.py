@@ -222,7 +222,7 @@ def test_every_table_of_the_papers_is_on_the_page(quick):
     assert len(quoted) == 16
     assert quoted[0].title == "CoDe, Figure 5"
     table = next(grid for grid in quoted if grid.title == "VARiant, Table 8")
-    assert [c.text for c in table.rows[0]] == ["2", "2.97", "2.89", "2.84", "2.80", "2.78"]
+    assert [c.text for c in table.rows[1]] == ["2", "7", "2.89"]
 
 
 def test_two_runs_of_one_machine_are_told_apart(quick, tmp_path):

@@ -23,6 +23,7 @@ def test_axes_multiply_in_the_order_of_the_file(tmp_path):
     sweep = load(
         tmp_path,
         """
+        paper = "code_table1"
         [defaults]
         batch_size = [1, 8]
         [[cases]]
@@ -33,7 +34,8 @@ def test_axes_multiply_in_the_order_of_the_file(tmp_path):
     )
     got = [(case.batch_size, case.draft_steps) for case in sweep.cases]
     assert got == [(1, 6), (1, 8), (8, 6), (8, 8)]
-    assert {sweep.paper_rows[c.key] for c in sweep.cases} == {"VAR-CoDe N=6", "VAR-CoDe N=8"}
+    rows = [sweep.paper_rows[case.key].label for case in sweep.cases]
+    assert set(rows) == {"VAR-CoDe N=6", "VAR-CoDe N=8"}
 
 
 def test_a_baseline_without_a_method_is_the_case_itself_with_other_keys(tmp_path):
@@ -110,7 +112,28 @@ def test_set_measurement(tmp_path):
         ('colour = 1\n[[cases]]\nmethod = "var"', "colour: no such key"),
         ('samples = 0\n[[cases]]\nmethod = "var"', "samples must be at least 1, not 0"),
         ("cases = []", "cases must have at least 1 item"),
-        ('[[cases]]\nmethod = "var"\npaper_row = "N={n}"', "paper_row 'N={n}' has no 'n'"),
+        (
+            'paper = "code_table1"\n[[cases]]\nmethod = "var"\npaper_row = "N={n}"',
+            "paper_row 'N={n}' has no 'n'",
+        ),
+        ('[[cases]]\nmethod = "var"\npaper_row = "VAR-d30"', "paper_row: no `paper` is named"),
+        (
+            'paper = "code_table2"\n[[cases]]\nmethod = "var"\npaper_row = "VAR-d30"',
+            "paper_row: code_table2 has no value for method VAR-d30; keys are method (CoDe "
+            "training-free, CoDe fine-tuned); draft_steps (6, 7, 8, 9)",
+        ),
+        (
+            'paper = "code_table2"\n[[cases]]\nmethod = "var"\npaper_row = { draft_steps = 6 }',
+            "paper_row: code_table2 has several values of one metric for draft_steps 6; keys are",
+        ),
+        (
+            'paper = "variant_table8"\n[[cases]]\nmethod = "var"\npaper_row = { colour = 1 }',
+            "paper_row: variant_table8 has no value for colour 1; keys are subnet_depth (2,",
+        ),
+        (
+            'paper = "variant_table6"\n[[cases]]\nmethod = "var"',
+            "paper: VARiant, Table 6 is of no cases",
+        ),
         ("[[cases]", "mine.toml"),
         ('paper = "code_table9"\n[[cases]]\nmethod = "var"', "paper must be one of"),
         ("", "cases: missing"),
@@ -166,10 +189,10 @@ def test_a_case_has_the_same_key_however_it_is_written():
 def test_a_model_that_is_not_the_papers_does_not_stand_beside_its_row():
     sweep = experiment.load("code_table1", ["refiner_depth=20", "depth=30"])
     rows = {case.label: sweep.paper_rows.get(case.key) for case in sweep.cases}
-    assert rows["VAR-d30"] == "VAR-d30"
+    assert rows["VAR-d30"].label == "VAR-d30"
     assert rows["CoDe N=6 (d30+d20)"] is None
     kept = experiment.load("code_table1", ["batch_size=1", "draft_steps=6"])
-    assert [kept.paper_rows.get(c.key) for c in kept.cases][-1] == "LlamaGen-XXL"
+    assert kept.paper_rows[kept.cases[-1].key].label == "LlamaGen-XXL"
 
 
 def test_one_gpu_has_one_name():

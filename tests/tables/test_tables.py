@@ -10,7 +10,7 @@ import pytest
 
 from bench.cli import targets
 from bench.predict.prediction import predict
-from bench.study import printing
+from bench.study import papers, printing
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from bench.tables import case_rows, frames, tables
@@ -29,10 +29,10 @@ def printed(run, format, capsys):
 
 
 def test_every_row_of_the_paper_is_there_measured_or_not():
-    papers = {row["method"] for row in frames.paper_rows("code_table1")}
+    told = {row.label for row in papers.load("code_table1").rows}
     table = frames.frame(fake_run("code_table1"))
     assert set(table["status"]) == {"ok"}
-    assert set(table["method_paper"]) == papers
+    assert set(table["method_paper"]) == told
     table = frames.frame(fake_run("code_table1", method=["var", "code"]))
     measured = table[table["status"] == "ok"]
     assert sorted(measured["method_paper"]) == sorted(
