@@ -89,7 +89,7 @@ def test_thirteen_maps_are_predicted_measured_drawn_and_reported(experiment, tmp
     drawn = {picture.stem for picture in (tmp_path / "plots").rglob("*.png")}
     assert len(drawn) == 2
     said("report", run, "--out", tmp_path / "page.html")
-    assert "scale 13" in (tmp_path / "page.html").read_text()
+    assert "by scale, 1 to 13" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(
