@@ -217,7 +217,12 @@ def lost_handles(rows: list[Row]) -> list[Any]:
     """Legend of the crosses that `curve` draws."""
     there = {row["status"] for row in rows}
     return [
-        Line2D([], [], **LOST | {"marker": marker, "label": OUT_OF_MEMORY[status]})
+        Line2D(
+            [],
+            [],
+            **LOST
+            | {"marker": marker, "label": OUT_OF_MEMORY[status].replace("OOM", "out of memory")},
+        )
         for status, marker in LOST_MARKERS.items()
         if status in there
     ]

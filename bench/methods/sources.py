@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.study.cases import Case, VARCase
+from bench.study.errors import UsageError
 from codevar.checkpoints import CheckpointError, Source, weights_sha256
 
 
@@ -52,4 +53,4 @@ hash_of = functools.cache(weights_sha256)  # gigabytes are read for one
 def reason(e: Exception) -> str:
     """One line."""
     line = (str(e).strip().splitlines() or [""])[0]
-    return line if isinstance(e, CheckpointError) else f"{type(e).__name__}: {line}"
+    return line if isinstance(e, CheckpointError | UsageError) else f"{type(e).__name__}: {line}"

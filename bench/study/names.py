@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from bench.study.cases import MINI, MINI_FILE, Case, VARCase
 from codevar.checkpoints import PUBLISHED, SHIPPED
 
@@ -39,15 +41,19 @@ def _file_name(weights: str) -> str:
 
 @functools.cache
 def recipe_of(name: str) -> str | None:
-    """The recipe that trained a model: of a published one by its name, of a file by its card; None
-    where nothing says."""
+    """The recipe that trained a model: of a published one by its name, of a file by its card, which
+    is in a .safetensors and beside a .pth; None where nothing says."""
     if name in PUBLISHED:
         role = name.partition("_")[0]
         return f"code-{role}" if role in ("drafter", "refiner") else "var"
     path = SHIPPED.get(name) or Path(name)
-    for card in (path.with_suffix(".json"), path.parent / "card.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads(card.read_text(encoding="utf-8"))["recipe"]["recipe"])
+    with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
+        if path.suffix == ".safetensors":  # which has its card in itself
+            with safe_open(path, "numpy") as file:
+                card = (file.metadata() or {})["card"]
+        else:
+            card = path.with_suffix(".json").read_text(encoding="utf-8")
+        return str(json.loads(card)["recipe"]["recipe"])
     return None
 
 

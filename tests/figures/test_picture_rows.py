@@ -245,7 +245,7 @@ def test_weights_that_do_not_fit_the_method_are_one_line(bench, weights, tmp_pat
     sets = [*ten_scales.words(mixed_up), "--set", "depth=5", "--set", "subnet_depth=4"]
     result = bench("grid", "variant", *sets, "--device", "cpu", "-o", tmp_path / "a.png")
     assert result.exit_code == 2
-    assert result.stderr == "bench.py: VARiant-d4 N=6 (d5): subnet depth must be 2..3, not 4\n"
+    assert result.stderr == f"bench.py: depth must be 3, not 5: {mixed_up}\n"
 
 
 def test_a_grid_of_rows_that_are_no_methods(tmp_path):

@@ -600,6 +600,31 @@ def test_weights_that_are_not_there_are_one_line(bench, tmp_path, monkeypatch):
     assert result.stderr.count("\n") == 1
 
 
+PREDICT = "predict quick --set method=var --set depth=30"
+
+
+@pytest.mark.parametrize(
+    "words", [PREDICT, "sample var", "grid var", "spectra var", "inpaint var --count 2"]
+)
+def test_a_file_of_another_depth_is_refused_by_every_command(words, tmp_path, monkeypatch):
+    """Its label and the plan would be those of a model that it is not."""
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    config = tiny.var_config(4, patch_sizes=codevar.PATCH_SIZES_256)
+    (tmp_path / "own").mkdir()
+    for file in ("half.pth", "own/var_d30.pth"):
+        torch.save(tiny.state_dict(codevar.VAR, config), tmp_path / file)
+    kinds = ["mini:half.pth"] if words == PREDICT else ["mini:half.pth", "own"]
+    for weights in kinds:
+        how = f"--set weights={weights} --set precision=float32 --set device=cpu"
+        out = "" if words == PREDICT else "--out out"
+        result = CliRunner().invoke(app.app, [*words.split(), *how.split(), *out.split()])
+        assert result.exit_code == 2, result.output
+        assert f"depth must be 4, not 30: {weights}" in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not list(tmp_path.glob("out/samples*"))
+
+
 def test_hashes_of_weights_are_of_their_tensors(tmp_path):
     from safetensors.torch import save_file
 

@@ -61,31 +61,31 @@ def test_labels_follow_from_the_models_that_are_loaded(values, called):
     assert is_training_free(case) == (called == "training-free")
 
 
-def own(folder, name, recipe):
-    """A training's folder with a shipped model and a card."""
+def own(folder, name):
+    """A training's folder with a shipped model, which has its card in itself."""
     folder.mkdir()
     (folder / "model.safetensors").symlink_to(SHIPPED[name])
-    (folder / "card.json").write_text(json.dumps({"recipe": {"recipe": recipe}}))
+    (folder / "card.json").write_text('{"recipe": {"recipe": "of another training"}}')
     return folder
 
 
 def test_a_training_of_ones_own_is_loaded_and_labelled_by_its_card(tmp_path):
-    drafter = own(tmp_path / "my_drafter", "mini_drafter_8", "code-drafter")
-    refiner = own(tmp_path / "my_refiner", "mini_refiner_8", "code-refiner")
-    plain = own(tmp_path / "plain", "mini_small", "var")
+    drafter = own(tmp_path / "my_drafter", "mini_drafter_8")
+    refiner = own(tmp_path / "my_refiner", "mini_refiner_8")
+    plain = own(tmp_path / "plain", "mini_small")
     sizes = {"method": "code", "draft_steps": 8, "depth": 12, "refiner_depth": 4}
     case = make_case(sizes | {"weights": f"mini:{drafter}+{refiner}"})
     assert trained_as(case) == "fine-tuned"
     assert sources_of(case)[:2] == [str(f / "model.safetensors") for f in (drafter, refiner)]
     both = make_case(sizes | {"weights": f"mini:{drafter}+{plain / 'model.safetensors'}"})
     assert is_finetuned(both)
-    free = own(tmp_path / "free", "mini_large", "var")
+    free = own(tmp_path / "free", "mini_large")
     assert trained_as(make_case(sizes | {"weights": f"mini:{free}+{plain}"})) == "training-free"
 
 
 def test_real_sizes_are_read_from_the_file_and_held_against_the_case(tmp_path):
     """Of a file of one's own, without the mini world's prefix too."""
-    folder = own(tmp_path / "half", "mini_small", "var")
+    folder = own(tmp_path / "half", "mini_small")
     case = make_case({"method": "var", "depth": 4, "weights": str(folder)})
     assert configs(case)[0].depth == 4
     assert sources_of(case)[1] == "vae_ch160v4096z32"  # the published one, none being beside it
@@ -114,3 +114,11 @@ def test_a_model_of_another_depth_is_refused_where_it_is_loaded(tmp_path, form):
     case = make_case(values | {"weights": form.format(tmp_path)})
     with pytest.raises(UsageError, match="depth must be 4, not 30"):
         load(case, download=False)
+
+
+def test_a_pth_has_its_card_beside_it(tmp_path):
+    (tmp_path / "own.json").write_text(json.dumps({"recipe": {"recipe": "variant"}}))
+    case = make_case({"method": "variant", "subnet_depth": 4, "weights": f"{tmp_path}/own.pth"})
+    assert trained_as(case) == "fine-tuned"
+    other = make_case({"method": "variant", "subnet_depth": 4, "weights": f"{tmp_path}/new.pth"})
+    assert trained_as(other) == "new"
