@@ -14,6 +14,7 @@ downloaded unless asked.  Sizes are read off the tensors, not asked for.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -60,12 +61,19 @@ class CheckpointError(ValueError):
     """A source that cannot be loaded; the message is one line that names it."""
 
 
+CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
 def is_oom(e: BaseException) -> bool:
-    """Whether memory ran out, in any of the words for it."""
-    if isinstance(e, MemoryError | torch.OutOfMemoryError):
+    """Whether memory ran out.  Torch's CPU allocator has no exception of its own; it says its
+    name."""
+    if isinstance(e, RuntimeError) and "DefaultCPUAllocator" in str(e):
         return True
-    words = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")
-    return isinstance(e, RuntimeError | OSError) and any(word in str(e) for word in words)
+    if isinstance(e, torch.AcceleratorError):  # where CUDA itself takes memory, as for a context
+        return getattr(e, "error_code", None) == CUDA_OUT_OF_MEMORY
+    if isinstance(e, OSError):
+        return e.errno == errno.ENOMEM
+    return isinstance(e, MemoryError | torch.OutOfMemoryError)
 
 
 def load_var(
