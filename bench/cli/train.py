@@ -33,7 +33,7 @@ def train(
     ] = [],  # noqa: B006
 ) -> None:
     """Trains a model by a config; torchrun in front of it shares the work."""
-    from codevar.checkpoints import CheckpointError
+    from codevar.files import CheckpointError
     from codevar.train import TrainError, loop, parallel, recipes
     from codevar.train.progress import Progress
 

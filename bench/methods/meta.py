@@ -10,7 +10,8 @@ import torch
 from bench.study.cases import Case, VARCase, _mini_config
 from bench.study.errors import UsageError
 from codevar import VAR, VARConfig, VQVAEConfig, checkpoints
-from codevar.checkpoints import SHIPPED
+from codevar.config import patch_sizes_of
+from codevar.files import SHIPPED, CheckpointError
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 
@@ -28,7 +29,7 @@ def configs(case: VARCase) -> tuple[VARConfig, ...]:
     if case.in_mini_world:
         try:
             found = tuple(map(_mini_config, case.model_names()))
-        except checkpoints.CheckpointError as e:
+        except CheckpointError as e:
             told = ", ".join(SHIPPED)
             raise UsageError(f"{case.label}, {case.weights}: {e}; there are {told}") from None
         for config, depth in zip(found, case.depths, strict=True):
@@ -44,7 +45,7 @@ def vqvae_config(case: VARCase) -> VQVAEConfig:
     if case.in_mini_world:
         shipped = checkpoints.vqvae_config(case.vqvae_name)
         return replace(shipped, patch_sizes=configs(case)[0].patch_sizes)
-    return VQVAEConfig(patch_sizes=checkpoints.patch_sizes_of(case.depth))
+    return VQVAEConfig(patch_sizes=patch_sizes_of(case.depth))
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
 from bench.study.names import name_of
 from codevar import PRESETS
-from codevar.checkpoints import is_oom
+from codevar.files import is_oom
 from codevar.mini.world import CLASSES
 
 #: Keys of a case that do not change what it draws.

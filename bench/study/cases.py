@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,9 +25,14 @@ from pydantic import (
 )
 
 from bench.study.errors import UsageError
-from codevar import VAR, VARConfig, checkpoints
-from codevar.checkpoints import SHIPPED
-from codevar.plan import Plan, code, original, subnet, swap_scale, variant
+from codevar import files
+from codevar.config import VARConfig, patch_sizes_of
+from codevar.files import SHIPPED
+from codevar.scales import PATCH_SIZES_256
+
+if TYPE_CHECKING:
+    from codevar.plan import Plan
+    from codevar.var import VAR
 
 Depth = Annotated[int, Field(ge=1, le=60)]
 SubnetDepth = Annotated[int, Field(ge=2, le=60)]
@@ -104,11 +109,11 @@ class VARCase(Case):
     def scale_count(self) -> int:
         """K of its models' pyramid; of a file that cannot be read, that of the shipped models."""
         if not self.in_mini_world:
-            return len(checkpoints.patch_sizes_of(self.depth))
+            return len(patch_sizes_of(self.depth))
         try:
             return len(_mini_config(self.model_names()[0]).patch_sizes)
-        except checkpoints.CheckpointError:  # which is told where the model is needed
-            return len(checkpoints.PATCH_SIZES_256)
+        except files.CheckpointError:  # which is told where the model is needed
+            return len(PATCH_SIZES_256)
 
     @property
     def steps(self) -> str:
@@ -131,7 +136,7 @@ class VARCase(Case):
         raise NotImplementedError
 
     def model_names(self) -> tuple[str, ...]:
-        """Names of the models: the published ones, `codevar.checkpoints.SHIPPED`, or a file."""
+        """Names of the models: the published ones, `codevar.files.SHIPPED`, or a file."""
         if self.weights.startswith(MINI_FILE):
             return (self.weights.removeprefix(MINI_FILE),)
         if self.weights == MINI_FINETUNED and (own := self.finetuned()):
@@ -185,6 +190,8 @@ class Original(VARCase):
         return f"VAR-d{self.depth}"
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import original
+
         return original(models[0])
 
 
@@ -209,6 +216,8 @@ class CoDe(VARCase):
         return self.depth, self.refiner_depth
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import code
+
         drafter, refiner = models
         return code(drafter, refiner, self.draft_steps)
 
@@ -252,6 +261,8 @@ class VARiant(Subnetted):
         return (f"variant_d{self.subnet_depth}",) if self.in_mini_world else ()
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import variant
+
         return variant(models[0], self.subnet_depth, self.bridge_scales)
 
 
@@ -284,6 +295,8 @@ class Subnet(Subnetted):
         return self
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import subnet
+
         return subnet(models[0], self.subnet_depth, self.chosen())
 
 
@@ -304,6 +317,8 @@ class Swap(VARCase):
         return self.depth, self.other_depth
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import swap_scale
+
         base, other = models
         return swap_scale(base, other, self.scale)
 
@@ -325,6 +340,8 @@ class CoDeVARiant(CoDe, Subnetted):
         )
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import code, subnet
+
         drafter, refiner = models
         late = range(self.draft_steps + 1, self.scale_count + 1)
         return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)
@@ -521,7 +538,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 @functools.cache
 def _mini_config(name: str) -> VARConfig:
-    return checkpoints.var_config(name)
+    return files.var_config(name)
 
 
 @functools.cache
