@@ -2,8 +2,8 @@
 
 A source is one of
 
-    "var_d16", "vae_ch160v4096z32", "drafter_6", ...   a published name (`PUBLISHED`)
-    "mini_large", "mini_vqvae", "mini_drafter_6", ...  one of the mini world's (`SHIPPED`)
+    "var_d16", "vae_ch160v4096z32", "drafter_6", ...   a published name (`files.PUBLISHED`)
+    "mini_large", "mini_vqvae", "mini_drafter_6", ...  one of the mini world's (`files.SHIPPED`)
     "path/to/var_d16.pth", ".safetensors"              a file
     "seeded:var_d16", "seeded:var_d16:7"               random weights from a seed (0, or 7)
     {"pos_start": tensor, ...}                         a state dict
@@ -14,66 +14,30 @@ downloaded unless asked.  Sizes are read off the tensors, not asked for.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
 import os
-import pickle
 import re
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
-from codevar.var import VAR, VARConfig
+from codevar.config import VARConfig
+from codevar.files import CheckpointError, file_of, pyramid_of, read_tensors, shapes_of, sized
+from codevar.scales import PATCH_SIZES_256
+from codevar.var import VAR
 from codevar.vqvae import VQVAE, VQVAEConfig
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 Model = TypeVar("Model", bound=nn.Module)
-Read = TypeVar("Read")
-
-#: Published name -> (hub repository, file).
-PUBLISHED = {
-    "vae_ch160v4096z32": ("FoundationVision/var", "vae_ch160v4096z32.pth"),
-    **{f"var_d{d}": ("FoundationVision/var", f"var_d{d}.pth") for d in (16, 20, 24, 30, 36)},
-    **{f"drafter_{n}": ("Zigeng/VAR_CoDe", f"drafter_{n}.pth") for n in (6, 7, 8, 9)},
-    **{f"refiner_{n}": ("Zigeng/VAR_CoDe", f"refiner_{n}.pth") for n in (6, 7, 8, 9)},
-}
-
-#: Name -> file of the mini world's trained models (`codevar.mini`), each with a card beside it.
-SHIPPED = {
-    f"mini_{path.stem}": path
-    for path in sorted((Path(__file__).parent / "mini" / "weights").glob("*.safetensors"))
-}
 
 # Buffers of the published files that follow from the sizes.
 _DERIVED = re.compile(r"lvl_1L|attn_bias_for_masking|.*zero_k_bias|.*ema_vocab_hit_SV")
-
-
-class CheckpointError(ValueError):
-    """A source that cannot be loaded; the message is one line that names it."""
-
-
-CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
-
-
-def is_oom(e: BaseException) -> bool:
-    """Whether memory ran out.  Torch's CPU allocator has no exception of its own; it says its
-    name."""
-    if isinstance(e, RuntimeError) and "DefaultCPUAllocator" in str(e):
-        return True
-    if isinstance(e, torch.AcceleratorError):  # where CUDA itself takes memory, as for a context
-        return getattr(e, "error_code", None) == CUDA_OUT_OF_MEMORY
-    if isinstance(e, OSError):
-        return e.errno == errno.ENOMEM
-    return isinstance(e, MemoryError | torch.OutOfMemoryError)
 
 
 def load_var(
@@ -133,28 +97,14 @@ def load_vqvae(
     return _fill(lambda shapes: VQVAE(read(shapes, pyramid)), tensors, where, device, dtype)
 
 
-def var_config(source: str) -> VARConfig:
-    """Sizes of a VAR of `SHIPPED` or of a file.
-
-    Raises CheckpointError as `load_var` does.
-    """
-    shapes, pyramid = _shapes(source)
-    return _sized(source, lambda: VARConfig.from_shapes(shapes, pyramid))
-
-
 def vqvae_config(source: str) -> VQVAEConfig:
-    """Sizes of a VQVAE, as `var_config`."""
-    shapes, pyramid = _shapes(source)
-    return _sized(source, lambda: VQVAEConfig.from_shapes(shapes, pyramid or PATCH_SIZES_256))
+    """Sizes of a VQVAE, as `files.var_config`."""
+    shapes, pyramid = shapes_of(source)
+    return sized(source, lambda: VQVAEConfig.from_shapes(shapes, pyramid or PATCH_SIZES_256))
 
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def patch_sizes_of(depth: int) -> tuple[int, ...]:
-    """The pyramid of the published VAR of this depth."""
-    return PATCH_SIZES_512 if depth == 36 else PATCH_SIZES_256
 
 
 # Sources
@@ -175,8 +125,8 @@ def _tensors(source: Source, download: bool) -> tuple[dict[str, torch.Tensor], s
     if isinstance(source, Mapping):
         tensors, where = dict(source), "state dict"
     else:
-        path = _file(source, download)
-        tensors, where = _read(path), str(path)
+        path = file_of(source, download)
+        tensors, where = read_tensors(path), str(path)
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise CheckpointError(f"{where}: {name!r} is no name of a tensor")
@@ -187,70 +137,10 @@ def _tensors(source: Source, download: bool) -> tuple[dict[str, torch.Tensor], s
     return tensors, where
 
 
-def _file(source: str | os.PathLike[str], download: bool) -> Path:
-    if source in PUBLISHED:
-        return hub_file(str(source), *PUBLISHED[str(source)], download)
-    return SHIPPED.get(str(source), Path(source))
-
-
-def hub_file(name: str, repo: str, file: str, download: bool) -> Path:
-    """A file of a hub repository, from the hub's local cache unless asked to download.
-
-    Raises CheckpointError, which calls it `name`.
-    """
-    # `hf_hub_download(local_files_only=True)` talks to the network all the same.
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    missing = f"{name}: {file} of {repo} is not cached here"
-    if not download:
-        cached = try_to_load_from_cache(repo, file)
-        if not isinstance(cached, str):
-            raise CheckpointError(f"{missing}; pass download=True (--download)")
-        return Path(cached)
-    try:
-        return Path(hf_hub_download(repo, file))
-    except LocalEntryNotFoundError as e:
-        raise CheckpointError(f"{missing}; the hub cannot be reached") from e
-    except (HfHubHTTPError, OSError) as e:
-        raise CheckpointError(f"{name}: {_first_line(e)}") from e
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "no such file, and no published name"
-        raise CheckpointError(f"{path}: {kind}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # Files from before torch 1.6 are no zip archives and cannot be mapped.
-        mapped = zipfile.is_zipfile(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as e:
-        raise CheckpointError(f"{path}: no state dict of plain tensors, or damaged") from e
-    except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
-        if is_oom(e):
-            raise
-        raise CheckpointError(f"{path}: damaged or no checkpoint ({_first_line(e)})") from e
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a state dict")
-    return loaded
-
-
-def _shapes(source: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...] | None]:
-    """Shapes of a file's tensors, and its pyramid where it tells."""
-    tensors, where = _tensors(source, download=False)
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, _pyramid(tensors, where)
-
-
 def _pyramid(tensors: dict[str, torch.Tensor], where: str) -> tuple[int, ...] | None:
     """Patch sizes, where the file tells them."""
-    if "lvl_1L" not in tensors:
-        return None
-    levels = tensors["lvl_1L"].flatten().tolist()
-    return _sized(f"{where}: lvl_1L", lambda: Scales.from_level_of_token(levels)).patch_sizes
+    levels = tensors.get("lvl_1L")
+    return None if levels is None else pyramid_of(levels.flatten().tolist(), where)
 
 
 def weights_sha256(source: Source) -> str | None:
@@ -271,10 +161,6 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _first_line(e: Exception) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0]
-
-
 # Filling a model
 
 
@@ -287,7 +173,7 @@ def _fill(
 ) -> Model:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     with torch.device("meta"):
-        model = _sized(where, lambda: build(shapes))
+        model = sized(where, lambda: build(shapes))
     wanted = model.state_dict()
     for name, tensor in wanted.items():
         if name not in shapes:
@@ -300,16 +186,6 @@ def _fill(
         if name not in wanted and not _DERIVED.fullmatch(name):
             raise CheckpointError(f"{where}: tensor {name} is not part of such a model")
     return _assign(model, lambda name: tensors[name], device, dtype)
-
-
-def _sized(where: str, read: Callable[[], Read]) -> Read:
-    """What `read` makes of a state dict's shapes."""
-    try:
-        return read()
-    except KeyError as e:
-        raise CheckpointError(f"{where}: tensor {e.args[0]} is missing") from e
-    except (ValueError, IndexError, ZeroDivisionError) as e:
-        raise CheckpointError(f"{where}: {_first_line(e)}") from e
 
 
 def _fill_from_seed(

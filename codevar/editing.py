@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from codevar.checks import labels_of
-from codevar.decode import default_stack, generate, images_of
+from codevar.decoding import default_stack, generate, images_of
 from codevar.noise import Seed
 from codevar.outputs import Decoded
 from codevar.plan import Plan, original

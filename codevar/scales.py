@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PATCH_SIZES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 PATCH_SIZES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -61,6 +63,8 @@ class Scales:
 
     def level_of_token(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """(L,) the 0-based scale of every position."""
+        import torch
+
         # Filled where it is needed: the counts as a tensor would be a copy that a GPU waits for.
         parts = [torch.full((n,), k, device=device) for k, n in enumerate(self.tokens)]
         return torch.cat(parts)

@@ -22,8 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from codevar.cache import GrowingCache, StaticCache
 from codevar.compiled import chain_var, merge_biases
+from codevar.config import VARConfig
 from codevar.packed import can_pack, pack_var
-from codevar.var import VAR, VARConfig
+from codevar.var import VAR
 from codevar.vqvae import VQVAE
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

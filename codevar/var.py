@@ -9,104 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from codevar.cache import Cache
+from codevar.config import VARConfig
 from codevar.linear import PackedLinear, UnroundedLinear
-from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
-from codevar.shapes import Shapes, count, size
 
 MAX_LOG_SCALE = math.log(100)  # of attention's temperature
 
 #: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C);
 #: a scale may have its 1 in it already, `Block.takes_gains`.
 Modulation = Sequence[torch.Tensor]
-
-
-@dataclass(frozen=True)
-class VARConfig:
-    """Sizes of a VAR.  `VARConfig(depth=30)` is VAR-d30; width and heads follow the depth
-    (64 x depth, one head per 64 channels) unless given."""
-
-    depth: int
-    width: int = 0
-    heads: int = 0
-    classes: int = 1000
-    vocab: int = 4096
-    channels: int = 32
-    patch_sizes: tuple[int, ...] = PATCH_SIZES_256
-    shared_adaln: bool = False
-    l2_norm: bool = True
-    ffn_ratio: float = 4.0
-
-    def __post_init__(self) -> None:
-        width = self.width or 64 * self.depth
-        object.__setattr__(self, "width", width)
-        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
-        object.__setattr__(self, "heads", self.heads or max(1, width // 64))
-        if self.depth < 1 or width % self.heads:
-            raise ValueError(f"no VAR has depth {self.depth}, width {width}, heads {self.heads}")
-
-    @property
-    def scales(self) -> Scales:
-        return Scales(self.patch_sizes)
-
-    @property
-    def ffn_width(self) -> int:
-        return round(self.width * self.ffn_ratio)
-
-    @classmethod
-    def published(cls, depth: int) -> VARConfig:
-        """The published model of this depth: 16, 20, 24, 30 (256 px) or 36 (512 px, shared
-        AdaLN); other depths are of the 256 px form."""
-        if depth == 36:
-            return cls(depth, patch_sizes=PATCH_SIZES_512, shared_adaln=True)
-        return cls(depth)
-
-    @classmethod
-    def from_shapes(
-        cls,
-        shapes: Shapes,
-        patch_sizes: tuple[int, ...] | None = None,
-    ) -> VARConfig:
-        """Sizes as the tensors of a state dict show them.
-
-        patch_sizes: where the state dict has no `lvl_1L`; else told by the number of tokens.
-        Raises KeyError naming the first tensor that is missing, ValueError if one has no such
-        dimensions or the number of tokens fits no known pyramid.
-        """
-        width, channels = size(shapes, "word_embed.weight", 2)
-        depth = count(shapes, "blocks.", "0.attn.mat_qkv.weight")
-        tokens = size(shapes, "pos_1LC", 3)[1]
-        if patch_sizes is None:
-            known = [PATCH_SIZES_256, PATCH_SIZES_512]
-            patch_sizes = next((p for p in known if tokens == Scales(p).L), None)
-            if patch_sizes is None:
-                raise ValueError(
-                    f"pos_1LC has {tokens} tokens, as no known pyramid; give patch_sizes=(1, ...)"
-                )
-        if tokens != Scales(patch_sizes).L:
-            raise ValueError(
-                f"pos_1LC has {tokens} tokens, but patch_sizes {patch_sizes} make "
-                f"{Scales(patch_sizes).L}"
-            )
-        l2_norm = "blocks.0.attn.scale_mul_1H11" in shapes
-        return cls(
-            depth=depth,
-            width=width,
-            heads=size(shapes, "blocks.0.attn.scale_mul_1H11", 4)[1] if l2_norm else width // 64,
-            classes=size(shapes, "class_emb.weight", 2)[0] - 1,
-            vocab=size(shapes, "head.weight", 2)[0],
-            channels=channels,
-            patch_sizes=patch_sizes,
-            shared_adaln="shared_ada_lin.1.weight" in shapes,
-            l2_norm=l2_norm,
-            ffn_ratio=size(shapes, "blocks.0.ffn.fc1.weight", 2)[0] / width,
-        )
 
 
 class VAR(nn.Module):

@@ -21,7 +21,7 @@ from bench.predict.prediction import kv_cache_bytes, params_bytes
 from bench.study.cases import make_case
 from codevar import graphs
 from codevar.compiled import cannot_compile
-from codevar.decode import generate
+from codevar.decoding import generate
 from codevar.plan import code, original, variant
 from tests.conftest import reference_state_dict
 

@@ -7,13 +7,10 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.measure import machine
-from bench.metrics import METRICS
 from bench.study import evaluations, printing
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS
@@ -53,21 +50,21 @@ def evaluate(
     format: Annotated[Format, typer.Option("--format", help="how to print")] = Format.rich,
 ) -> None:
     """FID, sFID, IS, precision and recall of images, by OpenAI's protocol."""
-    import torch
-
-    from bench.measure import devices
-    from bench.quality import evaluate as quality
-    from bench.quality import features
-    from bench.quality.images import open_images
-    from bench.quality.reference import open_reference
-    from bench.quality.reference import save_statistics as save
-
     if reference is None and save_statistics is None:
         raise UsageError("name what to hold the samples against with --reference")
     if save_statistics is not None and save_statistics.suffix != ".npz":
         raise UsageError(f"--save-statistics {save_statistics}: name a file that ends in .npz")
     if 0 < bootstrap < 20:
         raise UsageError(f"--bootstrap {bootstrap}: too few for an interval; 20 at least")
+    import torch
+
+    from bench.measure import devices, machine
+    from bench.quality import evaluate as quality
+    from bench.quality import features
+    from bench.quality.images import open_images
+    from bench.quality.reference import open_reference
+    from bench.quality.reference import save_statistics as save
+
     chosen = devices.default_device() if device in (None, "auto") else str(device)
     devices.check_device(chosen)
     images = open_images(samples)
@@ -126,6 +123,10 @@ class Watch:
 
 def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printed:
     """A row for each metric."""
+    import pandas as pd
+
+    from bench.metrics import METRICS
+
     rows = []
     for name, value in record["metrics"].items():
         if name not in METRICS:

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.measure import machine
+from bench.cli.targets import check_targets
 from bench.study import printing, storage
 from bench.study.errors import UsageError
-from bench.study.folders import RESULTS
+from bench.study.folders import RESULTS, with_committed
 from bench.study.printing import Format
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def grid(
     download: Download = False,
 ) -> None:
     """The same classes and seeds by each method, a row each, as the papers' picture figures."""
+    check_targets(targets, changes)
     from bench.figures import picture_rows
     from bench.quality import chosen, grid_rows
     from bench.tables import margin
@@ -63,7 +64,7 @@ def grid(
         raise UsageError(f"--classes x --seeds: {picture_rows.MOST} pictures in a row at most")
     files = picture_rows.files_of(out)
     cases = chosen.cases_of(targets, changes, device)
-    known = margin.facts_of(cases, RESULTS, run)
+    known = margin.facts_of(cases, with_committed(RESULTS), run)
     rows: list[grid_rows.Row] = []
     heads: list[grid_rows.Head] = []
     with progress() as tell:
@@ -103,6 +104,7 @@ def edit(
     download: Download = False,
 ) -> None:
     """Inpainting and editing without training: before, mask and after, side by side."""
+    check_targets(plan, changes)
     from bench.figures import picture_rows
     from bench.quality import chosen, edits, grid_rows
 
@@ -156,6 +158,8 @@ def inpaint(
     The mask is the middle half of each side, unless --box or --mask says otherwise (in pixels
     of the models' square).
     """
+    check_targets(targets, changes)
+    from bench.measure import machine
     from bench.quality import chosen, crops, inpainting
 
     cases = chosen.cases_of(targets, changes, device)
@@ -218,7 +222,7 @@ def iqa(
     """MUSIQ, CLIPIQA and NIQE of pictures, by pyiqa (CoDe, Table 5)."""
     import torch
 
-    from bench.measure import devices
+    from bench.measure import devices, machine
     from bench.quality import iqa as scoring
     from bench.quality.images import open_images
     from bench.study import evaluations

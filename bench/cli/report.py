@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.compare import compared
+from bench.cli.targets import find
 from bench.study.errors import UsageError
 
 
@@ -33,9 +35,6 @@ def report(
     ] = None,
 ) -> None:
     """One HTML page to read it all: figures, tables, images, machine, raw samples."""
-    from bench.cli.targets import find
-    from bench.report import page
-
     words = [*(targets or []), *(["--compare", *compare] if compare else [])]
     words += [word for path in samples or [] for word in ("--samples", str(path))]
     command = shlex.join(["bench.py", "report", *words])
@@ -44,15 +43,14 @@ def report(
     if threshold and not compare:
         raise UsageError("--threshold goes with --compare")
     if compare:
-        from bench.tables import compare as gate
+        judged = compared(*compare, threshold or "3%")
+        from bench.report import page
 
-        sides = [
-            gate.of_benchmarks(Path(side)) if gate.is_benchmarks(Path(side)) else find([side])[0]
-            for side in compare
-        ]
-        judged = gate.compare(sides[0], sides[1], gate.share(threshold or "3%"))
         html = page.of_comparison(judged, command)
     else:
-        html = page.of_runs(find(targets), samples or [], command)
+        runs = find(targets)
+        from bench.report import page
+
+        html = page.of_runs(runs, samples or [], command)
     page.write(html, out)
     print(f"{out} ({len(html.encode()) / 1e6:.1f} MB)")

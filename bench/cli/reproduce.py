@@ -9,13 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.measure import machine
 from bench.study import experiment, printing
 from bench.study.cases import sampled
 from bench.study.errors import UsageError
-from bench.study.folders import ROOT
+from bench.study.folders import PLOTS, RESULTS
 from bench.study.printing import Format
-from bench.tables import frames, tables
 
 
 def reproduce(
@@ -66,18 +64,21 @@ def reproduce(
     A case that several of them have is sampled once.  What the folder has of all this is kept:
     after a stop, run the same command again.
     """
+    if device is not None:
+        changes = [*changes, f"device={device}"]
+    for name in experiments:
+        experiment.load(name, changes)  # what it refuses, it refuses before torch is imported
     import torch
 
     from bench.cli.targets import check_measured, with_quality
     from bench.figures import registry
-    from bench.measure import devices, runner
+    from bench.measure import devices, machine, runner
     from bench.quality import ablations, features
     from bench.quality import reproduce as whole
     from bench.quality.watch import Watch
+    from bench.tables import frames, tables
     from codevar.train.progress import Progress
 
-    if device is not None:
-        changes = [*changes, f"device={device}"]
     chosen = devices.default_device()
     sweeps = [experiment.load(name, changes, chosen) for name in dict.fromkeys(experiments)]
     registry.check([name for sweep in sweeps for name in sweep.experiment.figures])
@@ -115,7 +116,7 @@ def reproduce(
             run = frames.load(folder)
         (measured,) = with_quality([run], shared)
         printing.show(tables.measured(measured), Format.rich)
-        for path in registry.draw(measured, [], ROOT / "plots") if speed else []:
+        for path in registry.draw(measured, [], PLOTS) if speed else []:
             console.print(path, soft_wrap=True, highlight=False)
         runs.append(measured)
     if speed:
@@ -128,5 +129,7 @@ def folders_of(names: Sequence[str], out: Path | None) -> list[Path]:
         raise UsageError(f"{twice[0]}: two experiments of this name; reproduce them one by one")
     if len(names) == 1 and out:
         return [out]
-    home = out or ROOT / "results" / machine.environment()["machine"]
+    from bench.measure import machine
+
+    home = out or RESULTS / machine.environment()["machine"]
     return [home / name for name in names]

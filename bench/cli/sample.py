@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.measure import machine
 from bench.study import experiment, storage
 from bench.study.cases import make_case
 from bench.study.folders import RESULTS
@@ -53,14 +52,15 @@ def sample(
     ] = False,
 ) -> None:
     """Images of every class, equally many, to disk; torchrun in front of it shares the work."""
-    from bench.measure import devices
+    axes = {"device": device, "sampling": preset and preset.value}
+    changes = [*changes, *(f"{key}={value}" for key, value in axes.items() if value)]
+    experiment.cases_of(target, changes)  # what it refuses, it refuses before torch is imported
+    from bench.measure import devices, machine
     from bench.quality import sampling
     from bench.quality.wanted import sets_of
     from bench.quality.watch import Watch
     from codevar.train import parallel
 
-    axes = {"device": device, "sampling": preset and preset.value}
-    changes = [*changes, *(f"{key}={value}" for key, value in axes.items() if value)]
     cases = experiment.cases_of(target, changes, devices.default_device())
     wanted = sets_of(cases, per_class, format.value, batch_size, seed)
     devices.check_devices([one.case for one in wanted.values()])
@@ -115,7 +115,7 @@ def fidelity(
     """Whether a stack or a precision changes tokens, images and FID: two sets, side by side."""
     import torch
 
-    from bench.measure import devices
+    from bench.measure import devices, machine
     from bench.quality import features
     from bench.quality import fidelity as comparing
     from bench.quality.sample_set import SampleSet

@@ -17,6 +17,7 @@ from bench.cli.pictures import (
     progress,
     said_of_weights,
 )
+from bench.cli.targets import check_targets
 from bench.study import printing
 from bench.study.errors import UsageError
 from bench.study.printing import Format
@@ -36,6 +37,7 @@ def spectra(
     format: OutputFormat = Format.rich,
 ) -> None:
     """Fourier spectra of what the first and last three scales add to images (CoDe, Figure 3 b)."""
+    check_targets(targets, changes)
     import torch
 
     from bench.figures import picture_rows, spectra_figure

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from bench.study import evaluations, experiment, records
+from bench.study.cases import Methods
 from bench.study.errors import UsageError
-from bench.study.folders import RESULTS
-from bench.tables import frames
+from bench.study.experiment import Sweep
+from bench.study.folders import RESULTS, with_committed
+
+if TYPE_CHECKING:
+    from bench.tables.frames import Run
 
 
-def check_measured(*runs: frames.Run) -> None:
+def check_measured(*runs: Run) -> None:
     """Exit code 1 where no case came to a result."""
     if all(record["status"] in records.FAILED for run in runs for record in run.records):
         folders = ", ".join(str(run.folder) for run in runs)
@@ -26,10 +32,12 @@ def check_measured(*runs: frames.Run) -> None:
         raise typer.Exit(1)
 
 
-def every_run() -> list[frames.Run]:
+def every_run() -> list[Run]:
     """All runs under results/ that can be read, newest first."""
+    from bench.tables import frames
+
     found = []
-    for folder, _ in records.runs(RESULTS):
+    for folder, _ in records.runs(*with_committed(RESULTS)):
         try:
             found.append(frames.load(folder))
         except UsageError as e:
@@ -37,28 +45,38 @@ def every_run() -> list[frames.Run]:
     return with_quality(found)
 
 
-def with_quality(runs: list[frames.Run], *more: Path) -> list[frames.Run]:
+def with_quality(runs: list[Run], *more: Path) -> list[Run]:
     """The runs, with all evaluations under results/, in their own folders and in `more`."""
-    folders = [RESULTS, *more, *(run.folder for run in runs if run.folder)]
+    folders = [*with_committed(RESULTS), *more, *(run.folder for run in runs if run.folder)]
     found, complaints = evaluations.every(*folders)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     return [dataclasses.replace(run, evaluations=found) for run in runs]
 
 
-def find(targets: list[str] | None) -> list[frames.Run]:
+def find(targets: list[str] | None) -> list[Run]:
     """The runs that the user means; an experiment that was never run comes without records."""
-    newest = records.runs(RESULTS)
-    if not targets:
-        if not newest:
-            raise UsageError(f"no run under {RESULTS}; `bench.py run` makes one")
-        return with_quality([frames.load(newest[0][0])])
-    found = []
-    for target in targets:
+    newest = records.runs(*with_committed(RESULTS))
+    if not targets and not newest:
+        raise UsageError(f"no run under {RESULTS}; `bench.py run` makes one")
+    named: list[Path | Sweep] = []
+    for target in targets or [str(newest[0][0])]:
         if Path(target).is_dir():
-            found.append(frames.load(Path(target)))
-            continue
-        sweep = experiment.load(target)
-        named = [folder for folder, name in newest if name == sweep.name]
-        found.append(frames.load(named[0]) if named else frames.Run(sweep))
-    return with_quality(found)
+            records.read_run(Path(target))  # what it refuses, it refuses before torch is imported
+            named.append(Path(target))
+        else:
+            sweep = experiment.load(target)
+            folders = [folder for folder, name in newest if name == sweep.name]
+            named.append(folders[0] if folders else sweep)
+    from bench.tables import frames
+
+    return with_quality(
+        [frames.load(one) if isinstance(one, Path) else frames.Run(one) for one in named]
+    )
+
+
+def check_targets(targets: Sequence[str], changes: Sequence[str]) -> None:
+    """Raises UsageError, before torch is imported, for what is no method and no experiment."""
+    for target in targets:
+        if target not in Methods.by_name:
+            experiment.load(target, changes)

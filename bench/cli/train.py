@@ -33,10 +33,6 @@ def train(
     ] = [],  # noqa: B006
 ) -> None:
     """Trains a model by a config; torchrun in front of it shares the work."""
-    from codevar.checkpoints import CheckpointError
-    from codevar.train import TrainError, loop, parallel, recipes
-    from codevar.train.progress import Progress
-
     split = [change.partition("=") for change in changes]
     if wrong := [key for key, equals, _ in split if not equals]:
         raise UsageError(f"--set takes KEY=VALUE, not {wrong[0]}")
@@ -46,6 +42,12 @@ def train(
     ]
     if not files:
         raise UsageError(f"{config[0]}: no .toml file there")
+    if absent := [file for file in files if not file.is_file()]:
+        raise UsageError(f"{absent[0]}: no such file")
+    from codevar.files import CheckpointError
+    from codevar.train import TrainError, loop, parallel, recipes
+    from codevar.train.progress import Progress
+
     progress = Progress()
     try:
         loaded = []

@@ -30,8 +30,8 @@ from bench.methods.loaded import Loaded, load
 from bench.methods.sources import reason
 from bench.study.cases import Case, make_case
 from codevar import graphs
-from codevar.checkpoints import CheckpointError, is_oom
 from codevar.compiled import cannot_compile
+from codevar.files import CheckpointError, is_oom
 from codevar.plan import Plan
 
 

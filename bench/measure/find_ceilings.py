@@ -29,7 +29,7 @@ from bench.measure.card import use
 from bench.predict.ceilings import FILE, Ceilings, Product, load
 from bench.study import storage
 from bench.study.errors import UsageError
-from bench.study.folders import ROOT
+from bench.study.folders import CODE
 from codevar.packed import can_pack, packed
 from codevar.stacks import PRECISIONS
 
@@ -145,7 +145,7 @@ def in_process(device: str) -> Ceilings:
     others = machine.Others()
     done = subprocess.run(
         [sys.executable, "-m", "bench.measure.find_ceilings", device],
-        cwd=ROOT,
+        cwd=CODE,
         env={**machine.CHILD_ENVIRON, **os.environ},
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for us, who end it

@@ -21,7 +21,7 @@ import torch
 from bench.measure import cgroup
 from bench.measure import cpu as processor
 from bench.measure.card import MIB, Card
-from bench.study.folders import ROOT
+from bench.study.folders import CODE, IN_CHECKOUT
 
 # Load of other processes from which a measurement is marked.
 BUSY_CORES = 0.2
@@ -225,9 +225,11 @@ def git() -> dict[str, Any]:
     documents leave in it; None outside a checkout."""
 
     def ask(*words: str) -> str | None:
+        if not IN_CHECKOUT:
+            return None  # the package may lie in a checkout of something else
         try:
             done = subprocess.run(
-                ["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10
+                ["git", *words], cwd=CODE, capture_output=True, text=True, timeout=10
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -35,7 +35,7 @@ from bench.predict.shares import START_UP_FLOPS
 from bench.study.cases import Case, make_case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
-from bench.study.folders import ROOT
+from bench.study.folders import CODE
 from bench.study.names import trained_as
 from bench.study.records import OUT_OF_MEMORY, SCHEMA, RunFolder
 from bench.study.storage import Record
@@ -212,7 +212,7 @@ def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, An
     environ = {
         **machine.CHILD_ENVIRON,
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(CODE), os.environ.get("PYTHONPATH", "")]),
     }
     try:
         errors = open(log, "wb")  # noqa: SIM115

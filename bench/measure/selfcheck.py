@@ -13,7 +13,7 @@ import codevar
 from bench.measure.card import use
 from bench.measure.timing import Marks, median_interval
 from codevar import PRESETS
-from codevar.decode import generate
+from codevar.decoding import generate
 from codevar.plan import original
 from codevar.stacks import stack
 

@@ -17,7 +17,7 @@ from bench.methods.sources import source_of
 from bench.study.cases import Baseline, Case, VARCase
 from codevar import VQVAE
 from codevar.checkpoints import Source
-from codevar.decode import generate, images_of
+from codevar.decoding import generate, images_of
 from codevar.outputs import Generated, OnScale
 from codevar.plan import Plan
 from codevar.stacks import M, Stack, stack

@@ -11,7 +11,8 @@ import torch
 from bench.study.cases import Case, VARCase, model_config
 from bench.study.errors import UsageError
 from codevar import VAR, VARConfig, VQVAEConfig, checkpoints
-from codevar.checkpoints import SHIPPED
+from codevar.config import patch_sizes_of
+from codevar.files import SHIPPED, CheckpointError
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 
@@ -31,7 +32,7 @@ def configs(case: VARCase) -> tuple[VARConfig, ...]:
         return tuple(map(VARConfig.published, case.depths))
     try:
         found = tuple(map(model_config, case.model_names()))
-    except checkpoints.CheckpointError as e:
+    except CheckpointError as e:
         told = f"; there are {', '.join(SHIPPED)}" if case.in_mini_world else ""
         raise UsageError(f"{case.label}, {case.weights}: {e}{told}") from None
     check_depths(case, found)
@@ -51,7 +52,7 @@ def vqvae_config(case: VARCase) -> VQVAEConfig:
     if case.in_mini_world:
         shipped = checkpoints.vqvae_config(case.vqvae_name)
         return replace(shipped, patch_sizes=configs(case)[0].patch_sizes)
-    return VQVAEConfig(patch_sizes=checkpoints.patch_sizes_of(case.depth))
+    return VQVAEConfig(patch_sizes=patch_sizes_of(case.depth))
 
 
 @functools.cache

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
-from codevar.checkpoints import CheckpointError, Source, weights_sha256
+from codevar.checkpoints import Source, weights_sha256
+from codevar.files import CheckpointError
 
 
 def source_of(case: Case, name: str) -> Source:

@@ -37,7 +37,7 @@ from bench.predict.prediction import flops, head_flops
 from bench.study.cases import Case, VARCase
 from codevar import VAR, VQVAE, VQVAEConfig
 from codevar.compiled import chain_var, merge_biases
-from codevar.decode import generate
+from codevar.decoding import generate
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 from codevar.var import Block

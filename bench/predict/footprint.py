@@ -27,11 +27,12 @@ from bench.predict import baselines
 from bench.predict.simulate import PRIME, Footprint, watched
 from bench.study.cases import Baseline, Case, VARCase, make_case
 from codevar import VQVAE, Sampling, VQVAEConfig
-from codevar.decode import generate
+from codevar.config import VARConfig
+from codevar.decoding import generate
 from codevar.outputs import OnScale
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
-from codevar.var import Block, Modulation, VARConfig
+from codevar.var import Block, Modulation
 from codevar.work import work
 
 

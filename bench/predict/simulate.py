@@ -97,7 +97,7 @@ def simulated(device: str, attention: str) -> Iterator[None]:
     patches: dict[str, Any] = {
         "codevar.packed.pieces": first_piece,
         "codevar.packed.rounded_off": lambda x, y, weight, bias: torch.empty_like(y),
-        "codevar.decode.slices": lambda length, step: [slice(0, step)],
+        "codevar.decoding.slices": lambda length, step: [slice(0, step)],
         "codevar.noise.chunks": lambda x: [x.view(-1)[: noise.CHUNK]],
     }
     if device == "cuda":

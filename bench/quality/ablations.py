@@ -20,7 +20,7 @@ import codevar
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from bench.study.folders import EXPERIMENTS
-from codevar.checkpoints import SHIPPED, CheckpointError
+from codevar.files import SHIPPED, CheckpointError
 from codevar.train import TrainError, checkpoint, loop, parallel, recipes
 from codevar.train.data import open_tokens, tokens_file
 from codevar.train.progress import Progress

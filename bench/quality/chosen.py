@@ -20,7 +20,7 @@ from bench.study.cases import Case, Methods, VARCase, sampled
 from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
 from bench.study.names import name_of
-from codevar.checkpoints import is_oom
+from codevar.files import is_oom
 from codevar.mini.world import CLASSES
 
 #: Keys of a case that do not change what it draws.

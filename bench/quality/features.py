@@ -35,7 +35,7 @@ from torch_fidelity.registry import register_feature_extractor
 import codevar.mini
 from bench.quality.images import ImageSet, Pixels, digest_of
 from bench.study.errors import UsageError
-from codevar.checkpoints import is_oom
+from codevar.files import is_oom
 from codevar.mini.classifier import FEATURES, Classifier, load_classifier
 
 VERSION = 1  # of what this file computes; features cached by another are not read

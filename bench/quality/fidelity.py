@@ -37,7 +37,8 @@ from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from bench.study.storage import append_line
 from codevar import Scales
-from codevar.checkpoints import is_oom, weights_sha256
+from codevar.checkpoints import weights_sha256
+from codevar.files import is_oom
 
 SCHEMA = 1
 FILE = "fidelity.jsonl"

@@ -33,7 +33,7 @@ from bench.quality.watch import Watch
 from bench.study import evaluations
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
-from codevar import checkpoints
+from codevar import checkpoints, files
 
 SAMPLES = "samples"
 
@@ -123,9 +123,9 @@ def sizes(case: VARCase) -> tuple[int, int]:
     source = str(source_of(case, case.model_names()[0]))
     try:
         if Path(source).suffix:  # a file of one's own, not a name
-            model = checkpoints.var_config(source)
+            model = files.var_config(source)
             vqvae = checkpoints.vqvae_config(str(source_of(case, case.vqvae_name)))
-    except checkpoints.CheckpointError as e:
+    except files.CheckpointError as e:
         raise UsageError(str(e)) from None
     return model.classes, model.patch_sizes[-1] * vqvae.stride
 

@@ -42,8 +42,9 @@ from bench.quality.writing import FORMS, Form, Writer, threads_here
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from bench.study.storage import write_json
-from codevar.checkpoints import CheckpointError, is_oom, weights_sha256
-from codevar.decode import Choose, generate, images_of
+from codevar.checkpoints import weights_sha256
+from codevar.decoding import Choose, generate, images_of
+from codevar.files import CheckpointError, is_oom
 from codevar.outputs import Generated
 from codevar.train import TrainError, parallel
 from codevar.train.parallel import Group

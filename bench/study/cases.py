@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -27,9 +27,15 @@ from pydantic import (
 )
 
 from bench.study.errors import UsageError
-from codevar import PRESETS, VAR, Sampling, VARConfig, checkpoints
-from codevar.checkpoints import SHIPPED
-from codevar.plan import Plan, code, original, subnet, swap_scale, variant
+from codevar import files
+from codevar.config import VARConfig, patch_sizes_of
+from codevar.files import PUBLISHED, SHIPPED
+from codevar.scales import PATCH_SIZES_256
+
+if TYPE_CHECKING:
+    from codevar.plan import Plan
+    from codevar.sampling import Sampling
+    from codevar.var import VAR
 
 Depth = Annotated[int, Field(ge=1, le=60)]
 SubnetDepth = Annotated[int, Field(ge=2, le=60)]
@@ -133,11 +139,11 @@ class VARCase(Case):
     def scale_count(self) -> int:
         """K of its models' pyramid; of a file that cannot be read, that of the shipped models."""
         if not self.in_mini_world and not self.own_files():
-            return len(checkpoints.patch_sizes_of(self.depth))
+            return len(patch_sizes_of(self.depth))
         try:
             return len(model_config(self.model_names()[0]).patch_sizes)
-        except checkpoints.CheckpointError:  # which is told where the model is needed
-            return len(checkpoints.PATCH_SIZES_256)
+        except files.CheckpointError:  # which is told where the model is needed
+            return len(PATCH_SIZES_256)
 
     @property
     def steps(self) -> str:
@@ -156,6 +162,8 @@ class VARCase(Case):
 
         Raises ValueError for settings that cannot be.
         """
+        from codevar.sampling import PRESETS
+
         own = {key: value for key in SAMPLING_KEYS if (value := getattr(self, key)) is not None}
         for key, value in own.items():
             if isinstance(value, str):
@@ -164,7 +172,8 @@ class VARCase(Case):
 
     @model_validator(mode="after")
     def _sampling_can_be(self) -> VARCase:
-        self.sampling_settings()
+        if any(getattr(self, key) is not None for key in SAMPLING_KEYS):
+            self.sampling_settings()
         return self
 
     @property
@@ -179,12 +188,12 @@ class VARCase(Case):
         """The files that `weights` names, "drafter.pth+refiner.pth", one for each model; a
         training's folder stands for its model.  None for weights by name or in a folder by name."""
         paths = [Path(part) for part in self.weights.removeprefix(MINI_FILE).split("+")]
-        files = [path / TRAINED if (path / TRAINED).is_file() else path for path in paths]
-        own = all(path.suffix in (".safetensors", ".pth") for path in files)
-        return tuple(map(str, files)) if own else ()
+        found = [path / TRAINED if (path / TRAINED).is_file() else path for path in paths]
+        own = all(path.suffix in (".safetensors", ".pth") for path in found)
+        return tuple(map(str, found)) if own else ()
 
     def model_names(self) -> tuple[str, ...]:
-        """Names of the models: the published ones, `codevar.checkpoints.SHIPPED`, or files."""
+        """Names of the models: the published ones, `codevar.files.SHIPPED`, or files."""
         if own := self.own_files():
             return own
         if self.weights == MINI_FINETUNED and (own := self.finetuned()):
@@ -214,16 +223,16 @@ class VARCase(Case):
 
     @model_validator(mode="after")
     def _weights_are_for_it(self) -> VARCase:
-        models, files = len(self.depths), len(self.own_files())
-        if files and files != models:
+        models, given = len(self.depths), len(self.own_files())
+        if given and given != models:
             form = "DRAFTER+REFINER, a file or a training's folder each"
             told = f"write {form}" if models == 2 else "write one"
             raise ValueError(
-                f"weights: {self.weights} is {files} of {models} models of {self.label}; {told}"
+                f"weights: {self.weights} is {given} of {models} models of {self.label}; {told}"
             )
         if self.weights == "finetuned" and self.method != "var":
             own = self.finetuned()
-            if not own or not all(name in checkpoints.PUBLISHED for name in own):
+            if not own or not all(name in PUBLISHED for name in own):
                 raise ValueError(
                     f"weights finetuned: nobody published any for {self.label}, only CoDe for "
                     "N=6..9 of d30+d16; name your own files, or published, seeded"
@@ -252,6 +261,8 @@ class Original(VARCase):
         return f"VAR-d{self.depth}"
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import original
+
         return original(models[0])
 
 
@@ -276,6 +287,8 @@ class CoDe(VARCase):
         return self.depth, self.refiner_depth
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import code
+
         drafter, refiner = models
         return code(drafter, refiner, self.draft_steps)
 
@@ -321,6 +334,8 @@ class VARiant(Subnetted):
         return (f"variant_d{self.subnet_depth}",) if self.in_mini_world else ()
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import variant
+
         return variant(models[0], self.subnet_depth, self.bridge_scales)
 
 
@@ -353,6 +368,8 @@ class Subnet(Subnetted):
         return self
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import subnet
+
         return subnet(models[0], self.subnet_depth, self.chosen())
 
 
@@ -373,6 +390,8 @@ class Swap(VARCase):
         return self.depth, self.other_depth
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import swap_scale
+
         base, other = models
         return swap_scale(base, other, self.scale)
 
@@ -397,6 +416,8 @@ class CoDeVARiant(CoDe, Subnetted):
         return super().finetuned() if self.in_mini_world else ()
 
     def plan(self, *models: VAR) -> Plan:
+        from codevar.plan import code, subnet
+
         drafter, refiner = models
         late = range(self.draft_steps + 1, self.scale_count + 1)
         return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)
@@ -594,7 +615,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 @functools.cache
 def model_config(name: str) -> VARConfig:
     """Sizes of a shipped model or of a file.  Raises CheckpointError."""
-    return checkpoints.var_config(name)
+    return files.var_config(name)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from bench.study.cases import MINI, MINI_FILE, Case, VARCase
-from codevar.checkpoints import PUBLISHED, SHIPPED
+from codevar.files import PUBLISHED, SHIPPED
 
 #: The recipes of a training that make a model for a method, by the method's name.
 RECIPES = {

@@ -11,6 +11,7 @@ is damaged or newer is left out with its file and line number.
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -292,11 +293,19 @@ def from_1(old: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def runs(results: Path) -> list[tuple[Path, str]]:
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's run.json.  Raises UsageError if there is none."""
+    what = read_json(folder / "run.json")
+    if what is None:
+        raise UsageError(f"{folder}: no run.json here; `bench.py run` makes one")
+    return what
+
+
+def runs(*results: Path) -> list[tuple[Path, str]]:
     """Every run under `results`, newest first: its folder and its experiment's name.  What is
     damaged is left out; asked for by its folder, it says why."""
     found = []
-    for file in results.glob("*/*/run.json"):
+    for file in itertools.chain(*(folder.glob("*/*/run.json") for folder in results)):
         try:
             what = json.loads(file.read_text())
             found.append((what.get("started_at") or "", file.parent, what["name"]))

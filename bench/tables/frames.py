@@ -88,9 +88,7 @@ def software(of: Mapping[str, Any]) -> str:
 
 def load(folder: Path) -> Run:
     """A run from its folder.  Raises UsageError if there is none."""
-    what = storage.read_json(folder / "run.json")
-    if what is None:
-        raise UsageError(f"{folder}: no run.json here; `bench.py run` makes one")
+    what = records.read_run(folder)
     lines, complaints = records.read_lines(folder / records.FILE)
     try:
         parsed = Experiment.model_validate(what["experiment"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from codevar.checkpoints import SHIPPED
+from codevar.files import SHIPPED
 
 #: As a card's last step says how well a model fits, where its loss says less.
 MEASURES = {"accuracy": ("accuracy", "{:.4f}"), "psnr_db": ("PSNR dB", "{:.1f}")}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli import app, targets
+from bench.cli import app, plot, targets
 from bench.measure import runner
 from bench.study.cases import make_case
 from tests.synthetic import fake_run, invent
@@ -152,7 +152,7 @@ def test_a_run_in_which_everything_failed_ends_with_exit_code_1(
 
 
 def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "find", lambda targets: [fake_run("d16_cpu")])
+    monkeypatch.setattr(plot, "find", lambda targets: [fake_run("d16_cpu")])
     result = bench("plot", "memory", "d16_cpu", "--out", str(tmp_path))
     names = sorted(file.name for file in tmp_path.glob("*.png"))
     assert result.exit_code == 0, result.output
@@ -162,7 +162,7 @@ def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):
 def test_plots_of_two_runs_of_an_experiment_are_two_files(bench, tmp_path, monkeypatch):
     runs = [fake_run("d16_cpu"), fake_run("d16_cpu")]
     runs[0].folder, runs[1].folder = Path("results/here/d16_cpu"), Path("results/there/d16_cpu")
-    monkeypatch.setattr(app, "find", lambda targets: runs)
+    monkeypatch.setattr(plot, "find", lambda targets: runs)
     assert bench("plot", "a", "b", "--figure", "speed", "--out", str(tmp_path)).exit_code == 0
     names = sorted(file.name for file in tmp_path.glob("*.png"))
     assert names == ["here-d16_cpu-speed.png", "there-d16_cpu-speed.png"]

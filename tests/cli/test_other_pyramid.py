@@ -9,7 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from bench.cli.app import app
-from codevar import VAR, VARConfig, checkpoints
+from codevar import VAR, VARConfig
+from codevar.files import var_config
 from tests import tiny
 
 MAPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
@@ -42,7 +43,7 @@ scales = "12-13"
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """Seeded weights of a VAR of thirteen maps, which says its pyramid as trained ones do."""
-    shipped = checkpoints.var_config("mini_small")
+    shipped = var_config("mini_small")
     config = VARConfig(
         depth=3,
         width=48,

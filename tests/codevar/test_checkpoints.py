@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 import codevar
 from codevar import PUBLISHED, VAR, VQVAE, CheckpointError, VARConfig, VQVAEConfig, checkpoints
-from codevar.checkpoints import seeded_tensor, var_config
+from codevar.checkpoints import seeded_tensor
+from codevar.files import var_config
 from tests import tiny
 from tests.conftest import DATA, reference_state_dict, seeded_weights
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import codevar
 from codevar import Sampling, Scales
-from codevar.decode import generate
+from codevar.decoding import generate
 from codevar.plan import Plan, Step, code, original, subnet, swap_scale, variant
 from codevar.stacks import STACKS
 from codevar.work import room, work
@@ -294,7 +294,7 @@ def test_tokens_are_the_same_in_parts_of_any_size(
     stack, plan = codevar.stack("modern"), code(big, small, 2)
     whole = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
     monkeypatch.setattr("codevar.packed.PIECE", elements / torch.get_num_threads())
-    monkeypatch.setattr(sys.modules["codevar.decode"], "MIN_TOKENS_PER_MATMUL", 1)
+    monkeypatch.setattr(sys.modules["codevar.decoding"], "MIN_TOKENS_PER_MATMUL", 1)
     parts = codevar.decode(plan, small_vqvae, [3, 7, 1], None, seed, stack)
     assert torch.equal(parts.tokens, whole.tokens)
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 import codevar
 from bench.predict import simulate
 from codevar import Sampling, graphs
-from codevar.decode import generate
+from codevar.decoding import generate
 from codevar.plan import code, original, swap_scale, variant
 from tests import tiny
 from tests.codevar import tape

@@ -15,7 +15,7 @@ import torch
 
 import codevar
 from codevar import VAR, VQVAE, Sampling
-from codevar.decode import generate
+from codevar.decoding import generate
 from codevar.plan import original
 
 FREE = Sampling(cfg=1.5, top_k=0, top_p=0)

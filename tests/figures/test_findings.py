@@ -13,7 +13,7 @@ from bench.figures import canvas, registry
 from bench.study.cases import CoDe, Swap
 from bench.tables import case_rows, tables
 from bench.tables.frames import Run
-from codevar.checkpoints import SHIPPED
+from codevar.files import SHIPPED
 from tests.synthetic import fake_evaluation, fake_run
 
 

@@ -224,7 +224,7 @@ def test_a_tree_is_changed_by_code_and_not_by_what_runs_leave(tmp_path, monkeypa
     git("init")
     git("add", ".")
     git("commit", "-m", "all of it")
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "CODE", tmp_path)
     for file in files[1:]:
         file.write_text("changed")
     files[1].unlink()

@@ -28,7 +28,7 @@ from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from bench.tables import frames, tables
 from codevar import noise, stack
-from codevar.checkpoints import CheckpointError
+from codevar.files import CheckpointError
 from tests.methods import small_baselines as small
 
 MIB = 2**20

@@ -17,7 +17,7 @@ from bench.study import experiment
 from bench.study.cases import make_case
 from bench.tables.tables import usable_bytes
 from codevar import PRESETS, VAR, VQVAE, Sampling, plan, stack
-from codevar.decode import generate
+from codevar.decoding import generate
 from codevar.packed import has_amx
 
 MIB, GIB = 2**20, 2**30

@@ -12,7 +12,7 @@ from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict.prediction import flops, kv_cache_bytes, params_bytes, predict
 from bench.study.cases import make_case
 from codevar import Sampling, plan, stack
-from codevar.decode import generate
+from codevar.decoding import generate
 
 MIB = 2**20
 

@@ -52,7 +52,8 @@ def bench(tmp_path, monkeypatch, weights):
     monkeypatch.setattr(machine, "environment", lambda: ENV)
     monkeypatch.setattr(features, "default_cache", lambda: tmp_path / "cache")
     monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reproduce_cli, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce_cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce_cli, "PLOTS", tmp_path / "plots")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
     for name, steps in (("one", 8), ("two", 9)):

@@ -16,7 +16,7 @@ from bench.study import evaluations
 from bench.study.cases import VARCase, make_case
 from bench.tables import case_rows, frames, tables
 from bench.tables.links import link
-from codevar.checkpoints import SHIPPED
+from codevar.files import SHIPPED
 from tests.synthetic import fake_evaluation, fake_run
 
 

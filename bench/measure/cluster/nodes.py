@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.measure.cluster.slot import Slot
 from bench.study.errors import UsageError
-from bench.study.folders import ROOT
+from bench.study.folders import CODE, IN_CHECKOUT
 
 CONNECT_S, HEALTH_S = 5, 30
 # What a node needs of the working tree.
@@ -54,15 +54,15 @@ class Cluster:
     def __init__(self, address: str) -> None:
         if importlib.util.find_spec("ray") is None:
             raise UsageError("--cluster needs Ray: pip install -e '.[cluster]'")
-        if not (ROOT / "pyproject.toml").exists():
+        if not IN_CHECKOUT:
             raise UsageError("--cluster sends the project to the nodes: run it from a checkout")
         for variable, value in BESIDES.items():
             os.environ.setdefault(variable, value)
         import ray
 
         self.ray = ray
-        others = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in SENT]
-        tree = {"working_dir": str(ROOT), "excludes": [*others, "__pycache__"]}
+        others = [f"/{path.name}" for path in CODE.iterdir() if path.name not in SENT]
+        tree = {"working_dir": str(CODE), "excludes": [*others, "__pycache__"]}
         where: dict[str, Any] = {"address": address}
         if address == "local":
             where |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}

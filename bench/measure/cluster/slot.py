@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from bench.study.folders import ROOT
+from bench.study.folders import CODE
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LOG_CHARACTERS = 2**20
@@ -45,9 +45,9 @@ class Slot:
     def about(self) -> dict[str, Any]:
         """What `main` prints.  Raises RuntimeError with its last words."""
         command = [sys.executable, "-m", "bench.measure.cluster.slot", self.device]
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(CODE), os.environ.get("PYTHONPATH", "")])
         environ = {**os.environ, "PYTHONPATH": path}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=CODE, env=environ)
         if done.returncode != 0:
             said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
             raise RuntimeError(said[-1])

@@ -15,8 +15,8 @@ from torch import nn
 from torch.hub import download_url_to_file, get_dir
 from torch.serialization import safe_globals
 
-from codevar import checkpoints
-from codevar.checkpoints import CheckpointError
+from codevar import checkpoints, files
+from codevar.files import CheckpointError
 
 Model = TypeVar("Model", bound=nn.Module)
 Rename = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -90,7 +90,7 @@ def load(
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a file, out of whatever a training has wrapped it in."""
     with safe_globals([argparse.Namespace]):  # some save the options of their training beside it
-        found = checkpoints._read(path)
+        found = files.read_tensors(path)
     while inside := next((k for k in INSIDE if isinstance(found.get(k), Mapping)), None):
         found = dict(found[inside])
     wrong = [name for name, tensor in found.items() if not isinstance(tensor, torch.Tensor)]
@@ -102,7 +102,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 def published(name: str, download: bool) -> Path:
     """The file of a published name, from where it was downloaded to before."""
     if name in HUB:
-        return checkpoints.hub_file(name, *HUB[name], download)
+        return files.hub_file(name, *HUB[name], download)
     if name not in URLS:
         raise CheckpointError(f"{name}: no published file is known; weights = seeded, or a folder")
     path = Path(get_dir()) / "checkpoints" / f"codevar-{name}.pth"

@@ -1,0 +1,68 @@
+"""`bench.py compare`: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.targets import find
+from bench.study import experiment, printing
+
+if TYPE_CHECKING:
+    from bench.tables.compare import Comparison
+
+
+class GateFormat(StrEnum):
+    rich = "rich"
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+    json = "json"
+    github = "github"
+    junit = "junit"
+
+
+def compare(
+    base: Annotated[
+        str, typer.Argument(help="a run's folder, or pytest-benchmark's JSON or a folder of it")
+    ],
+    new: Annotated[str, typer.Argument(help="the same, to be judged against BASE")],
+    threshold: Annotated[str, typer.Option(help="change that matters")] = "3%",
+    alpha: Annotated[float, typer.Option(help="chance of a false change in all the table")] = 0.01,
+    format: Annotated[GateFormat, typer.Option("--format", help="how to print")] = GateFormat.rich,
+    plot: Annotated[Path | None, typer.Option(help="folder for pictures of the samples")] = None,
+) -> None:
+    """Regression gate: exit code 1 for a regression, 2 for what cannot be compared."""
+    comparison = compared(base, new, threshold, alpha)
+    from bench.figures import gate_figure
+    from bench.tables import gate
+
+    paths = gate_figure.draw(comparison, plot) if plot else []
+    if format is GateFormat.github:
+        print(gate.workflow_commands(comparison))
+        gate.step_summary(comparison)
+    elif format is GateFormat.junit:
+        print(gate.junit(comparison))
+    else:
+        printing.show(gate.printed(comparison), format)
+    for path in paths:
+        print(path, file=sys.stderr)
+    raise typer.Exit(comparison.exit_code)
+
+
+def compared(base: str, new: str, threshold: str, alpha: float = 0.01) -> Comparison:
+    """Two runs, or two results of pytest-benchmark.  Raises UsageError."""
+    for side in (base, new):
+        if not Path(side).exists():
+            experiment.load(side)  # refused before torch is imported
+    from bench.tables import compare as gate
+
+    sides = [
+        gate.of_benchmarks(Path(side)) if gate.is_benchmarks(Path(side)) else find([side])[0]
+        for side in (base, new)
+    ]
+    return gate.compare(sides[0], sides[1], gate.share(threshold), alpha)

@@ -1,0 +1,180 @@
+"""`bench.py run`, `selfcheck` and `profile`: parse, call, print."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.cli.options import Changes, Device, ExperimentName, OutputFormat
+from bench.cli.targets import check_measured, with_quality
+from bench.study import experiment, printing, records
+from bench.study.errors import UsageError
+from bench.study.folders import RESULTS
+from bench.study.printing import Format
+
+
+def run(
+    experiment_: ExperimentName = "quick",
+    changes: Changes = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
+    device: Device = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="only what --out does not have, or what failed there")
+    ] = False,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="each case also in turn with its baseline: A B B A")
+    ] = False,
+    throughput: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="also a stream of batches, so long")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch published checkpoints that are not cached")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="folder for a profiler trace of the only case")
+    ] = None,
+    snapshot: Annotated[
+        Path | None, typer.Option(help="folder for PyTorch's memory snapshot of the only case")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="over a Ray cluster: HOST:PORT, auto or local"),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="KINDS", help="with --cluster, each case on h100,l20 or on all"),
+    ] = None,
+) -> None:
+    """Measures every case of an experiment, each in its own process."""
+    keep = {kind: to for kind, to in (("trace", trace), ("snapshot", snapshot)) if to is not None}
+    if resume and out is None:
+        raise UsageError("--resume goes on with a run: name its folder with --out")
+    if resume and keep:
+        raise UsageError("--trace and --snapshot are of a case that runs; leave out --resume")
+    if on is not None and cluster is None:
+        raise UsageError("--on goes with --cluster")
+    if device is not None:
+        changes = [*changes, f"device={device}"]
+    if paired:
+        changes = [*changes, "paired=true"]
+    if throughput is not None:
+        changes = [*changes, f"stream_seconds={throughput}"]
+    experiment.load(experiment_, changes)  # what it refuses, it refuses before torch is imported
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    console = Console()
+    if cluster is not None:
+        if keep:
+            raise UsageError("--trace and --snapshot are of one case on one machine; no --cluster")
+        from bench.measure.cluster import driver as many
+        from bench.tables import frames, tables
+
+        place = str(out or RESULTS / "{machine}" / f"{Path(experiment_).stem}-{now}")
+        folders = many.run(experiment_, changes, cluster, on, place, console, resume, download)
+        measured = list(map(frames.load, folders))
+        printing.show(tables.measured(*measured), Format.rich)
+        for path in folders:
+            console.print(f"records: {path / records.FILE}", soft_wrap=True, highlight=False)
+        check_measured(*measured)
+        return
+    from bench.figures import registry
+    from bench.measure import devices, machine, runner, tracing
+    from bench.tables import frames, tables
+
+    sweep = experiment.load(experiment_, changes, device=devices.default_device())
+    registry.check(sweep.experiment.figures)
+    found = machine.environment()
+    folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
+    runner.run(sweep, folder, found, console, resume, download, keep)
+    measured = with_quality([frames.load(folder)])
+    printing.show(tables.measured(*measured), Format.rich)
+    console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
+    for kind, to in keep.items():
+        file = tracing.file_of(kind, to, sweep.cases[0])
+        said = file if file.exists() else f"none was made, see {folder / 'logs'}"
+        console.print(f"{kind}: {said}", soft_wrap=True, highlight=False)
+    check_measured(*measured)
+
+
+def selfcheck(
+    device: Device = None,
+    depth: Annotated[int, typer.Option(min=1, max=60, help="VAR-d of this depth")] = 4,
+    pairs: Annotated[int, typer.Option(min=6, help="at most, with and without the timer")] = 600,
+    format: OutputFormat = Format.rich,
+) -> None:
+    """Whether measuring changes what is measured; exit code 1 if by more than 1 %."""
+    import torch
+
+    from bench.measure import devices
+    from bench.measure.selfcheck import selfcheck as check
+    from bench.tables import tables
+
+    chosen = devices.default_device() if device in (None, "auto") else str(device)
+    devices.check_device(chosen)
+    found = check(torch.device(chosen), depth, pairs)
+    printing.show(tables.checked(found, chosen, depth), format)
+    raise typer.Exit(1 if found.verdict == "failed" else 0)
+
+
+def profile(
+    run: Annotated[
+        Path | None, typer.Argument(help="a run that there is: only its times over the floor")
+    ] = None,
+    device: Device = None,
+    depth: Annotated[int, typer.Option(min=4, max=30, help="VAR-d of this depth")] = 16,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
+    ] = None,
+    changes: Changes = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with --out")] = False,
+    format: OutputFormat = Format.rich,
+) -> None:
+    """This machine's ceilings, and each method's time over its floor, on one page.
+
+    Of a run that there is, with the ceilings that it has, or this machine's.
+    """
+    if resume and out is None:
+        raise UsageError("--resume goes on with a run: name its folder with --out")
+    if run is not None:
+        records.read_run(run)
+    from bench.figures import roofline
+    from bench.measure import devices, find_ceilings, machine, runner
+    from bench.predict import ceilings
+    from bench.tables import frames
+    from bench.tables import profile as pages
+
+    if run is not None:
+        measured = frames.load(run)
+        there = measured.env.get("machine")
+        if not ceilings.load(run) and there != machine.environment()["machine"]:
+            raise UsageError(f"{run}: has no ceilings.json, and was measured on {there}")
+        if len(measured.devices) > 1:
+            several = " and ".join(measured.devices)
+            raise UsageError(f"{run}: was measured on {several}, which have ceilings of their own")
+        top = find_ceilings.of_run(run, measured.devices[0], Console(stderr=True))
+        printing.show(pages.page(measured, top), format)
+        return
+    chosen = devices.default_device() if device in (None, "auto") else str(device)
+    devices.check_device(chosen)
+    axes = [*pages.axes_of(chosen.partition(":")[0], depth, precision), *changes]
+    sweep = experiment.load("profile", [*axes, f"device={chosen}"])
+    devices.check_devices(sweep.cases)
+    found = machine.environment()
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = out or RESULTS / found["machine"] / f"profile-{now}"
+    console = Console()
+    runner.run(sweep, folder, found, console, resume)
+    top = find_ceilings.of_run(folder, chosen, console)
+    measured = frames.load(folder)
+    printed = pages.page(measured, top)
+    printing.show(printed, format)
+    words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
+    words += [f"--precision {precision}"] if precision else []
+    command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
+    for path in roofline.write(printed, measured, top, folder, command):
+        console.print(path, soft_wrap=True, highlight=False)
+    check_measured(measured)

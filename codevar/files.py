@@ -1,0 +1,178 @@
+"""Where weights are kept, and the sizes that a file tells.
+
+Nothing here loads torch but reading a pickle, so that a case can be checked without it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from codevar.config import VARConfig
+from codevar.scales import Scales
+from codevar.shapes import Shapes
+
+if TYPE_CHECKING:
+    import torch
+
+Read = TypeVar("Read")
+
+#: Published name -> (hub repository, file).
+PUBLISHED = {
+    "vae_ch160v4096z32": ("FoundationVision/var", "vae_ch160v4096z32.pth"),
+    **{f"var_d{d}": ("FoundationVision/var", f"var_d{d}.pth") for d in (16, 20, 24, 30, 36)},
+    **{f"drafter_{n}": ("Zigeng/VAR_CoDe", f"drafter_{n}.pth") for n in (6, 7, 8, 9)},
+    **{f"refiner_{n}": ("Zigeng/VAR_CoDe", f"refiner_{n}.pth") for n in (6, 7, 8, 9)},
+}
+
+#: Name -> file of the mini world's trained models (`codevar.mini`), each with a card beside it.
+SHIPPED = {
+    f"mini_{path.stem}": path
+    for path in sorted((Path(__file__).parent / "mini" / "weights").glob("*.safetensors"))
+}
+
+
+class CheckpointError(ValueError):
+    """A source that cannot be loaded; the message is one line that names it."""
+
+
+CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
+def is_oom(e: BaseException) -> bool:
+    """Whether memory ran out: by the exception's type (torch's by name, as this file does without
+    torch) or number.  Torch's CPU allocator has no exception of its own; it says its name."""
+    kinds = {kind.__name__ for kind in type(e).__mro__}
+    if "AcceleratorError" in kinds:  # where CUDA itself takes memory, as for a context
+        return getattr(e, "error_code", None) == CUDA_OUT_OF_MEMORY
+    if isinstance(e, OSError):
+        return e.errno == errno.ENOMEM
+    cpu_allocator = isinstance(e, RuntimeError) and "DefaultCPUAllocator" in str(e)
+    return isinstance(e, MemoryError) or "OutOfMemoryError" in kinds or cpu_allocator
+
+
+def file_of(source: str | os.PathLike[str], download: bool) -> Path:
+    """The file of a published or shipped name, or of a path."""
+    if source in PUBLISHED:
+        return hub_file(str(source), *PUBLISHED[str(source)], download)
+    return SHIPPED.get(str(source), Path(source))
+
+
+def hub_file(name: str, repo: str, file: str, download: bool) -> Path:
+    """A file of a hub repository, from the hub's local cache unless asked to download.
+
+    Raises CheckpointError, which calls it `name`.
+    """
+    # `hf_hub_download(local_files_only=True)` talks to the network all the same.
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    missing = f"{name}: {file} of {repo} is not cached here"
+    if not download:
+        cached = try_to_load_from_cache(repo, file)
+        if not isinstance(cached, str):
+            raise CheckpointError(f"{missing}; pass download=True (--download)")
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(repo, file))
+    except LocalEntryNotFoundError as e:
+        raise CheckpointError(f"{missing}; the hub cannot be reached") from e
+    except (HfHubHTTPError, OSError) as e:
+        raise CheckpointError(f"{name}: {first_line(e)}") from e
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """A file's state dict.  Raises CheckpointError."""
+    return _opened(path, _load)
+
+
+def _opened(path: Path, read: Callable[[Path], Read]) -> Read:
+    """What `read` makes of a file.  Raises CheckpointError for one that is none or damaged."""
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "no such file, and no published name"
+        raise CheckpointError(f"{path}: {kind}")
+    try:
+        return read(path)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as e:
+        raise CheckpointError(f"{path}: no state dict of plain tensors, or damaged") from e
+    except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
+        if is_oom(e):
+            raise
+        raise CheckpointError(f"{path}: damaged or no checkpoint ({first_line(e)})") from e
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    # Files from before torch 1.6 are no zip archives and cannot be mapped.
+    mapped = zipfile.is_zipfile(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a state dict")
+    return loaded
+
+
+def shapes_of(source: str) -> tuple[Shapes, tuple[int, ...] | None]:
+    """Shapes of a file's tensors, and its pyramid where it tells.  Raises CheckpointError."""
+    path = file_of(source, download=False)
+    shapes, levels = _opened(path, _header if path.suffix == ".safetensors" else _pickled_header)
+    return shapes, None if levels is None else pyramid_of(levels, str(path))
+
+
+def _header(path: Path) -> tuple[Shapes, list[int] | None]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        levels = file.get_tensor("lvl_1L").flatten().tolist() if "lvl_1L" in shapes else None
+    return shapes, levels
+
+
+def _pickled_header(path: Path) -> tuple[Shapes, list[int] | None]:
+    import torch
+
+    tensors: dict[str, Any] = _load(path)
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(f"{path}: {name} is no tensor but {type(tensor).__name__}")
+    levels = tensors["lvl_1L"].flatten().tolist() if "lvl_1L" in tensors else None
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, levels
+
+
+def pyramid_of(level_of_token: Iterable[int], where: str) -> tuple[int, ...]:
+    """Patch sizes, from a file's `lvl_1L`.  Raises CheckpointError."""
+    return sized(f"{where}: lvl_1L", lambda: Scales.from_level_of_token(level_of_token)).patch_sizes
+
+
+def var_config(source: str) -> VARConfig:
+    """Sizes of a VAR of `SHIPPED` or of a file.
+
+    Raises CheckpointError as `load_var` does.
+    """
+    shapes, pyramid = shapes_of(source)
+    return sized(source, lambda: VARConfig.from_shapes(shapes, pyramid))
+
+
+def sized(where: str, read: Callable[[], Read]) -> Read:
+    """What `read` makes of a state dict's shapes.  Raises CheckpointError."""
+    try:
+        return read()
+    except KeyError as e:
+        raise CheckpointError(f"{where}: tensor {e.args[0]} is missing") from e
+    except (ValueError, IndexError, ZeroDivisionError) as e:
+        raise CheckpointError(f"{where}: {first_line(e)}") from e
+
+
+def first_line(e: Exception) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0]
