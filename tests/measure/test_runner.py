@@ -555,7 +555,7 @@ def test_weights_that_are_nowhere_are_told_before_anything_runs(tiny, children, 
     sweep = experiment.load(str(tmp_path / "tiny.toml"), ["weights=/nope.pth"], device="cpu")
     with pytest.raises(UsageError) as e:
         run(sweep, tmp_path / "run")
-    assert one_line(e).startswith("weights /nope.pth: no such folder; write seeded, published")
+    assert one_line(e).startswith("weights /nope.pth: no such file; write seeded, published")
     assert children == []
     assert not (tmp_path / "run").exists()
 

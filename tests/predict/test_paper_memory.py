@@ -1,6 +1,5 @@
 """CoDe's Table 1 gives baselines more memory than `predict` does: it counts the image decoder."""
 
-import csv
 from unittest import mock
 
 import pytest
@@ -10,15 +9,14 @@ from torch import nn
 from bench.methods import baselines
 from bench.predict.prediction import CUBLAS_BYTES, MIB, predict
 from bench.predict.simulate import PRIME, watched
+from bench.study import papers
 from bench.study.cases import make_case
-from bench.study.experiment import PAPERS
 
 IMAGES, CHANNELS = 64, 128
 
 
 def paper_mib(row: str) -> int:
-    with open(PAPERS / "code_table1.csv") as table:
-        return next(int(r["memory_mb"]) for r in csv.DictReader(table) if r["method"] == row)
+    return int(papers.load("code_table1").numbers("total_mib", "method")[row,])
 
 
 def swish(self: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from bench.methods.sources import sources_of
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from bench.study.names import is_finetuned, is_training_free, trained_as, weights_in_words
-from codevar.checkpoints import SHIPPED
+from codevar.files import SHIPPED
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import torch
 from bench.figures.canvas import STACK_COLORS, STACK_LINES
 from bench.measure import child
 from bench.predict.prediction import memory_differs, predict
-from bench.report import figures
 from bench.report.marks import marks
 from bench.study.cases import make_case
 from bench.study.records import LOST
@@ -102,6 +101,6 @@ def test_why_there_are_no_graphs_is_told(monkeypatch):
 
 
 def test_every_stack_can_be_drawn():
-    for looks in (STACK_COLORS, STACK_LINES, figures.STACKS):
+    for looks in (STACK_COLORS, STACK_LINES):
         assert set(looks) == set(STACKS)
         assert len({str(look) for look in looks.values()}) == len(STACKS)
