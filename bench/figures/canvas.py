@@ -173,7 +173,8 @@ def place_labels(
     ax: Any, labels: Sequence[tuple[float, float, str]], markers: Sequence[tuple[float, float]]
 ) -> list[Text]:
     """Writes each label (x, y, words) near its point in a laid-out panel, by adjustText: off each
-    other and off the markers, with a line to its point where it had to go far."""
+    other and off the markers, with a line to its point where it had to go far.  A label for which
+    there is no such place is not shown."""
     pt = ax.figure.dpi / 72
     spots = ax.transData.transform(markers)
     taken = [Bbox.from_bounds(x - 4 * pt, y - 4 * pt, 8 * pt, 8 * pt) for x, y in spots]
@@ -192,6 +193,12 @@ def place_labels(
         iter_lim=400,
         arrowprops=leader,
     )
+    boxes: list[Bbox] = []
+    for text in texts:  # one that found no place is left out, rather than written over another
+        box = text.get_window_extent()
+        covers = any(map(box.overlaps, boxes)) or any(box.contains(*spot) for spot in spots)
+        text.set_visible(not covers)
+        boxes += [] if covers else [box]
     return texts
 
 

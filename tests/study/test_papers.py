@@ -177,7 +177,7 @@ def test_a_third_paper_needs_no_code_and_is_called_by_its_own_name(third_paper):
     assert "- (hot)" in told
     assert "In brackets: the paper (Third, Table 1: TPU v9)." in told
     run = fake_run("speeds_again")
-    page = repr(content.group("g1", [run], 1))
+    page = repr(content.group("g1", [run]))
     experiments = [line for line in bench("list").splitlines() if "experiment" in line]
     assert any("Third, Table 1: speeds" in line for line in experiments)
     for said in (told, bench("predict", "speeds_again"), page, *experiments):
