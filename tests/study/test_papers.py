@@ -161,7 +161,7 @@ def third_paper(tmp_path, monkeypatch):
 def bench(*words):
     result = CliRunner().invoke(app.app, [*words])
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def test_a_third_paper_needs_no_code_and_is_called_by_its_own_name(third_paper):

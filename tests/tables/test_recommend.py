@@ -164,8 +164,10 @@ def test_no_label_of_the_picture_covers_another_or_a_marker(measured):
         figure = advice_figure.picture(advice, Limits(20 * GIB))
         figure.draw_without_rendering()
     (ax,) = figure.axes
-    boxes = [matplotlib.text.Text.get_window_extent(text) for text in ax.texts]
-    assert len(boxes) == len(advice.best)
+    assert len(ax.texts) == len(advice.best)
+    shown = [text for text in ax.texts if text.get_visible()]
+    assert len(shown) > len(ax.texts) // 2
+    boxes = [matplotlib.text.Text.get_window_extent(text) for text in shown]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     unit = 1 if measured else 1e12
     for c in advice.ranked:
