@@ -189,7 +189,8 @@ class VARCase(Case):
         training's folder stands for its model.  None for weights by name or in a folder by name."""
         paths = [Path(part) for part in self.weights.removeprefix(MINI_FILE).split("+")]
         found = [path / TRAINED if (path / TRAINED).is_file() else path for path in paths]
-        own = all(path.suffix in (".safetensors", ".pth") for path in found)
+        named = self.weights.startswith(MINI_FILE)  # a shipped model's name is one too
+        own = named or all(path.suffix in (".safetensors", ".pth") for path in found)
         return tuple(map(str, found)) if own else ()
 
     def model_names(self) -> tuple[str, ...]:
