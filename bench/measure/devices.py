@@ -38,7 +38,7 @@ def check_weights(cases: list[Case]) -> None:
     """Refuses weights that are neither known by name nor a folder."""
     for case in cases:
         named = case.in_mini_world or case.weights in ("seeded", "published", "finetuned")
-        own = case.own_files() if isinstance(case, VARCase) else ()
+        own = case.own_files() if isinstance(case, VARCase) and not case.in_mini_world else ()
         missing = next((file for file in own if not Path(file).is_file()), None)
         if missing or not (named or own or Path(case.weights).is_dir()):
             raise UsageError(

@@ -127,3 +127,4 @@ def test_a_pth_has_its_card_beside_it(tmp_path):
 def test_a_shipped_model_can_be_named_and_is_not_taken_for_the_base_model():
     case = make_case({"method": "var", "depth": 12, "weights": "mini:mini_variant_d2"})
     assert sources_of(case)[0] == "mini_variant_d2"
+    devices.check_weights([case])
