@@ -107,8 +107,16 @@ async function copy(text, what) {
 // Figures
 
 const tip = element("div", "", { id: "tip" });
+let pointedAt = null;  // the mark that the tip tells of
 tip.hidden = true;
 document.body.append(tip);
+
+function placeTip() {
+  if (!pointedAt) return;
+  const box = tip.getBoundingClientRect(), at = pointedAt.getBoundingClientRect();
+  tip.style.left = `${Math.max(4, Math.min(at.right + 8, innerWidth - box.width - 8))}px`;
+  tip.style.top = `${at.top > box.height + 12 ? at.top - box.height - 8 : at.bottom + 8}px`;
+}
 
 function prepareMarks(told) {  // told: by a mark's id, what is said of it; one series is set off together
   const series = new Map();
@@ -127,14 +135,14 @@ function prepareMarks(told) {  // told: by a mark's id, what is said of it; one 
       for (const [heading, text] of Object.entries(facts)) list.append(element("dt", heading), element("dd", text));
       tip.replaceChildren(list);
       tip.hidden = false;
-      const box = tip.getBoundingClientRect(), at = mark.getBoundingClientRect();
-      tip.style.left = `${Math.max(4, Math.min(at.right + 8, innerWidth - box.width - 8))}px`;
-      tip.style.top = `${at.top > box.height + 12 ? at.top - box.height - 8 : at.bottom + 8}px`;
+      pointedAt = mark;
+      placeTip();
       for (const each of others()) each.classList.add("set-off");
       svg.classList.toggle("some", others().length > 0);
     };
     const hide = () => {
       tip.hidden = true;
+      pointedAt = null;
       for (const each of others()) each.classList.remove("set-off");
       svg.classList.remove("some");
     };
@@ -167,6 +175,6 @@ function prepareTabs(box) {
 $(document, ".grid").forEach(prepare);
 $(document, ".figures").forEach(prepareTabs);
 prepareMarks(JSON.parse(document.getElementById("told").textContent));
-addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+addEventListener("scroll", placeTip, { passive: true });  // focus scrolls to its mark
 document.documentElement.dataset.ready = "";
 })();

@@ -199,6 +199,21 @@ def test_it_copies_where_there_is_no_clipboard(visit, can):
         assert page.locator("dialog textarea").input_value().startswith("### VAR-d16")
 
 
+def test_what_a_mark_says_stays_beside_it_when_the_page_scrolls(visit):
+    """A browser scrolls to what gets the focus, after it has it."""
+    page = visit(viewport={"width": 1280, "height": 500})
+    page.get_by_role("tab", name="Trade-off").click()
+    mark = page.locator("#g1-tradeoff .told[aria-label*=VARiant]").first
+    mark.focus()
+    mark.scroll_into_view_if_needed()
+    for _ in range(2):
+        page.mouse.wheel(0, 40)
+        page.wait_for_timeout(100)
+        assert page.locator("#tip").is_visible()
+        above = mark.bounding_box()["y"] - page.locator("#tip").bounding_box()["y"]
+        assert abs(above) < 400
+
+
 def test_hostile_names_and_errors_are_text(visit):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     name = f"VARiant {HOSTILE}"
