@@ -34,6 +34,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/md-dead-link-check
 
 venv: $(VENV)/ready
 

@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py          # a minute, on a quiet machine
 
-The numbers in docs/performance.md come from here.  Shapes: n rows of a matrix, C width, B rows of
+The numbers in docs/notes/performance.md come from here.  Shapes: n rows of a matrix, C width, B rows of
 a batch, H heads, L queries, K keys, c channels of a head, V codes.
 """
 

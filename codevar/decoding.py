@@ -53,7 +53,7 @@ def decode(
 
     labels: B classes.  sampling: VAR's own evaluation by default.  seed: of the one generator
     that draws every scale; or B seeds, and then an image depends on its own class and seed only,
-    not on the batch (beyond rounding: see `docs/quality.md`).  stack: `modern` in the models'
+    not on the batch (beyond rounding: see `docs/guide/quality.md`).  stack: `modern` in the models'
     precision by default.
 
     Raises ValueError for labels, models or settings that do not fit each other, FloatingPointError

@@ -425,7 +425,7 @@ class CoDeVARiant(CoDe, Subnetted):
 
 
 class Baseline(Case):
-    """A method that the papers compare with (docs/baselines.md).
+    """A method that the papers compare with (docs/guide/baselines.md).
 
     size: of its published family.  cfg: guidance, as in its own evaluation.  max_steps: run so
     many of its steps, evenly spread, and let each stand for those near it: a time without images.

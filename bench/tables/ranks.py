@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bench.tables.stats import Array, Evidence
 
 ALLOWANCE = 1 / 3  # of the threshold: what two processes of the same code may differ by
-SAMPLES = 40  # on each side: enough to see 5 % in a table of 30 cases (docs/gate.md)
+SAMPLES = 40  # on each side: enough to see 5 % in a table of 30 cases (docs/guide/gate.md)
 LARGEST = 200  # samples on a side: of more, every k-th is taken
 
 

@@ -9,7 +9,7 @@ A few rounds say little of their own noise.  But a table has many cases, and the
 between rounds, over all cases that have the figure.  (The idea of Smyth's moderated t, "Linear
 models and empirical Bayes methods", 2004, with all the weight on the prior.)  Where one case is
 noisier than the rest this is too bold, and what holds it back asks for no variance: the rounds of
-the two sides must not overlap.  docs/gate.md has the error rates.
+the two sides must not overlap.  docs/guide/gate.md has the error rates.
 
 A figure is "slower" if it is slower by more than the threshold, Student's t says that it is
 slower at all, and every round of NEW is slower than every round of BASE.  It is "same" if t says
@@ -26,7 +26,7 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import trim_mean
 
 Array = NDArray[np.float64]
-ROUNDS, SAMPLES = 5, 12  # rounds, and samples in each: enough to see 5 % (docs/gate.md)
+ROUNDS, SAMPLES = 5, 12  # rounds, and samples in each: enough to see 5 % (docs/guide/gate.md)
 FLOOR = 1e-9  # of a standard error: clocks tell no less
 
 

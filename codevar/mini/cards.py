@@ -1,4 +1,4 @@
-"""The shipped models by their cards, as the table of docs/mini-world.md.
+"""The shipped models by their cards, as the table of docs/guide/mini-world.md.
 
 python -m codevar.mini.cards
 """

@@ -58,7 +58,7 @@ def bench(tmp_path, monkeypatch):
         ("run d16_cpu --throughput nan", "stream_seconds must be at least 0, not nan"),
         ("run d16_cpu --set max_seconds=nan", "max_seconds must be above 0, not nan"),
         ("plot memory", "no run under"),
-        ("run --colour", "No such option: --colour"),
+        ("run --colour", "--colour"),
         ("predict d16_cpu --format jsn", "'--format'"),
         ("table", "no run under"),
         ("table nope", "nope: no such folder or experiment"),

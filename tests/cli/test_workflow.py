@@ -55,7 +55,7 @@ def test_every_command_is_covered():
 def test_what_it_runs_is_the_default_size_of_the_gate():
     sweep = experiment.load(str(ROOT / JOB["env"]["EXPERIMENT"]))
     assert (sweep.experiment.rounds, sweep.experiment.samples) == (stats.ROUNDS, stats.SAMPLES)
-    assert len(sweep.cases) <= 30  # as in docs/gate.md
+    assert len(sweep.cases) <= 30  # as in docs/guide/gate.md
 
 
 def test_nothing_from_outside_reaches_a_shell_or_our_machines():

@@ -3,7 +3,7 @@
 `modern` runs its products in half precision, and its sums, norms and logits in float32.  What is
 left are ties: the mini world's textures have many codes that are as good as each other.
 
-    python tests/codevar/test_precision.py    # the table of docs/performance.md, minutes
+    python tests/codevar/test_precision.py    # the table of docs/notes/performance.md, minutes
 """
 
 from __future__ import annotations

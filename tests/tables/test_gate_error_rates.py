@@ -1,6 +1,6 @@
 """How often the gate cries wolf, and what it overlooks: simulated, not claimed.
 
-    python tests/tables/test_gate_error_rates.py       # the tables of docs/gate.md
+    python tests/tables/test_gate_error_rates.py       # the tables of docs/guide/gate.md
 
 A table has 30 cases with 13 figures each: total latency, ten scales, the VQVAE, and the speed-up
 over the first case; each case is measured in R rounds, a process each, of n samples.  What

@@ -1,4 +1,4 @@
-"""What the papers compare with: DiT, MAR, LlamaGen, AiM (docs/baselines.md).
+"""What the papers compare with: DiT, MAR, LlamaGen, AiM (docs/guide/baselines.md).
 
     method.py      one loop for all of them
     dit.py mar.py llamagen.py aim.py
