@@ -21,14 +21,24 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from codevar.config import VARConfig
-from codevar.files import CheckpointError, file_of, pyramid_of, read_tensors, shapes_of, sized
+from codevar.files import (
+    CheckpointError,
+    atomic_write,
+    file_of,
+    pyramid_of,
+    read_tensors,
+    shapes_of,
+    sized,
+)
 from codevar.scales import PATCH_SIZES_256
 from codevar.var import VAR
 from codevar.vqvae import VQVAE, VQVAEConfig
@@ -250,3 +260,11 @@ def seeded_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     fan_in = int(np.prod(shape[1:])) if "ada_gss" not in name else shape[-1]
     noise *= np.float32(gain / math.sqrt(fan_in))
     return noise
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file, whole or not at all.  Raises OSError or SafetensorError."""
+    with atomic_write(path) as part:
+        save_file(tensors, part, metadata)

@@ -1,4 +1,4 @@
-"""Where weights are kept, and the sizes that a file tells.
+"""Where weights are kept, the sizes that a file tells, and how any file is written.
 
 Nothing here loads torch but reading a pickle, so that a case can be checked without it.
 """
@@ -6,10 +6,14 @@ Nothing here loads torch but reading a pickle, so that a case can be checked wit
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import pickle
+import platform
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -174,5 +178,48 @@ def sized(where: str, read: Callable[[], Read]) -> Read:
         raise CheckpointError(f"{where}: {first_line(e)}") from e
 
 
-def first_line(e: Exception) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0]
+def first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+
+
+@contextmanager
+def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Where to write a file that appears under its name complete, or not at all.
+
+    Makes the folder if need be.  Whatever is raised, the OSError of a full disk included, leaves
+    the file that was there before.  Two processes may write the same path at once.
+    sync: on disk when this returns; without it a power cut may leave a file that is cut short.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
+    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    try:
+        yield part
+        part.chmod(0o644)  # safetensors writes for its owner only
+        if sync:
+            _flush(part)
+        os.replace(part, path)
+        if sync:
+            _flush(path.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes of this machine left half written; once for each folder."""
+    import psutil
+
+    for part in folder.glob(f".*.{glob.escape(platform.node())}.*.part"):
+        process = part.suffixes[-2][1:]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from bench.cli.targets import check_targets
 from bench.study import printing
 from bench.study.errors import UsageError
 from bench.study.printing import Format
+from codevar.files import atomic_write
 
 
 def spectra(
@@ -43,7 +43,6 @@ def spectra(
     from bench.figures import picture_rows, spectra_figure
     from bench.quality import chosen, sampling
     from bench.quality import spectra as fourier
-    from bench.quality.writing import write_whole
 
     files = picture_rows.files_of(out)
     cases = chosen.cases_of(targets, changes, device)
@@ -65,7 +64,8 @@ def spectra(
     picture_rows.save(spectra_figure.draw(found, footer), files)
     table = files[0].with_suffix(".csv")
     try:
-        write_whole(table, partial(result.data.to_csv, index=False), sync=False)
+        with atomic_write(table, sync=False) as part:
+            result.data.to_csv(part, index=False)
     except OSError as e:
         raise UsageError(f"{table}: cannot be written ({e.strerror})") from None
     printing.show(result, format)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import textwrap
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from bench.figures.canvas import (
 )
 from bench.study.errors import UsageError
 from bench.tables.compare import Comparison, Finding
+from codevar.files import atomic_write
 
 VERDICT_COLORS = {"slower": VERMILLION, "faster": GREEN, "same": BLACK, "undecided": GREY}
 
@@ -42,11 +42,9 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     for case, figure in pages(comparison):
         name = re.sub(r"[^A-Za-z0-9]+", "-", case).strip("-")[:60]
         path = folder / f"{name}-{hashlib.sha256(case.encode()).hexdigest()[:8]}.png"
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(drawn.getvalue())
+            with atomic_write(path, sync=False) as part:
+                figure.savefig(part, format="png")
         except OSError as e:
             raise UsageError(f"{folder}: cannot be written ({e.strerror})") from None
         paths.append(path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from matplotlib.textpath import TextPath
 
 from bench.figures.canvas import EDGE, NARROW, STYLE, WIDE, finish, panels
 from bench.quality.grid_rows import Head, Row
-from bench.quality.writing import write_whole
 from bench.study.errors import UsageError
+from codevar.files import atomic_write
 
 MOST = 24  # pictures in a row that a page has room for
 
@@ -136,9 +135,8 @@ def save(figure: Figure, files: Sequence[Path]) -> None:
     """Each file whole or not at all.  Raises UsageError."""
     for path in files:
         undated = {"CreationDate": None} if path.suffix == ".pdf" else None
-        drawn = partial(figure.savefig, format=path.suffix[1:], metadata=undated)
         try:
-            with matplotlib.rc_context(STYLE):
-                write_whole(path, drawn, sync=False)
+            with matplotlib.rc_context(STYLE), atomic_write(path, sync=False) as part:
+                figure.savefig(part, format=path.suffix[1:], metadata=undated)
         except OSError as e:
             raise UsageError(f"{path}: cannot be written ({e.strerror})") from None

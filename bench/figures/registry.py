@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import io
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from bench.figures.canvas import STYLE
 from bench.study.errors import UsageError
 from bench.tables.case_rows import NoData, Row, rows_of
 from bench.tables.frames import Run
+from codevar.files import atomic_write
 
 Draw = Callable[[Run, list[Row]], Figure]
 Suits = Literal["every run", "every report", "its experiments"]
@@ -133,12 +133,10 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes a figure as PNG and PDF.  Raises UsageError where the folder cannot be written."""
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf")]
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            drawn = io.BytesIO()
             undated = {"CreationDate": None} if path.suffix == ".pdf" else None
-            figure.savefig(drawn, format=path.suffix[1:], metadata=undated)
-            path.write_bytes(drawn.getvalue())
+            with atomic_write(path, sync=False) as part:
+                figure.savefig(part, format=path.suffix[1:], metadata=undated)
     except OSError as e:
         raise UsageError(f"{stem.parent}: cannot be written ({e.strerror}); choose --out") from None
     return paths

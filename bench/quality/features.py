@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import pickle
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -35,7 +34,8 @@ from torch_fidelity.registry import register_feature_extractor
 import codevar.mini
 from bench.quality.images import ImageSet, Pixels, digest_of
 from bench.study.errors import UsageError
-from codevar.files import is_oom
+from codevar.checkpoints import write_tensors
+from codevar.files import first_line, is_oom
 from codevar.mini.classifier import FEATURES, Classifier, load_classifier
 
 VERSION = 1  # of what this file computes; features cached by another are not read
@@ -111,7 +111,7 @@ def inception(weights: Path, device: torch.device) -> Extractor:
             feature_extractor_weights_path=file,
         )
     except (RuntimeError, TypeError) as e:
-        raise UsageError(f"{weights}: not Inception's weights ({_first_line(e)})") from None
+        raise UsageError(f"{weights}: not Inception's weights ({first_line(e)})") from None
     network.to(device)
     tapped: list[torch.Tensor] = []
     spatial_layer(network).register_forward_hook(lambda _, __, out_BChw: tapped.append(out_BChw))
@@ -154,7 +154,7 @@ def inception_weights(download: bool) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), INCEPTION_SHA256)
     except (OSError, RuntimeError) as e:  # URLError is an OSError; a wrong hash a RuntimeError
-        raise UsageError(f"{URL_INCEPTION_V3}: cannot be fetched ({_first_line(e)})") from None
+        raise UsageError(f"{URL_INCEPTION_V3}: cannot be fetched ({first_line(e)})") from None
     return path
 
 
@@ -203,7 +203,7 @@ def mini(weights: Path, device: torch.device) -> Extractor:
     try:
         network = MiniFeatures("codevar-mini", [str(FEATURES), "logits"], weights).to(device)
     except (OSError, SafetensorError, RuntimeError, KeyError) as e:
-        raise UsageError(f"{weights}: no classifier's weights ({_first_line(e)})") from None
+        raise UsageError(f"{weights}: no classifier's weights ({first_line(e)})") from None
 
     def layers(images_B3HW: torch.Tensor) -> Layers:
         return dict(zip(("pool", "logits"), network(images_B3HW), strict=True))
@@ -290,18 +290,11 @@ def _load(file: Path, wanted: Sequence[str]) -> Layers | None:
 
 
 def _save(file: Path, layers: Layers) -> None:
-    part = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
-        os.close(descriptor)
-        save_file({name: tensor.contiguous() for name, tensor in layers.items()}, part)
-        os.replace(part, file)
+        write_tensors(file, {name: tensor.contiguous() for name, tensor in layers.items()})
     except (OSError, SafetensorError) as e:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
         raise UsageError(
-            f"{file.parent}: features cannot be kept ({_first_line(e)}); choose another --cache"
+            f"{file.parent}: features cannot be kept ({first_line(e)}); choose another --cache"
         ) from None
 
 
@@ -325,9 +318,5 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         raise UsageError(f"{path}: no state dict of plain tensors, or damaged") from None
     except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
         if is_oom(e):
-            raise UsageError(f"{path}: out of memory ({_first_line(e)})") from None
-        raise UsageError(f"{path}: damaged or no weights ({_first_line(e)})") from None
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise UsageError(f"{path}: out of memory ({first_line(e)})") from None
+        raise UsageError(f"{path}: damaged or no weights ({first_line(e)})") from None

@@ -44,6 +44,7 @@ from bench.quality.images import ImageSet, digest_of
 from bench.study.errors import UsageError
 from bench.study.evaluations import SCHEMA
 from bench.study.printing import Printed
+from codevar.files import first_line
 
 NIQE_PARAMETERS = Path(__file__).parent / "niqe_modelparameters.mat"
 BLOCK = 96  # pixels; NIQE's covariance needs two whole blocks at least
@@ -148,8 +149,9 @@ def score_of(
         with quiet():
             return Score(name, make(path, device), file_sha256(path))
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as e:
-        why = (str(e).splitlines() or [type(e).__name__])[0]
-        raise UsageError(f"{name}: {path} does not hold {weights.where} ({why})") from None
+        raise UsageError(
+            f"{name}: {path} does not hold {weights.where} ({first_line(e)})"
+        ) from None
 
 
 def weights_file(name: str, weights: Weights, folder: Path | None, download: bool) -> Path:

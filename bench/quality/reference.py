@@ -11,10 +11,7 @@ mini:test, mini:test:2000         the mini world's test images by number, 10,000
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +24,7 @@ from bench.metrics.frechet import Gaussian
 from bench.quality.features import Extractor, file_sha256
 from bench.quality.images import ImageSet, archive, mini_world, open_images, readable
 from bench.study.errors import UsageError
+from codevar.files import atomic_write
 
 MINI_IMAGES = 10_000  # of the test split, unless the user says
 #: (mu, sigma) of each layer, as OpenAI's file names them.
@@ -122,17 +120,8 @@ def save_statistics(
     for layer, gaussian in gaussians.items():
         mu, sigma = KEYS[layer]
         arrays |= {mu: gaussian.mu.cpu().numpy(), sigma: gaussian.sigma.cpu().numpy()}
-    written = io.BytesIO()
-    np.savez(written, allow_pickle=False, **arrays)
-    part = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with open(descriptor, "wb") as file:
-            file.write(written.getbuffer())
-        os.chmod(part, 0o644)
-        os.replace(part, path)
+        with atomic_write(path) as part, part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
     except OSError as e:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot be written ({e.strerror})") from None

@@ -19,13 +19,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bench.quality.sample_set import NPZ, PARTS, Images, npy_header, png_of
+from codevar.files import atomic_write
 
 THREADS = 4
 BATCHES_WAITING = 2  # to be written, before decoding waits
@@ -126,16 +127,18 @@ class NpzParts:
 
     def _write_part(self, numbers: Sequence[int], images: Images) -> None:
         path = self.folder / f"{numbers[0]:08d}-{numbers[-1]:08d}.npy"
-        write_whole(path, lambda file: np.save(file, images, allow_pickle=False), sync=True)
+        with atomic_write(path) as part, part.open("wb") as file:
+            np.save(file, images, allow_pickle=False)
 
     def finish(self, labels: NDArray[np.int64]) -> None:
         if not self._is_finished():
-            write_whole(self.file, lambda file: self._zip(file, labels), sync=True)
+            with atomic_write(self.file) as part:
+                self._zip(part, labels)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _zip(self, file: IO[bytes], labels: NDArray[np.int64]) -> None:
+    def _zip(self, path: Path, labels: NDArray[np.int64]) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
             with packed.open("arr_0.npy", "w", force_zip64=True) as array:
                 np.lib.format.write_array_header_1_0(array, header)
                 for _, path in self._parts():
@@ -191,7 +194,8 @@ def write_png(path: Path, image_HWC: Images) -> None:
     image = Image.fromarray(image_HWC)
     # Not synced, which would take longer than all the rest: a power cut leaves files that are
     # cut short, and those are made again.
-    write_whole(path, lambda file: image.save(file, "PNG", compress_level=PNG_LEVEL), sync=False)
+    with atomic_write(path, sync=False) as part:
+        image.save(part, "PNG", compress_level=PNG_LEVEL)
 
 
 def is_whole_png(path: Path, side: int) -> bool:
@@ -205,22 +209,3 @@ def is_whole_png(path: Path, side: int) -> bool:
             return first == begin and file.read() == end
     except OSError:  # also if it is too short
         return False
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object], sync: bool) -> None:
-    """Under its name when it is complete.  Raises OSError, and then leaves nothing.
-
-    sync: it is on disk before it has its name.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

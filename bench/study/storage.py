@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.study.errors import UsageError
+from codevar.files import atomic_write
 
 Record = dict[str, Any]  # what `Line` describes
 Parsed = TypeVar("Parsed")
@@ -80,18 +80,8 @@ def write_lines(file: Path, records: list[Record]) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Writes whole or not at all, into a folder that it makes if need be.  Raises UsageError."""
-    temporary = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, delete=False, encoding="utf-8"
-        ) as temporary:
-            temporary.write(text)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-        os.chmod(temporary.name, 0o644)
-        os.replace(temporary.name, file)
+        with atomic_write(file) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as e:
-        if temporary is not None:
-            Path(temporary.name).unlink(missing_ok=True)
         raise UsageError(f"{file}: cannot be written ({e.strerror})") from None

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.optim import Optimizer
 
-from codevar.checkpoints import fingerprint
-from codevar.train.data import whole_file, write_whole
+from codevar.checkpoints import fingerprint, write_tensors
+from codevar.files import atomic_write, first_line
 from codevar.train.errors import TrainError
 from codevar.train.parallel import like, whole
 
@@ -54,10 +54,10 @@ def save(
         return
     about = {"step": step, "scaler": scaler.state_dict(), "config": config}
     try:
-        write_whole(folder / FILE, tensors, {"about": json.dumps(about)})
+        write_tensors(folder / FILE, tensors, {"about": json.dumps(about)})
     except (OSError, SafetensorError) as e:
         raise TrainError(
-            f"{folder / FILE}: the checkpoint of step {step} cannot be written ({_reason(e)}); "
+            f"{folder / FILE}: the checkpoint of step {step} cannot be written ({first_line(e)}); "
             f"{kept(folder)}"
         ) from None
 
@@ -71,7 +71,7 @@ def about(folder: Path) -> dict[str, Any] | None:
         with safe_open(path, "pt") as file:
             return json.loads((file.metadata() or {})["about"])
     except (OSError, SafetensorError, KeyError, ValueError) as e:
-        raise TrainError(f"{path}: damaged or no checkpoint ({_reason(e)})") from None
+        raise TrainError(f"{path}: damaged or no checkpoint ({first_line(e)})") from None
 
 
 def restore(folder: Path, objective: nn.Module, optimizers: list[Optimizer]) -> None:
@@ -129,12 +129,12 @@ def export(
     file = folder / f"{name}.safetensors"
     try:
         if file.name == MODEL:
-            with whole_file(folder / CARD) as part:
+            with atomic_write(folder / CARD) as part:
                 part.write_text(json.dumps(card, indent=1) + "\n")
-        write_whole(file, tensors, {"card": json.dumps(card)})
+        write_tensors(file, tensors, {"card": json.dumps(card)})
     except (OSError, SafetensorError) as e:
         raise TrainError(
-            f"{file}: the model cannot be written ({_reason(e)}); {kept(folder)}"
+            f"{file}: the model cannot be written ({first_line(e)}); {kept(folder)}"
         ) from None
 
 
@@ -173,7 +173,3 @@ def _named(objective: nn.Module, optimizer: Optimizer) -> list[tuple[nn.Paramete
     """The optimiser's parameters with their names, in the order of the model."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [(p, name) for name, p in objective.named_parameters() if id(p) in held]
-
-
-def _reason(e: Exception) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0]

@@ -8,10 +8,8 @@ Shapes: B images, H W pixels, L tokens.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -23,10 +21,9 @@ import torch
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from codevar.checkpoints import fingerprint
+from codevar.checkpoints import fingerprint, write_tensors
 from codevar.mini import world
 from codevar.train.errors import TrainError
 from codevar.train.step import Step
@@ -324,7 +321,7 @@ def _write_missing(
         with FileLock(path.with_suffix(".lock")):  # another run may be making the same ones
             if not path.exists():
                 kept = _token_maps(images, vqvae, tell)
-                write_whole(path, kept, {"sha256": fingerprint(kept)})
+                write_tensors(path, kept, {"sha256": fingerprint(kept)})
     except (OSError, SafetensorError) as e:
         raise TrainError(f"{path}: token maps cannot be kept: {e}") from None
 
@@ -355,35 +352,3 @@ def _read_tokens(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     if fingerprint(kept) != expected:
         raise damaged
     return kept["tokens"], kept["labels"]
-
-
-def write_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, by `whole_file`.  Raises OSError or SafetensorError."""
-    with whole_file(path) as part:
-        save_file(tensors, part, metadata)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write a file that is to be there whole or not at all, whatever happens meanwhile.
-
-    What is raised, or the OSError of a full disk, leaves what was there before intact.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.chmod(0o644)  # safetensors writes for its owner only
-        _to_disk(part)
-        os.replace(part, path)
-        _to_disk(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

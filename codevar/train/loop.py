@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from codevar.checkpoints import weights_sha256
+from codevar.files import atomic_write
 from codevar.train import checkpoint, gradients, optim, parallel
 from codevar.train.errors import TrainError
 from codevar.train.parallel import Group
@@ -331,9 +331,8 @@ def _forget_after(metrics: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             break
-    part = metrics.with_suffix(".part")
-    part.write_text("".join(kept))
-    os.replace(part, metrics)
+    with atomic_write(metrics) as part:
+        part.write_text("".join(kept))
 
 
 def _base(recipe: Recipe, model: nn.Module) -> dict[str, Any]:

@@ -227,8 +227,8 @@ def test_a_checkpoint_that_cannot_be_replaced_is_intact(folder, tmp_path, monkey
             raise OSError(28, "No space left on device")
         write(path, tensors, metadata)
 
-    write = checkpoint.write_whole
-    monkeypatch.setattr(checkpoint, "write_whole", full)
+    write = checkpoint.write_tensors
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     with refused("step 4 cannot be written", "No space left", "checkpoint of step 2 is intact"):
         train(values)
     monkeypatch.undo()
@@ -316,7 +316,7 @@ def test_a_run_that_lost_its_metrics_at_its_last_step_is_finished(folder, tmp_pa
 def test_a_run_that_is_stopped_after_its_model_has_its_card(folder, tmp_path, monkeypatch):
     values = config(folder, "var", out=str(tmp_path / "o"))
     stopped_after(
-        monkeypatch, checkpoint, "write_whole", lambda path, *_: path.name == checkpoint.MODEL
+        monkeypatch, checkpoint, "write_tensors", lambda path, *_: path.name == checkpoint.MODEL
     )
     with pytest.raises(KeyboardInterrupt):
         train(values)

@@ -15,6 +15,7 @@ from typing import Any
 from bench.measure.cluster.slot import Slot
 from bench.study.errors import UsageError
 from bench.study.folders import CODE, IN_CHECKOUT
+from codevar.files import first_line
 
 CONNECT_S, HEALTH_S = 5, 30
 # What a node needs of the working tree.
@@ -155,10 +156,6 @@ def knock(address: str) -> None:
     if done.returncode == 1:
         said = done.stderr.strip().splitlines()[-1:] or ["its health check failed"]
         raise UsageError(f"{nobody} ({said[0][:200]})")
-
-
-def first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
 def node_of(told: dict[str, Any]) -> Node:
