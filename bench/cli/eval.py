@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.study import evaluations, printing
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS
 from bench.study.printing import Format
+from codevar.progress import Progress
 
 
 def evaluate(
@@ -76,49 +75,21 @@ def evaluate(
         torch.device(chosen),
     )
     kept = cache or features.default_cache()
-    console = Console(stderr=True)
-    with Watch(console) as shown:
+    with Progress(Console(stderr=True)) as progress:
         if save_statistics is not None:
-            gaussians = quality.statistics_of(images, network, kept, batch_size, shown.tell)
+            gaussians = quality.statistics_of(images, network, kept, batch_size, progress.count)
             save(save_statistics, gaussians, network, images.size)
-            console.print(f"statistics: {save_statistics}", soft_wrap=True, highlight=False)
+            progress.say(f"statistics: {save_statistics}")
         if held is None:
             return
         asked = [name.strip() for name in metrics.split(",")] if metrics else None
         record, notes = quality.evaluate(
-            images, held, network, asked, bootstrap, kept, batch_size, shown.tell
+            images, held, network, asked, bootstrap, kept, batch_size, progress.count
         )
     folder = out or RESULTS / machine.environment()["machine"] / "evaluations"
     file = evaluations.append(folder, record)
     printing.show(printed(record, notes), format)
     print(f"record: {file}", file=sys.stderr)
-
-
-class Watch:
-    """What is in work, as bars on a terminal; elsewhere a line every half a minute."""
-
-    def __init__(self, console: Console) -> None:
-        parts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        text = TextColumn("{task.description}")
-        off = not console.is_terminal
-        self._bars = Progress(text, *parts, console=console, transient=True, disable=off)
-        self._tasks: dict[str, Any] = {}
-        self._said = time.monotonic()
-
-    def __enter__(self) -> Watch:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done)
-        if self._bars.disable and time.monotonic() > self._said + 30:
-            self._said = time.monotonic()
-            print(f"{what}: {done:,} of {total:,}", file=sys.stderr)
 
 
 def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printed:

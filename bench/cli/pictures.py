@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from bench.cli.targets import check_targets
 from bench.study import printing, storage
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS, with_committed
 from bench.study.printing import Format
+from codevar.progress import Progress
 
 if TYPE_CHECKING:
     from bench.study.cases import VARCase
@@ -67,9 +65,9 @@ def grid(
     known = margin.facts_of(cases, with_committed(RESULTS), run)
     rows: list[grid_rows.Row] = []
     heads: list[grid_rows.Head] = []
-    with progress() as tell:
+    with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
-            tell(name, 0, 1)
+            progress.count(name, 0, 1)
             loaded = chosen.load(case, download)
             chosen.check_labels(labels, loaded, "--classes")
             columns = [(label, seed) for label in labels for seed in drawn]
@@ -77,7 +75,7 @@ def grid(
             rows.append(grid_rows.Row(name, images, known.lines[case.key]))
             count = chosen.classes_of(loaded)
             heads = [grid_rows.Head(chosen.class_name(c, count), len(drawn)) for c in labels]
-            tell(name, 1, 1)
+            progress.count(name, 1, 1)
     shown = f"seed {drawn[0]}" if len(drawn) == 1 else f"seeds {', '.join(map(str, drawn))}"
     footer = " ".join([f"Each class with {shown}, {presets(cases)}.", *known.sources])
     title = chosen.title_of(targets) or ("Same classes and seeds" if rows[1:] else rows[0].label)
@@ -114,12 +112,12 @@ def edit(
     opened = edits.opened(asked)
     rows: list[grid_rows.Row] = []
     heads: list[grid_rows.Head] = []
-    with progress() as tell:
+    with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
-            tell(name, 0, 1)
+            progress.count(name, 0, 1)
             images, heads = edits.done(asked, opened, chosen.load(case, download))
             rows.append(grid_rows.Row(name, images))
-            tell(name, 1, 1)
+            progress.count(name, 1, 1)
     side = rows[0].images.shape[-1]
     footer = " ".join([edits.told(opened, side), f"Seed {seed}, {presets(cases)}."])
     title = "Inpainting and editing, zero-shot"
@@ -169,9 +167,9 @@ def inpaint(
     folder = out or RESULTS / machine.environment()["machine"] / "inpainting"
     storage.prepare(folder)
     env, lines = machine.environment(), []
-    with progress() as tell:
+    with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
-            tell(name, 0, count)
+            progress.count(name, 0, count)
             loaded = chosen.load(case, download)
             if chosen.classes_of(loaded) != source.classes:
                 raise UsageError(
@@ -192,7 +190,7 @@ def inpaint(
                 judge,
                 another_class,
                 batch_size,
-                lambda done, name=name: tell(name, done, count),  # type: ignore[misc]
+                lambda done, name=name: progress.count(name, done, count),  # type: ignore[misc]
             )
             line = inpainting.record_of(loaded, source, figures, env)
             append(folder / inpainting.FILE, line)
@@ -236,9 +234,9 @@ def iqa(
     storage.prepare(folder)
     lines: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
-    with progress() as tell:
+    with Progress(Console(stderr=True)) as progress:
         for pictures in sets:
-            tell(pictures.name, 0, pictures.count)
+            progress.count(pictures.name, 0, pictures.count)
             scores, without = scoring.scores_of(
                 asked, pictures.size, weights, download, torch.device(chosen)
             )
@@ -248,7 +246,7 @@ def iqa(
                 scores,
                 batch_size,
                 torch.device(chosen),
-                lambda done, of=pictures: tell(of.name, done, of.count),  # type: ignore[misc]
+                lambda done, of=pictures: progress.count(of.name, done, of.count),  # type: ignore[misc]
             )
             line = scoring.record_of(pictures, scores, figures, env, chosen)
             evaluations.append(folder, line)
@@ -290,18 +288,3 @@ def append(file: Path, line: dict[str, Any]) -> None:
         storage.append_line(file, line)
     except OSError as e:
         raise UsageError(f"{file}: cannot be written ({e.strerror}); choose --out") from None
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each name, on a terminal only: told (name, done, of)."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(name: str, done: int, of: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=of)
-            bars.update(tasks[name], completed=done)
-
-        yield tell

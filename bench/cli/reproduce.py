@@ -75,9 +75,8 @@ def reproduce(
     from bench.measure import devices, machine, runner
     from bench.quality import ablations, features
     from bench.quality import reproduce as whole
-    from bench.quality.watch import Watch
     from bench.tables import frames, tables
-    from codevar.train.progress import Progress
+    from codevar.progress import Progress
 
     chosen = devices.default_device()
     sweeps = [experiment.load(name, changes, chosen) for name in dict.fromkeys(experiments)]
@@ -103,7 +102,7 @@ def reproduce(
         network,
         features.default_cache(),
         env,
-        Watch(),
+        Progress(),
         download,
     )
     del network

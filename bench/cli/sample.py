@@ -58,21 +58,21 @@ def sample(
     from bench.measure import devices, machine
     from bench.quality import sampling
     from bench.quality.wanted import sets_of
-    from bench.quality.watch import Watch
+    from codevar.progress import Progress
     from codevar.train import parallel
 
     cases = experiment.cases_of(target, changes, devices.default_device())
     wanted = sets_of(cases, per_class, format.value, batch_size, seed)
     devices.check_devices([one.case for one in wanted.values()])
-    env, watch = machine.environment(), Watch()
+    env, progress = machine.environment(), Progress()
     try:
         for name, one in wanted.items():
             folder = out / name if len(wanted) > 1 else out
-            made = sampling.sample(one, folder, env, watch, resume=resume, download=download)
+            made = sampling.sample(one, folder, env, progress, resume=resume, download=download)
             if parallel.is_first():
                 for line in told(made.manifest):
-                    watch.say(line)
-                watch.say(f"samples: {folder}")
+                    progress.say(line)
+                progress.say(f"samples: {folder}")
     except sampling.ToldByFirst:
         raise typer.Exit(2) from None
     finally:

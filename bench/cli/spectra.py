@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from bench.cli.pictures import (
     Changes,
@@ -13,7 +14,6 @@ from bench.cli.pictures import (
     Download,
     OutputFormat,
     presets,
-    progress,
     said_of_weights,
 )
 from bench.cli.targets import check_targets
@@ -21,6 +21,7 @@ from bench.study import printing
 from bench.study.errors import UsageError
 from bench.study.printing import Format
 from codevar.files import atomic_write
+from codevar.progress import Progress
 
 
 def spectra(
@@ -47,15 +48,15 @@ def spectra(
     files = picture_rows.files_of(out)
     cases = chosen.cases_of(targets, changes, device)
     found = []
-    with progress() as tell:
+    with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
-            tell(name, 0, images)
+            progress.count(name, 0, images)
             loaded, parts = chosen.load(case, download), []
             for first in range(0, images, chosen.BATCH):
                 numbers = range(first, min(first + chosen.BATCH, images))
                 with chosen.one_line(case):
                     parts.append(sampling.tokens_of(loaded, case.seed, numbers).tokens)
-                tell(name, numbers.stop, images)
+                progress.count(name, numbers.stop, images)
             found.append(fourier.spectra_of(name, loaded.vqvae, torch.cat(parts)))
     if len({(len(one.made), len(one.made[0].cycles)) for one in found}) > 1:
         raise UsageError("these cases have token maps of different sizes: name them one by one")

@@ -45,8 +45,8 @@ def train(
     if absent := [file for file in files if not file.is_file()]:
         raise UsageError(f"{absent[0]}: no such file")
     from codevar.files import CheckpointError
+    from codevar.progress import Progress
     from codevar.train import TrainError, loop, parallel, recipes
-    from codevar.train.progress import Progress
 
     progress = Progress()
     try:

@@ -17,13 +17,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from bench.measure import limit, machine, tracing
 from bench.measure.devices import check_devices, check_weights
@@ -31,7 +24,7 @@ from bench.measure.machine import now
 from bench.measure.timing import Effort
 from bench.methods.sources import hashes_of
 from bench.predict.prediction import predict
-from bench.predict.shares import START_UP_FLOPS
+from bench.predict.shares import work
 from bench.study.cases import Case, make_case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
@@ -39,6 +32,7 @@ from bench.study.folders import CODE
 from bench.study.names import trained_as
 from bench.study.records import OUT_OF_MEMORY, SCHEMA, RunFolder
 from bench.study.storage import Record
+from codevar.progress import Progress
 
 GIB = 2**30
 
@@ -70,17 +64,19 @@ def run(
             for line in machine.busy(*map(torch.device, devices)):
                 console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
         lost: set[str] = set()  # what failed once is not tried in further rounds
-        with Watch(console, todo) as watch:
-            for round_, case in todo:
+        done = 0.0
+        all_work = sum(work(case) for _, case in todo)
+        with Progress(console) as progress:
+            for number, (round_, case) in enumerate(todo, 1):
+                progress.show(sweep.name, done, all_work, f"{number}/{len(todo)}: {case.label}")
+                done += work(case)
                 if case.key in lost:
-                    watch.leaves_out(case)
                     continue
-                watch.starts(case)
                 kept = keep if round_ == 1 else None
                 before = folder.records
                 record = run_case(case, sweep, folder.path, env, download, round_, kept, before)
                 folder.append(record)
-                watch.done(case, record)
+                progress.say(f"[{number}/{len(todo)}] {in_words(case)}: {outcome(record)}")
                 if record["status"] != "ok":
                     lost.add(case.key)
         return folder.records
@@ -261,50 +257,6 @@ def how_it_ended(returncode: int, log: Path) -> str:
         return signal.Signals(-returncode).name
     lines = log.read_text(errors="replace").strip().splitlines()
     return f"exit {returncode}" + (f", {lines[-1]}" if lines else "")
-
-
-class Watch:
-    """Progress: a live bar with time left on a terminal, a line for each case otherwise."""
-
-    def __init__(self, console: Console, todo: list[tuple[int, Case]]) -> None:
-        self.console = console
-        self.total = len(todo)
-        self.finished = 0
-        self.work = {case.key: sum(predict(case).flops) + START_UP_FLOPS for _, case in todo}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        total = sum(self.work[case.key] for _, case in todo)
-        self.task = self.progress.add_task("", total=total, count="")
-
-    def __enter__(self) -> Watch:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def starts(self, case: Case) -> None:
-        count = f"{self.finished + 1}/{self.total}"
-        self.progress.update(self.task, description=case.label, count=count)
-
-    def leaves_out(self, case: Case) -> None:
-        self.finished += 1
-        self.progress.update(self.task, advance=self.work[case.key])
-
-    def done(self, case: Case, record: Record) -> None:
-        self.leaves_out(case)
-        self.console.print(
-            f"[{self.finished}/{self.total}] {in_words(case)}: {outcome(record)}",
-            markup=False,
-            highlight=False,
-        )
 
 
 def in_words(case: Case) -> str:

@@ -52,7 +52,7 @@ def families(sweep: Sweep, on: str) -> list[Family]:
 
 
 def work(case: Case) -> float:
-    """Its share of a sweep's time, as `runner.Watch` has it."""
+    """Its share of a sweep's time."""
     return sum(predict(case).flops) + START_UP_FLOPS
 
 

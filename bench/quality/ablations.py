@@ -21,9 +21,9 @@ from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from bench.study.folders import EXPERIMENTS
 from codevar.files import SHIPPED, CheckpointError
+from codevar.progress import Progress
 from codevar.train import TrainError, checkpoint, loop, parallel, recipes
 from codevar.train.data import open_tokens, tokens_file
-from codevar.train.progress import Progress
 from codevar.train.recipes import OfVAR
 
 TRIAL_STEPS = 3  # the first warms up

@@ -29,11 +29,11 @@ from bench.quality.images import ImageSet, open_images
 from bench.quality.reference import Reference, open_reference
 from bench.quality.sample_set import SampleSet
 from bench.quality.wanted import sets_of
-from bench.quality.watch import Watch
 from bench.study import evaluations
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from codevar import checkpoints, files
+from codevar.progress import Progress
 
 SAMPLES = "samples"
 
@@ -60,7 +60,7 @@ def quality(
     extractor: Extractor,
     cache: Path,
     env: dict[str, Any],
-    watch: Watch,
+    progress: Progress,
     download: bool = False,
 ) -> None:
     """Samples every case that makes images of its own, into a folder in `samples`, and evaluates
@@ -78,7 +78,7 @@ def quality(
         check(one.case, protocol, extractor)
     for name, one in wanted.items():
         home = samples / name
-        made = sampling.sample(one, home, env, watch, resume=True, download=download)
+        made = sampling.sample(one, home, env, progress, resume=True, download=download)
         images = open_images(home)
         held = open_reference(protocol.reference, images.size)
         if evaluated(folder, made, held, extractor, protocol.bootstrap):
@@ -90,7 +90,7 @@ def quality(
         figures = record["metrics"]
         shown = [name for name in ("fid", "class_accuracy") if name in figures]
         told = ", ".join(f"{name} {figures[name]:.4g}" for name in shown)
-        watch.say(f"{made.manifest['label']}: {told}")
+        progress.say(f"{made.manifest['label']}: {told}")
 
 
 def check(case: VARCase, protocol: Protocol, extractor: Extractor) -> None:

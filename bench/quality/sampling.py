@@ -37,7 +37,6 @@ from bench.quality.sample_set import (
     read_manifest,
 )
 from bench.quality.wanted import FREE, Wanted
-from bench.quality.watch import Watch
 from bench.quality.writing import FORMS, Form, Writer, threads_here
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
@@ -46,6 +45,7 @@ from codevar.checkpoints import weights_sha256
 from codevar.decoding import Choose, generate, images_of
 from codevar.files import CheckpointError, is_oom
 from codevar.outputs import Generated
+from codevar.progress import Progress
 from codevar.train import TrainError, parallel
 from codevar.train.parallel import Group
 
@@ -62,7 +62,7 @@ def sample(
     wanted: Wanted,
     folder: Path,
     env: dict[str, Any],
-    watch: Watch,
+    progress: Progress,
     *,
     resume: bool = False,
     download: bool = False,
@@ -76,7 +76,7 @@ def sample(
         group = parallel.join(wanted.case.device)
     except TrainError as e:
         raise UsageError(str(e)) from None
-    watch = watch if group.first else Watch(quiet=True)
+    progress = progress if group.first else Progress(quiet=True)
     with together(group, lambda: hold(folder) if group.first else nullcontext()):
         before = from_first(group, lambda: look(folder, wanted, resume))
         if before and before["finished"] and not from_first(group, lambda: gaps(folder, before)):
@@ -84,7 +84,7 @@ def sample(
         loaded = together(group, lambda: load(wanted.case, str(group.device), download))
         manifest = from_first(group, lambda: begin(folder, wanted, loaded, before, env, group))
         missing = from_first(group, lambda: gaps(folder, manifest))
-        make(loaded, folder, manifest, missing, group, watch)
+        make(loaded, folder, manifest, missing, group, progress)
         return SampleSet(folder, from_first(group, lambda: finish(folder, manifest)))
 
 
@@ -275,7 +275,7 @@ def make(
     manifest: Manifest,
     missing: list[int],
     group: Group,
-    watch: Watch,
+    progress: Progress,
 ) -> None:
     """The images that are missing, and the manifest of the whole set.
 
@@ -290,6 +290,8 @@ def make(
     open_ = [batch for batch in batches if not wanted.isdisjoint(batch)]
     form, entry = form_of(folder, manifest), manifest["runs"][-1]
     writer, began, made = Writer(form, threads_here()), time.perf_counter(), 0
+    label, images = manifest["label"], manifest["images"]
+    here = images - len(missing)
 
     def write(batch: range, arriving: Arriving) -> int:
         rows = [row for row, number in enumerate(batch) if number in wanted]
@@ -297,17 +299,22 @@ def make(
         return len(rows)
 
     try:
-        with watch.of(manifest["label"], manifest["images"], len(missing)):
+        if 0 < here < images:
+            progress.say(f"{label}: {here} of {images} images were made before")
+        with progress:
+            progress.show(label, here, images, f"{here}/{images} images")
             before: tuple[range, Arriving] | None = None
             for batch in open_[group.rank :: group.size]:
                 queued = batch, Arriving(decode(loaded, manifest["seed"], batch))
                 if before:
                     made += write(*before)
-                    watch.made(made * group.size)
+                    done = min(here + made * group.size, images)
+                    progress.count(label, done, images, "images")
                 before = queued
             if before:
                 made += write(*before)
             writer.finish()
+            progress.count(label, images, images, "images")
         writer.close()
         seconds = time.perf_counter() - began
         counts = in_all(group, (made, writer.waited_s))
@@ -325,7 +332,7 @@ def make(
             raise
         safe = f"{there} of {manifest['images']} images are safe, --resume goes on from there"
         if isinstance(e, KeyboardInterrupt):
-            watch.say(f"{why}; {safe}")
+            progress.say(f"{why}; {safe}")
             raise
         raise UsageError(f"{why}; {safe}") from None
 

@@ -175,7 +175,9 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     found += speedup_notes(data)
     found += quality_notes(runs, data)
     if any(str(kind).startswith(MINI) for kind in data.get("weights", [])):
-        found.append("Weights: the small models trained on the mini world (docs/guide/mini-world.md).")
+        found.append(
+            "Weights: the small models trained on the mini world (docs/guide/mini-world.md)."
+        )
     load = data.get("other_load_cores", pd.Series(dtype=float)).astype(float)
     if (load > BUSY_CORES).any():
         busy = ", ".join(dict.fromkeys(data["method"][load > BUSY_CORES]))

@@ -10,7 +10,6 @@
     optim.py             AdamW, Muon, rates
     checkpoint.py        what a run leaves in its folder
     parallel.py          DDP and FSDP2
-    progress.py          what a person sees
 
 `bench.py train RECIPE --config FILE` is `train(recipes.load(FILE), out)`.  Configs of the mini
 world and of the papers are in `experiments/train/`.

@@ -18,10 +18,10 @@ from torch import nn
 
 from codevar.checkpoints import weights_sha256
 from codevar.files import atomic_write
+from codevar.progress import Progress
 from codevar.train import checkpoint, gradients, optim, parallel
 from codevar.train.errors import TrainError
 from codevar.train.parallel import Group
-from codevar.train.progress import Progress
 from codevar.train.recipes import OfVAR, Recipe, Setting, TrainVariant
 from codevar.train.step import Step
 from codevar.var import VAR
@@ -126,7 +126,10 @@ class Run:
             _forget_after(metrics, self.done)
         if self.group.device.type == "cuda":  # or the card would have the most of all runs so far
             torch.cuda.reset_peak_memory_stats(self.group.device)
-        with self.progress.of(self.recipe.recipe, self.done, self.steps, self.recipe.batch_size):
+        if self.done:
+            self.progress.say(f"{self.recipe.recipe}: on from step {self.done} of {self.steps}")
+        with self.progress:
+            self.progress.show(self.recipe.recipe, self.done, self.steps, "")
             batches = self.source.stream(self._parts())
             started, from_step = time.perf_counter(), self.done
             while self.done < self.steps:
@@ -144,13 +147,24 @@ class Run:
                     if self.group.first:
                         with metrics.open("a") as file:
                             file.write(json.dumps({"step": self.done} | found) + "\n")
-                    self.progress.show(self.done, found)
+                    self._tell(found)
                 for share in kept:  # before the checkpoint, past which no run comes back
                     self._export(f"model_{100 * share:.0f}")
                 if save:
                     self._save()
         self._export("model")
         return model
+
+    def _tell(self, found: dict[str, float]) -> None:
+        """The last look in a line: loss, loss by scale, images per second, time left."""
+        others = [f"{k} {found[k]:.3g}" for k in ("psnr_db", "accuracy") if k in found]
+        parts = [f"step {self.done} of {self.steps}", f"loss {found['loss']:.4f}", *others]
+        speed = f"{found['images_per_s']:.4g} images/s"
+        name = self.recipe.recipe
+        line = self.progress.show(name, self.done, self.steps, ", ".join([*parts, speed]))
+        scales = [f"{found[k]:.3f}" for k in found if k.startswith("scale_")]
+        by_scale = f", by scale {' '.join(scales)}" if scales else ""
+        self.progress.say(f"{name}: {line}{by_scale}")
 
     def _parts(self) -> Iterator[Step]:
         """The forwards of this process, in order."""

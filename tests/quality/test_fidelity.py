@@ -16,9 +16,9 @@ from bench.metrics.frechet import Gaussian, frechet_distance
 from bench.quality import features, fidelity, sampling
 from bench.quality.features import Extractor
 from bench.quality.wanted import Wanted
-from bench.quality.watch import Watch
 from bench.study.errors import UsageError
 from codevar import PRESETS
+from codevar.progress import Progress
 from tests import tiny
 from tests.quality.tiny_sets import ENV, PER_CLASS, N, case_of, make_small, tiny_loaded
 
@@ -34,7 +34,7 @@ def set_of(tmp_path):
         case = case_of(**changes)
         folder = tmp_path / (name or f"{case.stack}-{case.precision}")
         wanted = Wanted(case, seed, per_class, "png")
-        return sampling.sample(wanted, folder, ENV, Watch(quiet=True))
+        return sampling.sample(wanted, folder, ENV, Progress(quiet=True))
 
     return make
 

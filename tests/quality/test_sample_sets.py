@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import errno
-import io
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -21,19 +19,18 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner
 
 import codevar
 from bench.cli import app
 from bench.measure import machine
-from bench.quality import sample_set, sampling, watch, writing
+from bench.quality import sample_set, sampling, writing
 from bench.quality.images import open_images
 from bench.quality.sample_set import SampleSet, image_seed, png_of
 from bench.quality.wanted import Wanted, sets_of, slug
-from bench.quality.watch import Watch
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
+from codevar.progress import Progress
 from tests import tiny
 from tests.quality.tiny_sets import (
     CLASSES,
@@ -57,7 +54,9 @@ def wanted(format="png", seed=0, per_class=PER_CLASS, **changes):
 
 
 def sample(folder, format="png", resume=False, **changes):
-    return sampling.sample(wanted(format, **changes), folder, ENV, Watch(quiet=True), resume=resume)
+    return sampling.sample(
+        wanted(format, **changes), folder, ENV, Progress(quiet=True), resume=resume
+    )
 
 
 def pictures(samples, batch_size=4):
@@ -313,7 +312,7 @@ def test_what_stops_a_run_loses_nothing(tmp_path, monkeypatch, capsys, raised, e
 
     monkeypatch.setattr(sampling, "decode", stopping)
     with pytest.raises(expected) as e:
-        sampling.sample(wanted(), tmp_path, ENV, Watch())
+        sampling.sample(wanted(), tmp_path, ENV, Progress())
     assert said in str(e.value) + " ".join(capsys.readouterr().out.split())
     manifest = json.loads((tmp_path / "samples.json").read_text())
     assert not manifest["finished"]
@@ -415,17 +414,6 @@ def test_decoding_waits_only_when_writing_is_two_batches_behind():
     writer.finish()
     assert wrote == [0, 1, 2, 99]
     writer.close()
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_says_images_per_second_and_what_is_left(monkeypatch, terminal):
-    monkeypatch.setattr(watch, "EVERY_S", 0)
-    said = io.StringIO()
-    shown = Watch(Console(file=said, force_terminal=terminal, width=200))
-    with shown.of("VAR-d2", images=40, missing=30):
-        shown.made(10)
-    assert "VAR-d2: 10 of 40 images were made before" in said.getvalue()
-    assert re.search(r"20/40 images, [\d.e+]+ images/s, 0:00:\d\d left", said.getvalue())
 
 
 # Reading
@@ -540,7 +528,7 @@ def test_a_method_by_its_name(bench, tmp_path):
     assert (len(samples), samples.manifest["seed"]) == (10, 4)
     assert samples.manifest["label"] == "VARiant-d2 N=3 (d2)"
     said = " ".join(result.stdout.split())
-    assert "10/10 images" in said
+    assert "10 images" in said
     assert "images/s" in said
     assert "weights are random" in said
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from codevar import VAR, VQVAE, Scales, VARConfig, VQVAEConfig
 from codevar.checkpoints import seeded_tensor
+from codevar.progress import Progress
 from codevar.train import TrainError, loop, recipes
-from codevar.train.progress import Progress
 
 # Processes forked off one that has imported all and done nothing: off this one they could not
 # train once it has run a backward of its own.
