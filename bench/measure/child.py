@@ -1,9 +1,9 @@
-"""One case in a process of its own: reads a job from standard input, writes a result.
+"""A case in a process of its own: reads a job from standard input, writes a result.
 
     python -m bench.measure.child < job.json > result.json
 
-The result is one JSON object: what `records.Record` takes of a case that ran, or a status and
-a reason.  Nothing else goes to standard output.
+A job is a line, and so is its result: what `records.Record` takes of a case that ran, or a status
+and a reason.  Nothing else goes to standard output.  Mostly there is one job; see `shared`.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ def main() -> None:
     die_with(runner=int(sys.argv[1]))
     os.close(int(sys.argv[2]))  # tells the runner that all is imported
     out, sys.stdout = sys.stdout, sys.stderr
-    job = json.load(sys.stdin)
-    try:
-        result = run(make_case(job["case"]), job)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as e:
-        known = "oom" if is_oom(e) else "error" if isinstance(e, CheckpointError) else None
-        result = {"status": known or "failed", "reason": reason(e)}
-        if known is None:
-            traceback.print_exc()
-    json.dump(result, out)
+    for number, line in enumerate(sys.stdin, 1):
+        job = json.loads(line)
+        try:
+            result = run(make_case(job["case"]), job, fresh=number == 1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as e:
+            known = "oom" if is_oom(e) else "error" if isinstance(e, CheckpointError) else None
+            result = {"status": known or "failed", "reason": reason(e)}
+            if known is None:
+                traceback.print_exc()
+        print(json.dumps(result), file=out, flush=True)
 
 
 def die_with(runner: int) -> None:
@@ -61,8 +62,12 @@ def die_with(runner: int) -> None:
         sys.exit(1)
 
 
-def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
-    """Loads, decodes for memory, decodes for time; then what else was asked for."""
+def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
+    """Loads, decodes for memory, decodes for time; then what else was asked for.
+
+    fresh: whether this is the process's first case.  Of another the time from the process's begin
+    says nothing.
+    """
     device, effort = torch.device(case.device), timing.Effort(**job["effort"])
     use(device)
     limit_memory(device, case.memory_limit_gib)
@@ -86,12 +91,12 @@ def run(case: Case, job: dict[str, Any]) -> dict[str, Any]:
     images()
     decoder(1)
     start_up = {
-        "import_s": importing,
+        "import_s": importing if fresh else None,
         "load_s": loading - loaded.prepare_s,
         "prepare_s": loaded.prepare_s,
         "first_latency_s": None if loaded.stands_for else sum(first.seconds()),
         "first_vqvae_latency_s": sum(decoder.seconds()),
-        "first_image_s": since_start() - aside,
+        "first_image_s": since_start() - aside if fresh else None,
     }
     if not before_graphs:
         used, made = memory.measure(loaded.decode, loaded.networks, device)
@@ -174,9 +179,10 @@ def paired(
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:
     """Makes the allocator of a GPU refuse what exceeds the limit; on a CPU the runner watches."""
-    if device.type == "cuda" and limit_gib is not None:
+    if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))
+        most = total if limit_gib is None else limit_gib * 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most / total))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from bench.study.storage import Record
 from codevar.progress import Progress
 
 GIB = 2**30
+#: A job, the seconds that it may take and its log, to a result: as `in_process`.
+Measure = Callable[[dict[str, Any], float, Path], dict[str, Any]]
 
 
 def run(
@@ -125,9 +127,11 @@ def run_case(
     round_: int = 1,
     keep: dict[str, Path] | None = None,
     before: Sequence[Record] = (),
+    measure: Measure | None = None,
 ) -> Record:
     """The record of one case in one round, whatever happens to its process.
 
+    measure: what runs the case, `in_process` by default.
     before: the run's records so far; a case that needs more memory than there is, or that differs
     from one which ran out by a larger batch alone, is not started.
     """
@@ -147,7 +151,8 @@ def run_case(
     }
     began, started_at = time.monotonic(), now()
     others, kills = machine.Others(), machine.oom_kills()
-    result = in_process(job, experiment.timeout_s, folder / "logs" / f"{case.key}-{round_}.log")
+    log = folder / "logs" / f"{case.key}-{round_}.log"
+    result = (measure or in_process)(job, experiment.timeout_s, log)
     if result["status"] == "killed":
         result["status"] = "oom" if machine.oom_kills() > kills else "error"
     if result["status"] == "oom":
@@ -205,6 +210,28 @@ def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, An
     """Runs `bench.measure.child`; its result, or a status and the reason why there is none."""
     case = make_case(job["case"])
     most = limit.limit_of(case, {"gpus": []})  # of a GPU its allocator takes care
+    child, ready = start(log)
+    watch = limit.MemoryWatch(child, ready, most if case.device == "cpu" else math.inf)
+    try:
+        with watch:
+            output, _ = child.communicate(json.dumps(job).encode(), timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return too_long(timeout_s)
+    finally:
+        end(child)
+    if watch.ended:
+        held, may = limit.gib(watch.peak_bytes), limit.gib(most)
+        return {"status": "oom", "reason": f"held {held}, may take {may}"}
+    result = parsed(output, child, log)
+    if result["status"] == "failed":  # no telling by its words whether memory was what it lacked
+        too_large = case.device == "cpu" and limit.may_exceed(case, most)
+        result["status"] = "oom" if too_large else "error"
+    return result
+
+
+def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A child that waits for jobs, its standard error in the log; and the read end of a pipe whose
+    other end it closes once its imports are done."""
     environ = {
         **machine.CHILD_ENVIRON,
         **os.environ,
@@ -225,31 +252,29 @@ def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, An
             pass_fds=[says_ready],
             start_new_session=True,  # Ctrl-C is for the runner, which ends the child
         )
-        os.close(says_ready)
-        watch = limit.MemoryWatch(child, ready, most if case.device == "cpu" else math.inf)
-        try:
-            with watch:
-                output, _ = child.communicate(json.dumps(job).encode(), timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            return {"status": "timeout", "reason": f"took longer than {timeout_s:g} s"}
-        finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-    if watch.ended:
-        held, may = limit.gib(watch.peak_bytes), limit.gib(most)
-        return {"status": "oom", "reason": f"held {held}, may take {may}"}
+    os.close(says_ready)
+    return child, ready
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Kills a child that still runs, and its process group."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def too_long(timeout_s: float) -> dict[str, Any]:
+    return {"status": "timeout", "reason": f"took longer than {timeout_s:g} s"}
+
+
+def parsed(output: bytes, child: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
+    """A child's result; where it left none, how it ended."""
     try:
-        result = json.loads(output)
+        return json.loads(output)
     except ValueError:
-        if child.returncode == -signal.SIGKILL:
+        if child.wait() == -signal.SIGKILL:
             return {"status": "killed", "reason": "killed by SIGKILL"}
-        reason = f"crashed: {how_it_ended(child.returncode, log)}"
-        result = {"status": "failed", "reason": reason}
-    if result["status"] == "failed":  # no telling by its words whether memory was what it lacked
-        too_large = case.device == "cpu" and limit.may_exceed(case, most)
-        result["status"] = "oom" if too_large else "error"
-    return result
+        return {"status": "failed", "reason": f"crashed: {how_it_ended(child.returncode, log)}"}
 
 
 def how_it_ended(returncode: int, log: Path) -> str:

@@ -1,7 +1,7 @@
 """The project's archive: files with a manifest of their hashes, in one zip or in several.
 
     NAME-1-of-2.zip
-        manifest.json    format, name, part, parts, set (of all hashes), files: path -> bytes, sha256
+        manifest.json    `Manifest`: of each file its bytes and SHA-256
         ...              the files, under their paths
 
 Whatever the project packs to be sent somewhere (`bench.py pack`, `make gpu-kit`) has this form.
