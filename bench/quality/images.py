@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from bench.quality.sample_set import FILE, NPZ, SampleSet, npy_header, png_of
+from bench.quality.sample_set import FILE, NPZ, SampleSet, png_of
 from bench.study.errors import UsageError
 
 CHUNK = 1000
@@ -51,6 +51,10 @@ class ImageSet:
     chunks: Callable[[], Iterator[Chunk]]
     labels: np.ndarray | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
+
+    def pixels(self) -> Iterator[Pixels]:
+        """All images in order, chunk by chunk.  Raises UsageError for one that cannot be read."""
+        return (chunk.pixels() for chunk in self.chunks())
 
 
 def open_images(path: Path) -> ImageSet:
@@ -108,7 +112,7 @@ def sample_set(path: Path) -> ImageSet:
 
 
 def _of_files(name: str, files: Sequence[Path]) -> ImageSet:
-    size = _decoded(files[0], _bytes(files[0])).shape[:2]
+    size = pixels_of(files[0], _bytes(files[0])).shape[:2]
 
     def chunks() -> Iterator[Chunk]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -119,7 +123,7 @@ def _of_files(name: str, files: Sequence[Path]) -> ImageSet:
                 digest = hashlib.sha256(b"".join(digests)).hexdigest()
 
                 def pixels(part: Sequence[Path] = part, read: list[bytes] = read) -> Pixels:
-                    images = list(pool.map(_decoded, part, read))
+                    images = list(pool.map(pixels_of, part, read))
                     for file, image in zip(part, images, strict=True):
                         if image.shape[:2] != size:
                             raise UsageError(
@@ -140,7 +144,7 @@ def _bytes(file: Path) -> bytes:
         raise UsageError(f"{file}: cannot be read ({e.strerror})") from None
 
 
-def _decoded(file: Path, data: bytes) -> np.ndarray:
+def pixels_of(file: Path, data: bytes) -> np.ndarray:
     """(H, W, 3) uint8."""
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -202,6 +206,24 @@ def _images_of(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
             yield stream, shape
 
 
+def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array that an open `.npy` holds; its rows come next.
+
+    Raises ValueError for anything but a plain array in C order.
+    """
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in read:
+        raise ValueError(f"npy version {version}")
+    shape, fortran, dtype = read[version](file)
+    if fortran or dtype.hasobject:
+        raise ValueError("no plain array")
+    return shape, dtype
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Makes one line of whatever a damaged archive raises."""
@@ -210,7 +232,9 @@ def readable(path: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         if isinstance(e, UsageError):
             raise
-        raise UsageError(f"{path}: damaged or no .npz ({_why(e)})") from None
+        missing = isinstance(e, FileNotFoundError)
+        why = "no such file" if missing else f"damaged or no .npz ({_why(e)})"
+        raise UsageError(f"{path}: {why}") from None
 
 
 def _labels(path: Path, count: int) -> np.ndarray | None:

@@ -37,7 +37,7 @@ from bench.quality.sample_set import (
     read_manifest,
 )
 from bench.quality.wanted import FREE, Wanted
-from bench.quality.writing import FORMS, Form, Writer, threads_here
+from bench.quality.writing import ImageFiles, Writer, threads_here
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from bench.study.storage import write_json
@@ -257,13 +257,14 @@ def rate(runs: list[Any]) -> dict[str, float | None]:
     }
 
 
-def form_of(folder: Path, manifest: Manifest) -> Form:
-    return FORMS[manifest["format"]](folder, manifest["images"], manifest["side"])
+def files_of(folder: Path, manifest: Manifest) -> ImageFiles:
+    packed = manifest["format"] == "npz"
+    return ImageFiles(folder, manifest["images"], manifest["side"], packed)
 
 
 def gaps(folder: Path, manifest: Manifest) -> list[int]:
     """Numbers of the images that are not there."""
-    return form_of(folder, manifest).missing()
+    return files_of(folder, manifest).missing()
 
 
 # The images
@@ -288,8 +289,8 @@ def make(
         for first in range(0, manifest["images"], size)
     ]
     open_ = [batch for batch in batches if not wanted.isdisjoint(batch)]
-    form, entry = form_of(folder, manifest), manifest["runs"][-1]
-    writer, began, made = Writer(form, threads_here()), time.perf_counter(), 0
+    files, entry = files_of(folder, manifest), manifest["runs"][-1]
+    writer, began, made = Writer(files, threads_here()), time.perf_counter(), 0
     label, images = manifest["label"], manifest["images"]
     here = images - len(missing)
 
@@ -321,7 +322,7 @@ def make(
         ran(entry, sum(n for n, _ in counts), seconds, max(waited for _, waited in counts))
     except BaseException as e:
         writer.close()
-        there = manifest["images"] - len(form.missing())
+        there = manifest["images"] - len(files.missing())
         if group.size == 1:  # of several, nobody knows what the others made
             made = there - manifest["images"] + len(missing)
             ran(entry, made, time.perf_counter() - began, writer.waited_s)
@@ -355,11 +356,11 @@ class Arriving:
 
 def finish(folder: Path, manifest: Manifest) -> Manifest:
     """When every process has written its last image."""
-    form = form_of(folder, manifest)
-    if lost := form.missing():
+    files = files_of(folder, manifest)
+    if lost := files.missing():
         raise UsageError(f"{folder}: {len(lost)} images are gone again; --resume makes them anew")
     try:
-        form.finish(np.arange(manifest["images"], dtype=np.int64) % manifest["classes"])
+        files.finish(np.arange(manifest["images"], dtype=np.int64) % manifest["classes"])
     except OSError as e:
         raise UsageError(
             f"{folder}: cannot be written ({e.strerror}); all images are safe, --resume goes on"

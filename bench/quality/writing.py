@@ -9,23 +9,21 @@ Shapes: B images of a batch, H W pixels.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.quality.sample_set import NPZ, PARTS, Images, npy_header, png_of
+from bench.quality.images import npy_header, pixels_of
+from bench.quality.sample_set import NPZ, Images, png_of
 from codevar.files import atomic_write
 
 THREADS = 4
@@ -36,118 +34,63 @@ PNG_LEVEL = 1
 Job = Callable[[], None]
 
 
-class Form(Protocol):
-    """How the images of a set lie in its folder."""
+class ImageFiles:
+    """The images of a set as files in its folder: `shard-00000/00000000.png`, 1000 a shard.
+
+    packed: when all are there they become one `samples.npz`, and the files are deleted; for a
+    moment the images are on disk twice.
+    """
+
+    def __init__(self, folder: Path, images: int, side: int, packed: bool) -> None:
+        self.folder, self.packed, self.npz = folder, packed, folder / NPZ
+        self.shape = (images, side, side, 3)
+        self.files = [folder / png_of(number) for number in range(images)]
 
     def missing(self) -> list[int]:
         """Numbers of the images that are not there, or not whole."""
-        ...
-
-    def jobs(self, numbers: Sequence[int], images: Images) -> list[Job]:
-        """What is to be done to write them, in any order."""
-        ...
-
-    def finish(self, labels: NDArray[np.int64]) -> None:
-        """When all are there."""
-        ...
-
-
-class PngShards:
-    """`shard-00000/00000000.png`, 1000 images a folder."""
-
-    def __init__(self, folder: Path, images: int, side: int) -> None:
-        self.folder, self.images, self.side = folder, images, side
-
-    def missing(self) -> list[int]:
-        found: set[str] = set()
-        for shard in {png_of(number).parent for number in range(self.images)}:
-            if (self.folder / shard).is_dir():
-                found.update(entry.name for entry in os.scandir(self.folder / shard))
+        if self.packed and self._is_packed():
+            return []
+        shards = {file.parent for file in self.files}
+        found = {file for shard in shards if shard.is_dir() for file in shard.iterdir()}
         return [
             number
-            for number in range(self.images)
-            if png_of(number).name not in found
-            or not is_whole_png(self.folder / png_of(number), self.side)
+            for number, file in enumerate(self.files)
+            if file not in found or not is_whole_png(file, self.shape[1])
         ]
 
     def jobs(self, numbers: Sequence[int], images: Images) -> list[Job]:
+        """What is to be done to write them, in any order."""
         return [
-            partial(write_png, self.folder / png_of(number), image)
+            partial(write_png, self.files[number], image)
             for number, image in zip(numbers, images, strict=True)
         ]
 
     def finish(self, labels: NDArray[np.int64]) -> None:
-        pass
+        """When all are there.  Raises OSError, and UsageError for an image that is damaged."""
+        if not self.packed:
+            return
+        if not self._is_packed():
+            with atomic_write(self.npz) as part:
+                self._pack(part, labels)
+        for shard in {file.parent for file in self.files}:
+            shutil.rmtree(shard, ignore_errors=True)
 
-
-class NpzParts:
-    """`parts/00000000-00000063.npy` of images in a row, and `samples.npz` made of them.
-
-    Files of their own, since several machines may write, and rows of one mapped file share
-    pages.  For a moment in the end the images are on disk twice.
-    """
-
-    def __init__(self, folder: Path, images: int, side: int) -> None:
-        self.folder, self.file = folder / PARTS, folder / NPZ
-        self.shape = (images, side, side, 3)
-
-    def missing(self) -> list[int]:
-        if self._is_finished():
-            return []
-        there = {number for span, _ in self._parts() for number in span}
-        return [number for number in range(self.shape[0]) if number not in there]
-
-    def _is_finished(self) -> bool:
+    def _is_packed(self) -> bool:
         try:
-            with zipfile.ZipFile(self.file) as file, file.open("arr_0.npy") as array:
+            with zipfile.ZipFile(self.npz) as file, file.open("arr_0.npy") as array:
                 return npy_header(array) == (self.shape, np.uint8)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             return False
 
-    def _parts(self) -> Iterator[tuple[range, Path]]:
-        """What can be read, in the order of the images."""
-        for path in sorted(self.folder.glob("*.npy")):
-            name = re.fullmatch(r"(\d+)-(\d+)\.npy", path.name)
-            if not name:
-                continue
-            span = range(int(name[1]), int(name[2]) + 1)
-            try:
-                shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-            except (OSError, ValueError, EOFError):
-                continue
-            if shape == (len(span), *self.shape[1:]):
-                yield span, path
-
-    def jobs(self, numbers: Sequence[int], images: Images) -> list[Job]:
-        gaps = [i for i, (a, b) in enumerate(pairwise(numbers), 1) if b != a + 1]
-        return [
-            partial(self._write_part, numbers[start:end], images[start:end])
-            for start, end in pairwise([0, *gaps, len(numbers)])
-        ]
-
-    def _write_part(self, numbers: Sequence[int], images: Images) -> None:
-        path = self.folder / f"{numbers[0]:08d}-{numbers[-1]:08d}.npy"
-        with atomic_write(path) as part, part.open("wb") as file:
-            np.save(file, images, allow_pickle=False)
-
-    def finish(self, labels: NDArray[np.int64]) -> None:
-        if not self._is_finished():
-            with atomic_write(self.file) as part:
-                self._zip(part, labels)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _zip(self, path: Path, labels: NDArray[np.int64]) -> None:
+    def _pack(self, path: Path, labels: NDArray[np.int64]) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
             with packed.open("arr_0.npy", "w", force_zip64=True) as array:
                 np.lib.format.write_array_header_1_0(array, header)
-                for _, path in self._parts():
-                    array.write(np.load(path, allow_pickle=False).data)
+                for image in self.files:
+                    array.write(pixels_of(image, image.read_bytes()).tobytes())
             with packed.open("arr_1.npy", "w") as array:
                 np.save(array, labels, allow_pickle=False)
-
-
-FORMS: dict[str, type[PngShards] | type[NpzParts]] = {"png": PngShards, "npz": NpzParts}
 
 
 class Writer:
@@ -157,15 +100,15 @@ class Writer:
     batch before, so this is the most that writing held it up.
     """
 
-    def __init__(self, form: Form, threads: int) -> None:
-        self.form, self.waited_s = form, 0.0
+    def __init__(self, files: ImageFiles, threads: int) -> None:
+        self.files, self.waited_s = files, 0.0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
         self._waiting: deque[list[Future[None]]] = deque()
 
     def add(self, numbers: Sequence[int], images: Images) -> None:
         """Raises OSError if an earlier batch could not be written."""
         self._wait_for_all_but(BATCHES_WAITING)
-        jobs = self.form.jobs(numbers, images)
+        jobs = self.files.jobs(numbers, images)
         self._waiting.append([self._pool.submit(job) for job in jobs])
 
     def finish(self) -> None:
@@ -191,11 +134,10 @@ def threads_here() -> int:
 
 
 def write_png(path: Path, image_HWC: Images) -> None:
-    image = Image.fromarray(image_HWC)
     # Not synced, which would take longer than all the rest: a power cut leaves files that are
     # cut short, and those are made again.
     with atomic_write(path, sync=False) as part:
-        image.save(part, "PNG", compress_level=PNG_LEVEL)
+        Image.fromarray(image_HWC).save(part, "PNG", compress_level=PNG_LEVEL)
 
 
 def is_whole_png(path: Path, side: int) -> bool:

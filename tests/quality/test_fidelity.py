@@ -15,6 +15,7 @@ from bench.measure import machine
 from bench.metrics.frechet import Gaussian, frechet_distance
 from bench.quality import features, fidelity, sampling
 from bench.quality.features import Extractor
+from bench.quality.images import open_images
 from bench.quality.wanted import Wanted
 from bench.study.errors import UsageError
 from codevar import PRESETS
@@ -131,7 +132,8 @@ def test_fids_are_of_both_sets_and_between_them(set_of, network, tmp_path):
         return Gaussian.of(pool)
 
     one, other, theirs = (
-        gaussian(images) for images in (*(np.concatenate([*s.batches(64)]) for s in (a, b)), array)
+        gaussian(images)
+        for images in (*(np.concatenate([*open_images(s.folder).pixels()]) for s in (a, b)), array)
     )
     found = fids(a, b)
     assert found["a"] == pytest.approx(frechet_distance(one, theirs))
