@@ -20,11 +20,11 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from bench.measure import machine
+from codevar import VQVAE, VQVAEConfig
 from codevar.noise import Noise
 from codevar.packed import attend, can_pack, packed
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published
 from codevar.scales import PATCH_SIZES_256, Scales
-from codevar.vqvae import VQVAE, VQVAEConfig
 
 Run = Callable[[], object]
 SECONDS = 1.0

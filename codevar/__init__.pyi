@@ -1,6 +1,6 @@
 from . import plan
 from .checkpoints import load_var, load_vqvae
-from .config import VARConfig
+from .config import VARConfig, VQVAEConfig
 from .decoding import decode
 from .editing import edit
 from .files import PUBLISHED, CheckpointError
@@ -9,7 +9,7 @@ from .sampling import PRESETS, Sampling
 from .scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from .stacks import Stack, stack
 from .var import VAR
-from .vqvae import VQVAE, VQVAEConfig
+from .vqvae import VQVAE
 
 __all__ = [
     "PATCH_SIZES_256",

@@ -29,19 +29,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from codevar.config import VARConfig
+from codevar.config import VARConfig, VQVAEConfig
 from codevar.files import (
     CheckpointError,
     atomic_write,
     file_of,
     pyramid_of,
     read_tensors,
-    shapes_of,
     sized,
 )
 from codevar.scales import PATCH_SIZES_256
 from codevar.var import VAR
-from codevar.vqvae import VQVAE, VQVAEConfig
+from codevar.vqvae import VQVAE
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 Model = TypeVar("Model", bound=nn.Module)
@@ -105,12 +104,6 @@ def load_vqvae(
     pyramid = patch_sizes or _pyramid(tensors, where) or PATCH_SIZES_256
     read = VQVAEConfig.from_shapes
     return _fill(lambda shapes: VQVAE(read(shapes, pyramid)), tensors, where, device, dtype)
-
-
-def vqvae_config(source: str) -> VQVAEConfig:
-    """Sizes of a VQVAE, as `files.var_config`."""
-    shapes, pyramid = shapes_of(source)
-    return sized(source, lambda: VQVAEConfig.from_shapes(shapes, pyramid or PATCH_SIZES_256))
 
 
 def default_device() -> torch.device:

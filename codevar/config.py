@@ -1,7 +1,8 @@
-"""Sizes of a VAR, and how the tensors of a state dict show them."""
+"""Sizes of a VAR and of a VQVAE, and how the tensors of a state dict show them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from codevar.scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
@@ -93,3 +94,60 @@ class VARConfig:
 def patch_sizes_of(depth: int) -> tuple[int, ...]:
     """The pyramid of the published VAR of this depth."""
     return VARConfig.published(depth).patch_sizes
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """Sizes of a VQVAE; the defaults are `vae_ch160v4096z32`.
+
+    pixels: side of the squares of pixels that the networks start and end with.  1 is published;
+    2 saves the mini world the costly convolutions at full resolution.
+    """
+
+    width: int = 160
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    vocab: int = 4096
+    channels: int = 32
+    phis: int = 4
+    pixels: int = 1
+    patch_sizes: tuple[int, ...] = PATCH_SIZES_256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
+
+    @property
+    def scales(self) -> Scales:
+        return Scales(self.patch_sizes)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the feature map, along a side."""
+        return self.pixels * 2 ** (len(self.multipliers) - 1)
+
+    @classmethod
+    def from_shapes(
+        cls,
+        shapes: Shapes,
+        patch_sizes: tuple[int, ...] = PATCH_SIZES_256,
+    ) -> VQVAEConfig:
+        """Sizes as the tensors of a state dict show them; patch sizes are not among them.
+
+        Raises KeyError naming the first tensor that is missing, ValueError if one has no such
+        dimensions.
+        """
+        width, colours, *_ = size(shapes, "encoder.conv_in.weight", 4)
+        first, down = "block.0.conv1.weight", "encoder.down."
+        levels = count(shapes, down, f"0.{first}")
+        outs = [size(shapes, f"{down}{i}.{first}", 4)[0] for i in range(levels)]
+        vocab, channels = size(shapes, "quantize.embedding.weight", 2)
+        return cls(
+            width=width,
+            multipliers=tuple(n // width for n in outs),
+            res_blocks=count(shapes, f"{down}0.block.", "0.conv1.weight"),
+            vocab=vocab,
+            channels=channels,
+            phis=count(shapes, "quantize.quant_resi.qresi_ls.", "0.weight"),
+            pixels=math.isqrt(colours // 3),
+            patch_sizes=patch_sizes,
+        )

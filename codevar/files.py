@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from codevar.config import VARConfig
-from codevar.scales import Scales
+from codevar.config import VARConfig, VQVAEConfig
+from codevar.scales import PATCH_SIZES_256, Scales
 from codevar.shapes import Shapes
 
 if TYPE_CHECKING:
@@ -166,6 +166,12 @@ def var_config(source: str) -> VARConfig:
     """
     shapes, pyramid = shapes_of(source)
     return sized(source, lambda: VARConfig.from_shapes(shapes, pyramid))
+
+
+def vqvae_config(source: str) -> VQVAEConfig:
+    """Sizes of a VQVAE, as `var_config`."""
+    shapes, pyramid = shapes_of(source)
+    return sized(source, lambda: VQVAEConfig.from_shapes(shapes, pyramid or PATCH_SIZES_256))
 
 
 def sized(where: str, read: Callable[[], Read]) -> Read:

@@ -7,18 +7,16 @@ Images are in [0, 1]; the networks see [-1, 1].
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codevar.scales import PATCH_SIZES_256, Scales
+from codevar.config import VQVAEConfig
+from codevar.scales import Scales
 from codevar.settings import fp32_precision
-from codevar.shapes import Shapes, count, size
 
 # Which phi serves which of ten scales.  The published arithmetic (nearest of four ticks) ties
 # at scales 2 and 7 and float rounding decided, so the result is kept.
@@ -27,63 +25,6 @@ ROUNDING = 1 / 255  # how far images may be out of [0, 1]
 # The decoder draws so many at a time, 16 images of 256 px: of 256 images its layers would hold
 # several times what a decode's cache does.
 PIXELS = 1 << 20
-
-
-@dataclass(frozen=True)
-class VQVAEConfig:
-    """Sizes of a VQVAE; the defaults are `vae_ch160v4096z32`.
-
-    pixels: side of the squares of pixels that the networks start and end with.  1 is published;
-    2 saves the mini world the costly convolutions at full resolution.
-    """
-
-    width: int = 160
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    res_blocks: int = 2
-    vocab: int = 4096
-    channels: int = 32
-    phis: int = 4
-    pixels: int = 1
-    patch_sizes: tuple[int, ...] = PATCH_SIZES_256
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
-
-    @property
-    def scales(self) -> Scales:
-        return Scales(self.patch_sizes)
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell of the feature map, along a side."""
-        return self.pixels * 2 ** (len(self.multipliers) - 1)
-
-    @classmethod
-    def from_shapes(
-        cls,
-        shapes: Shapes,
-        patch_sizes: tuple[int, ...] = PATCH_SIZES_256,
-    ) -> VQVAEConfig:
-        """Sizes as the tensors of a state dict show them; patch sizes are not among them.
-
-        Raises KeyError naming the first tensor that is missing, ValueError if one has no such
-        dimensions.
-        """
-        width, colours, *_ = size(shapes, "encoder.conv_in.weight", 4)
-        first, down = "block.0.conv1.weight", "encoder.down."
-        levels = count(shapes, down, f"0.{first}")
-        outs = [size(shapes, f"{down}{i}.{first}", 4)[0] for i in range(levels)]
-        vocab, channels = size(shapes, "quantize.embedding.weight", 2)
-        return cls(
-            width=width,
-            multipliers=tuple(n // width for n in outs),
-            res_blocks=count(shapes, f"{down}0.block.", "0.conv1.weight"),
-            vocab=vocab,
-            channels=channels,
-            phis=count(shapes, "quantize.quant_resi.qresi_ls.", "0.weight"),
-            pixels=math.isqrt(colours // 3),
-            patch_sizes=patch_sizes,
-        )
 
 
 class VQVAE(nn.Module):

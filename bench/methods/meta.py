@@ -10,7 +10,7 @@ import torch
 
 from bench.study.cases import Case, VARCase, model_config
 from bench.study.errors import UsageError
-from codevar import VAR, VARConfig, VQVAEConfig, checkpoints
+from codevar import VAR, VARConfig, VQVAEConfig, files
 from codevar.config import patch_sizes_of
 from codevar.files import SHIPPED, CheckpointError
 from codevar.plan import Plan
@@ -50,7 +50,7 @@ def check_depths(case: VARCase, sizes: Iterable[VARConfig]) -> None:
 def vqvae_config(case: VARCase) -> VQVAEConfig:
     """Sizes of the case's VQVAE, at the pyramid of its models."""
     if case.in_mini_world:
-        shipped = checkpoints.vqvae_config(case.vqvae_name)
+        shipped = files.vqvae_config(case.vqvae_name)
         return replace(shipped, patch_sizes=configs(case)[0].patch_sizes)
     return VQVAEConfig(patch_sizes=patch_sizes_of(case.depth))
 

@@ -32,7 +32,7 @@ from bench.quality.wanted import sets_of
 from bench.study import evaluations
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
-from codevar import checkpoints, files
+from codevar import files
 from codevar.progress import Progress
 
 SAMPLES = "samples"
@@ -124,7 +124,7 @@ def sizes(case: VARCase) -> tuple[int, int]:
     try:
         if Path(source).suffix:  # a file of one's own, not a name
             model = files.var_config(source)
-            vqvae = checkpoints.vqvae_config(str(source_of(case, case.vqvae_name)))
+            vqvae = files.vqvae_config(str(source_of(case, case.vqvae_name)))
     except files.CheckpointError as e:
         raise UsageError(str(e)) from None
     return model.classes, model.patch_sizes[-1] * vqvae.stride
