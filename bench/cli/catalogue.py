@@ -15,9 +15,9 @@ from bench.study.printing import Format
 
 def list_experiments(format: OutputFormat = Format.rich) -> None:
     """Experiments, methods and published models."""
-    from bench.tables import tables
+    from bench.tables.catalogue import catalogue
 
-    printing.show(tables.catalogue(), format)
+    printing.show(catalogue(), format)
 
 
 def env(format: OutputFormat = Format.rich) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from bench.study import evaluations, experiment, records
-from bench.study.cases import Methods
+from bench.study.cases import methods
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.folders import RESULTS, with_committed
@@ -78,5 +78,5 @@ def find(targets: list[str] | None) -> list[Run]:
 def check_targets(targets: Sequence[str], changes: Sequence[str]) -> None:
     """Raises UsageError, before torch is imported, for what is no method and no experiment."""
     for target in targets:
-        if target not in Methods.by_name:
+        if target not in methods():
             experiment.load(target, changes)

@@ -28,8 +28,10 @@ from bench.figures.canvas import (
 )
 from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
+from bench.methods.plans.code import CoDe
+from bench.methods.plans.variant import VARiant
 from bench.study import papers
-from bench.study.cases import CoDe, VARCase, VARiant
+from bench.study.cases import VARCase
 from bench.tables.case_rows import NoData, Row, footer, lacks, quality_note, starred
 from bench.tables.frames import Run
 from codevar.scales import Scales

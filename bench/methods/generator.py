@@ -1,6 +1,6 @@
 """What the harness runs: a case with its weights, whatever its method.
 
-`child.Loaded` is one for the methods that are plans, `baselines.harness.Loaded` for the others;
+`loaded.Loaded` is one for the methods that are plans, `loaded.LoadedBaseline` for the others;
 timing, memory and records know only this.  A "step" is a scale there, and here a round, a
 denoising step or a token.
 """
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from bench.study.cases import Case
-from codevar.checkpoints import Source
 from codevar.outputs import OnScale
 
 
@@ -35,7 +34,7 @@ class Generator(Protocol):
     how many steps each of those stands for; else empty.  prepare_s: what it took, of its making,
     to get the models ready for their stack."""
 
-    sources: list[Source]
+    sources: list[str]
     prepare_s: float
 
     @property

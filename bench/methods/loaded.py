@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 import codevar
-from bench.methods import baselines
+from bench.methods import published, steps
+from bench.methods.baseline import Baseline, networks
 from bench.methods.generator import Generator, Made, labels_of
 from bench.methods.meta import check_depths, configs
 from bench.methods.sources import source_of
-from bench.study.cases import Baseline, Case, VARCase
+from bench.study.cases import Case, VARCase
 from codevar import VQVAE
-from codevar.checkpoints import Source
+from codevar.compiled import can_compile
 from codevar.decoding import generate, images_of
 from codevar.outputs import Generated, OnScale
 from codevar.plan import Plan
 from codevar.stacks import M, Stack, stack
 
+if TYPE_CHECKING:
+    from bench.methods.image_decoders import ImageDecoder
+
 
 def load(case: Case, download: bool) -> Generator:
     """A case that can be run.  Raises CheckpointError."""
     if isinstance(case, Baseline):
-        return baselines.need().Loaded.of(case, download)
+        return LoadedBaseline.of(case, download)
     assert isinstance(case, VARCase)
     return Loaded.of(case, download)
 
@@ -39,7 +43,7 @@ class Loaded:
     plan: Plan
     vqvae: VQVAE
     how: Stack
-    sources: list[Source]
+    sources: list[str]
     prepare_s: float = 0.0
 
     @classmethod
@@ -92,3 +96,62 @@ class Loaded:
     def images(self, made: Made) -> torch.Tensor:
         assert isinstance(made, Generated)
         return images_of(made, self.vqvae, self.how)
+
+
+@dataclass
+class LoadedBaseline:
+    """A baseline with its weights, and how it runs."""
+
+    case: Baseline
+    method: steps.Method
+    decoder: ImageDecoder
+    how: Stack
+    sources: list[str]
+    prepare_s: float = 0.0
+
+    @classmethod
+    def of(cls, case: Baseline, download: bool) -> LoadedBaseline:
+        """Raises CheckpointError; UsageError if a library is not installed."""
+        how = stack(case.stack, case.precision, case.attention)
+        sources = [source_of(case, name) for name in case.model_names()]
+        options: dict[str, Any] = {"device": case.device, "dtype": how.weights}
+        options |= {"download": download, "places": case.published}
+        network, decoder = networks(case)  # which says so where diffusers is not installed
+        from bench.methods.image_decoders import renamed
+
+        network = published.load(network, sources[0], case.renamed, **options)
+        decoder = published.load(decoder, sources[1], renamed, **options)
+        method = case.decoding(network)
+        if how.compiles and can_compile(next(network.parameters()).device):
+            method.compile()
+        return cls(case, method, decoder, how, sources)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.method.model, self.decoder]
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The steps that run."""
+        return steps.spread(self.method.steps, self.case.max_steps)
+
+    @property
+    def step_names(self) -> list[str]:
+        return [f"step {i + 1}" for i in self.chosen]
+
+    @property
+    def stands_for(self) -> tuple[int, ...]:
+        return steps.stand_for(self.chosen, self.method.steps) if self.case.in_part else ()
+
+    @property
+    def in_graph(self) -> bool:
+        return self.method.in_graph
+
+    def decode(self, on_step: OnScale, batch: int = 0) -> steps.Made:
+        """The case's decode, up to the image decoder."""
+        labels, seed = labels_of(self.case, self.method.classes, batch), self.case.seed + batch
+        return steps.generate(self.method, labels, seed, self.how, on_step, self.chosen)
+
+    def images(self, made: Made) -> torch.Tensor:
+        with self.how.running(made.tokens.device):
+            return self.decoder(made.tokens)

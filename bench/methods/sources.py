@@ -8,11 +8,13 @@ from pathlib import Path
 
 from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
-from codevar.checkpoints import Source, weights_sha256
+from codevar.checkpoints import weights_sha256
 from codevar.files import CheckpointError
 
+ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
-def source_of(case: Case, name: str) -> Source:
+
+def source_of(case: Case, name: str) -> str:
     """Where the weights of a name come from: `weights` is "seeded", "published", "finetuned"
     (CoDe's own drafter and refiner), "mini", "mini-finetuned", files, or a folder of checkpoints.
     Beside files of one's own the VQVAE is looked for too, and else is the published one."""
@@ -26,17 +28,17 @@ def source_of(case: Case, name: str) -> Source:
         folder = Path(own[0]).parent
     else:
         folder = Path(case.weights)
-    found = [folder / f"{name}{ending}" for ending in (".safetensors", ".pth")]
+    found = [folder / f"{name}{ending}" for ending in ENDINGS]
     there = next((path for path in found if path.is_file()), None)
     if there is None and isinstance(case, VARCase) and case.own_files():
         return name
-    return str(there or found[-1])
+    return str(there or found[1])
 
 
 def sources_of(case: Case) -> list[str]:
     """Of its models, then of its VQVAE; none of a baseline, whose images are not sampled."""
     names = [*case.model_names(), case.vqvae_name] if isinstance(case, VARCase) else []
-    return [str(source_of(case, name)) for name in names]
+    return [source_of(case, name) for name in names]
 
 
 def hashes_of(case: Case) -> dict[str, str]:

@@ -22,10 +22,11 @@ from typing import cast
 import torch
 from torch import nn
 
+from bench.methods.baseline import Baseline
 from bench.methods.meta import meta_plan
 from bench.predict import baselines
 from bench.predict.simulate import PRIME, Footprint, watched
-from bench.study.cases import Baseline, Case, VARCase, make_case
+from bench.study.cases import Case, VARCase, make_case
 from codevar import VQVAE, Sampling, VQVAEConfig
 from codevar.config import VARConfig
 from codevar.decoding import generate

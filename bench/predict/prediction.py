@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from bench.methods.baseline import Baseline
 from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.predict.footprint import footprint
-from bench.study.cases import Baseline, Case
+from bench.study.cases import Case
 from codevar import VQVAE, VQVAEConfig
 from codevar.noise import CHUNK
 from codevar.plan import Plan
@@ -81,7 +82,7 @@ class Prediction:
 def predict(case: Case) -> Prediction:
     """The prediction for a case; remembered, since models take a while to lay out."""
     if isinstance(case, Baseline):
-        return prediction(case, **vars(baselines.shapes(case)))
+        return prediction(case, **baselines.shapes(case))
     plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
     return prediction(
         case,

@@ -16,7 +16,7 @@ from bench.methods.loaded import Loaded
 from bench.methods.sources import reason
 from bench.quality import ablations
 from bench.study import experiment
-from bench.study.cases import Case, Methods, VARCase, sampled
+from bench.study.cases import Case, VARCase, methods, sampled
 from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
 from bench.study.names import name_of
@@ -36,7 +36,7 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
     chosen = devices.default_device() if device in (None, "auto") else str(device)
     devices.check_device(chosen)
     found: list[Case] = []
-    if all(target in Methods.by_name for target in targets):
+    if all(target in methods() for target in targets):
         blocks = [{"method": target} for target in dict.fromkeys(targets)]
         asked = Experiment.model_validate({"title": "", "cases": blocks})
         for change in changes:
@@ -44,7 +44,7 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
         found += Sweep("methods", asked, "methods", chosen).cases
     else:
         for target in targets:
-            if target in Methods.by_name:
+            if target in methods():
                 raise UsageError(f"{target} is a method: name methods or experiments, not both")
             found += experiment.load(target, changes, chosen).cases
         ablations.check(ablations.missing(sampled(found, ", ".join(targets))), targets)
@@ -57,7 +57,7 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
 
 def title_of(targets: Sequence[str]) -> str:
     """What a picture of one experiment is called: as the experiment; "" of anything else."""
-    if len(targets) > 1 or targets[0] in Methods.by_name:
+    if len(targets) > 1 or targets[0] in methods():
         return ""
     return experiment.load(targets[0]).experiment.title
 

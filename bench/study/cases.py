@@ -1,7 +1,9 @@
 """Cases: one method at one size, batch and precision, as read from an experiment or a record.
 
-A method of the papers is one class here: what its keys may be, what it is called, and which
-plan it is (a baseline has no plan: `bench.methods.baselines`).  A new method is one more class.
+A method is one class under `register`: its keys, its name, and its plan (`VARCase`) or its network
+and steps (`bench.methods.baseline.Baseline`).  The project's own stand in the packages `OURS`, a
+module each, which are imported when a method is first looked up; like any that registers a method,
+they import torch in functions only.
 """
 
 from __future__ import annotations
@@ -9,22 +11,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
+import pkgutil
 import re
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.study.errors import UsageError
 from codevar import files
@@ -37,8 +33,9 @@ if TYPE_CHECKING:
     from codevar.sampling import Sampling
     from codevar.var import VAR
 
+OURS = ("bench.methods.plans", "bench.methods.baselines")
+
 Depth = Annotated[int, Field(ge=1, le=60)]
-SubnetDepth = Annotated[int, Field(ge=2, le=60)]
 AnyKind = TypeVar("AnyKind", bound="Case")
 #: `weights` of the mini world: its base models for everything, those trained for the method, or
 #: files: "mini:runs/mini-cpu/perturbed/model.safetensors".
@@ -47,7 +44,12 @@ TRAINED = "model.safetensors"  # in the folder of a training
 
 
 class Case(BaseModel):
-    """What every method has.  Lists of these keys in an experiment are axes."""
+    """What every method has.  Lists of these keys in an experiment are axes.
+
+    label_format: what people call it, of its keys: "CoDe N={draft_steps}".  published: where each
+    of its models is to be had besides `codevar.files.PUBLISHED`, by name: (repository of the
+    hub, file), or a URL.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -60,6 +62,8 @@ class Case(BaseModel):
     weights: str = "seeded"
     seed: int = Field(0, ge=0)
     memory_limit_gib: float | None = Field(None, gt=0)
+    label_format: ClassVar[str] = ""
+    published: ClassVar[Mapping[str, tuple[str, str] | str]] = {}
 
     @field_validator("device")
     @classmethod
@@ -71,21 +75,21 @@ class Case(BaseModel):
     @property
     def label(self) -> str:
         """What people call it."""
-        raise NotImplementedError
+        return self.label_format.format_map(dict(self))
 
     @property
+    @abstractmethod
     def steps(self) -> str:
         """Forward steps, as the papers print them: "10" or "6+4"."""
-        raise NotImplementedError
 
     @property
     def in_part(self) -> bool:
         """Whether it runs only some of its steps, which stand for all."""
         return False
 
+    @abstractmethod
     def model_names(self) -> tuple[str, ...]:
         """Published names of the models."""
-        raise NotImplementedError
 
     @functools.cached_property
     def key(self) -> str:
@@ -99,6 +103,37 @@ class Case(BaseModel):
     def in_mini_world(self) -> bool:
         """Whether its models are the small ones that ship with the project."""
         return self.weights in (MINI, MINI_FINETUNED) or self.weights.startswith(MINI_FILE)
+
+
+_registered: dict[str, type[Case]] = {}
+
+
+def register(kind: type[AnyKind]) -> type[AnyKind]:
+    """Adds the decorated class to the methods.  Raises TypeError, with its name, if it lacks a
+    part or its name is taken."""
+    name = getattr(kind.model_fields["method"], "default", None)
+    if not isinstance(name, str):
+        raise TypeError(f"method {kind.__name__}: lacks the default of `method`, which is its name")
+    lacking = sorted(kind.__abstractmethods__)
+    lacking += [part for part in ("__doc__", "label_format") if not getattr(kind, part)]
+    if lacking or name in _registered:
+        raise TypeError(f"method {name}: lacks {', '.join(lacking) or 'a name of its own'}")
+    _registered[name] = kind
+    return kind
+
+
+def methods() -> dict[str, type[Case]]:
+    """All methods by name; plans first."""
+    _import_ours()
+    by_kind = sorted(_registered, key=lambda name: (not has_scales(name), name))
+    return {name: _registered[name] for name in by_kind}
+
+
+@functools.cache
+def _import_ours() -> None:
+    for package in OURS:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            importlib.import_module(f"{package}.{module.name}")
 
 
 #: Keys of a VAR case that change a preset; None leaves what the preset has.
@@ -123,7 +158,14 @@ def per_scale(key: str, text: str, scales: int) -> tuple[float, ...]:
 
 
 class VARCase(Case):
-    """A method that is a plan: what a model of `depth` predicts, scale by scale."""
+    """A method that is a plan: what its models predict, scale by scale.
+
+    depth_keys: keys of its models' depths, in the order `method_plan` takes the models.
+    scale_keys: keys that count scales: the least they may be, and by how many less than K the most.
+    recipes: of trainings (`codevar.train`) that make a model for the method.
+
+    Keys that every plan can have stand here, and `plan` applies them to whatever a method plans.
+    """
 
     depth: Depth = 30
     sampling: Literal["var", "code", "mini"] = "var"
@@ -132,8 +174,17 @@ class VARCase(Case):
     top_k: int | str | None = None
     top_p: float | str | None = None
     temperature: float | str | None = None
-    #: Keys that count scales: the least they may be, and by how many less than K the most.
-    scale_keys: ClassVar[dict[str, tuple[int, int]]] = {}
+    depth_keys: ClassVar[tuple[str, ...]] = ("depth",)
+    scale_keys: ClassVar[Mapping[str, tuple[int, int]]] = {}
+    recipes: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def method_plan(self, *models: VAR) -> Plan:
+        """The method alone, with models of `depths`."""
+
+    def plan(self, *models: VAR) -> Plan:
+        """What a decode follows: the method, changed by the keys that all plans share."""
+        return self.method_plan(*models)
 
     @functools.cached_property
     def scale_count(self) -> int:
@@ -179,10 +230,7 @@ class VARCase(Case):
     @property
     def depths(self) -> tuple[int, ...]:
         """Depths of the models it needs, in the order `plan` takes them."""
-        return (self.depth,)
-
-    def plan(self, *models: VAR) -> Plan:
-        raise NotImplementedError
+        return tuple(getattr(self, key) for key in self.depth_keys)
 
     def own_files(self) -> tuple[str, ...]:
         """The files that `weights` names, "drafter.pth+refiner.pth", one for each model; a
@@ -207,6 +255,7 @@ class VARCase(Case):
 
     @property
     def vqvae_name(self) -> str:
+        """Name of the VQVAE."""
         return "mini_vqvae" if self.in_mini_world else "vae_ch160v4096z32"
 
     def finetuned(self) -> tuple[str, ...]:
@@ -215,11 +264,10 @@ class VARCase(Case):
 
     @model_validator(mode="before")
     @classmethod
-    def _sizes_of_that_world(cls, values: Any) -> Any:
-        """Where nothing else is said, its large model and its small one."""
+    def _mini_depths(cls, values: Any) -> Any:
+        """Where nothing else is said, the mini world's large model and its small one."""
         if isinstance(values, dict) and values.get("weights") in (MINI, MINI_FINETUNED):
-            sizes = {"depth": 12, "refiner_depth": 4, "other_depth": 4}
-            return {k: v for k, v in sizes.items() if k in cls.model_fields} | values
+            return {key: 12 if key == "depth" else 4 for key in cls.depth_keys} | values
         return values
 
     @model_validator(mode="after")
@@ -231,339 +279,37 @@ class VARCase(Case):
             raise ValueError(
                 f"weights: {self.weights} is {given} of {models} models of {self.label}; {told}"
             )
-        if self.weights == "finetuned" and self.method != "var":
-            own = self.finetuned()
-            if not own or not all(name in PUBLISHED for name in own):
-                raise ValueError(
-                    f"weights finetuned: nobody published any for {self.label}, only CoDe for "
-                    "N=6..9 of d30+d16; name your own files, or published, seeded"
-                )
+        own = self.finetuned()
+        if self.weights == "finetuned" and self.method != "var" and not {*own} & {*PUBLISHED}:
+            raise ValueError(
+                f"weights finetuned: nobody published any for {self.label}, only CoDe for "
+                "N=6..9 of d30+d16; name your own files, or published, seeded"
+            )
+        if self.in_mini_world and not given:
+            by_depth = _mini_by_depth()
+            for depth in self.depths:
+                if depth not in by_depth:
+                    told = " or ".join(map(str, by_depth))
+                    raise ValueError(f"the mini world's models have depth {told}, not {depth}")
         return self
-
-    @model_validator(mode="after")
-    def _of_that_world(self) -> VARCase:
-        if not self.in_mini_world or self.own_files():
-            return self
-        by_depth = _mini_by_depth()
-        for depth in self.depths:
-            if depth not in by_depth:
-                told = " or ".join(map(str, by_depth))
-                raise ValueError(f"the mini world's models have depth {told}, not {depth}")
-        return self
-
-
-class Original(VARCase):
-    """VAR as published."""
-
-    method: Literal["var"] = "var"
-
-    @property
-    def label(self) -> str:
-        return f"VAR-d{self.depth}"
-
-    def plan(self, *models: VAR) -> Plan:
-        from codevar.plan import original
-
-        return original(models[0])
-
-
-class CoDe(VARCase):
-    """A drafter of `depth` for scales 1..draft_steps, a refiner after."""
-
-    method: Literal["code"] = "code"
-    refiner_depth: Depth = 16
-    draft_steps: int
-    scale_keys: ClassVar = {"draft_steps": (1, 1)}
-
-    @property
-    def label(self) -> str:
-        return f"CoDe N={self.draft_steps} (d{self.depth}+d{self.refiner_depth})"
-
-    @property
-    def steps(self) -> str:
-        return f"{self.draft_steps}+{self.scale_count - self.draft_steps}"
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        return self.depth, self.refiner_depth
-
-    def plan(self, *models: VAR) -> Plan:
-        from codevar.plan import code
-
-        drafter, refiner = models
-        return code(drafter, refiner, self.draft_steps)
-
-    def finetuned(self) -> tuple[str, ...]:
-        if not self.in_mini_world and self.depths != (30, 16):
-            return ()
-        return f"drafter_{self.draft_steps}", f"refiner_{self.draft_steps}"
-
-
-class Subnetted(VARCase):
-    """Methods that leave out layers."""
-
-    subnet_depth: SubnetDepth
-
-    @property
-    def thinned(self) -> int:
-        """Depth of the model whose layers are left out."""
-        return self.depth
-
-    @model_validator(mode="after")
-    def _subnet_fits(self) -> Subnetted:
-        if self.subnet_depth > self.thinned:
-            raise ValueError(f"subnet_depth must be 2..{self.thinned}, not {self.subnet_depth}")
-        return self
-
-
-class VARiant(Subnetted):
-    """All layers on scales 1..bridge_scales, `subnet_depth` equidistant ones after."""
-
-    method: Literal["variant"] = "variant"
-    bridge_scales: int = 6
-    scale_keys: ClassVar = {"bridge_scales": (0, 0)}
-
-    @property
-    def label(self) -> str:
-        return f"VARiant-d{self.subnet_depth} N={self.bridge_scales} (d{self.depth})"
-
-    @property
-    def steps(self) -> str:
-        return f"{self.bridge_scales}+{self.scale_count - self.bridge_scales}"
-
-    def finetuned(self) -> tuple[str, ...]:
-        return (f"variant_d{self.subnet_depth}",) if self.in_mini_world else ()
-
-    def plan(self, *models: VAR) -> Plan:
-        from codevar.plan import variant
-
-        return variant(models[0], self.subnet_depth, self.bridge_scales)
-
-
-def as_written(scales: Any) -> Any:
-    """ "3" too, which reads as a number."""
-    return str(scales) if type(scales) is int else scales
-
-
-class Subnet(Subnetted):
-    """`subnet_depth` equidistant layers on some scales ("1-3", "4-6,10"), all elsewhere."""
-
-    method: Literal["subnet"] = "subnet"
-    scales: Annotated[str, BeforeValidator(as_written)]
-
-    @property
-    def label(self) -> str:
-        return f"VARiant-d{self.subnet_depth} at {self.scales} (d{self.depth})"
-
-    def chosen(self) -> list[int]:
-        """The scales, from 1."""
-        spans = [part.split("-") for part in self.scales.split(",")]
-        return [k for span in spans for k in range(int(span[0]), int(span[-1]) + 1)]
-
-    @model_validator(mode="after")
-    def _scales_fit(self) -> Subnet:
-        written = re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.scales)
-        chosen, K = self.chosen() if written else [], self.scale_count
-        if not chosen or min(chosen) < 1 or max(chosen) > K:
-            raise ValueError(f"scales must be like 7-10 or 1-3,5, in 1..{K}, not {self.scales!r}")
-        return self
-
-    def plan(self, *models: VAR) -> Plan:
-        from codevar.plan import subnet
-
-        return subnet(models[0], self.subnet_depth, self.chosen())
-
-
-class Swap(VARCase):
-    """One scale by another model."""
-
-    method: Literal["swap"] = "swap"
-    other_depth: Depth = 16
-    scale: int
-    scale_keys: ClassVar = {"scale": (1, 0)}
-
-    @property
-    def label(self) -> str:
-        return f"VAR-d{self.depth}, scale {self.scale} by d{self.other_depth}"
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        return self.depth, self.other_depth
-
-    def plan(self, *models: VAR) -> Plan:
-        from codevar.plan import swap_scale
-
-        base, other = models
-        return swap_scale(base, other, self.scale)
-
-
-class CoDeVARiant(CoDe, Subnetted):
-    """CoDe whose refiner is itself a subnet."""
-
-    method: Literal["code_variant"] = "code_variant"  # type: ignore[assignment]
-
-    @property
-    def thinned(self) -> int:
-        return self.refiner_depth
-
-    @property
-    def label(self) -> str:
-        return (
-            f"CoDe N={self.draft_steps} (d{self.depth}+d{self.refiner_depth}"
-            f" by {self.subnet_depth} layers)"
-        )
-
-    def finetuned(self) -> tuple[str, ...]:
-        return super().finetuned() if self.in_mini_world else ()
-
-    def plan(self, *models: VAR) -> Plan:
-        from codevar.plan import code, subnet
-
-        drafter, refiner = models
-        late = range(self.draft_steps + 1, self.scale_count + 1)
-        return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)
-
-
-class Baseline(Case):
-    """A method that the papers compare with (docs/guide/baselines.md).
-
-    size: of its published family.  cfg: guidance, as in its own evaluation.  max_steps: run so
-    many of its steps, evenly spread, and let each stand for those near it: a time without images.
-    """
-
-    size: str
-    cfg: float = Field(..., ge=1)
-    max_steps: int | None = Field(None, ge=1)
-
-    @property
-    def all_steps(self) -> int:
-        """Of a decode: rounds, denoising steps or tokens."""
-        raise NotImplementedError
-
-    @property
-    def steps(self) -> str:
-        return f"{self.max_steps} of {self.all_steps}" if self.in_part else str(self.all_steps)
-
-    @property
-    def in_part(self) -> bool:
-        return self.max_steps is not None and self.max_steps < self.all_steps
-
-    @field_validator("weights")
-    @classmethod
-    def _weights_are_to_be_had(cls, weights: str) -> str:
-        if weights == "finetuned" or weights.startswith(MINI):
-            raise ValueError(f"weights must be seeded, published or a folder here, not {weights}")
-        return weights
-
-
-class DiT(Baseline):
-    """DiT: denoising steps by DDIM, each over all latents."""
-
-    method: Literal["dit"] = "dit"
-    size: Literal["XL/2", "L/2", "B/2", "S/2"] = "XL/2"
-    cfg: float = Field(1.5, ge=1)
-    sampling_steps: int = Field(50, ge=1, le=1000)
-
-    @property
-    def label(self) -> str:
-        return f"DiT-{self.size}"
-
-    @property
-    def all_steps(self) -> int:
-        return self.sampling_steps
-
-    def model_names(self) -> tuple[str, ...]:
-        return f"dit_{self.size.lower().replace('/', '')}", "sd_vae"
-
-
-class MAR(Baseline):
-    """MAR: rounds of masked prediction, in each a small diffusion for each token."""
-
-    method: Literal["mar"] = "mar"
-    size: Literal["B", "L", "H"] = "B"
-    cfg: float = Field(2.9, ge=1)
-    rounds: int = Field(100, ge=1, le=256)
-    denoising_steps: int = Field(100, ge=1, le=1000)
-
-    @property
-    def label(self) -> str:
-        return f"MAR-{self.size}"
-
-    @property
-    def all_steps(self) -> int:
-        return self.rounds
-
-    def model_names(self) -> tuple[str, ...]:
-        return f"mar_{self.size.lower()}", "kl_16"
-
-
-class LlamaGen(Baseline):
-    """LlamaGen: a Llama, token by token."""
-
-    method: Literal["llamagen"] = "llamagen"
-    size: Literal["XXL", "XL", "L", "B"] = "XXL"
-    cfg: float = Field(1.75, ge=1)
-    top_k: int = Field(0, ge=0)
-    resolution: Literal[256, 384] = 384
-
-    @property
-    def label(self) -> str:
-        return f"LlamaGen-{self.size}" + (" (256 px)" if self.resolution == 256 else "")
-
-    @property
-    def all_steps(self) -> int:
-        return (self.resolution // 16) ** 2
-
-    def model_names(self) -> tuple[str, ...]:
-        return f"llamagen_{self.size.lower()}_{self.resolution}", "vq_16"
-
-
-class AiM(Baseline):
-    """AiM: Mamba-2, token by token."""
-
-    method: Literal["aim"] = "aim"
-    size: Literal["XL", "L", "B"] = "XL"
-    cfg: float = Field(1.75, ge=1)
-    top_k: int = Field(0, ge=0)
-
-    @property
-    def label(self) -> str:
-        return f"AiM-{self.size}"
-
-    @property
-    def all_steps(self) -> int:
-        return 256
-
-    def model_names(self) -> tuple[str, ...]:
-        return f"aim_{self.size.lower()}", "vq_16"
-
-
-AnyCase = Original | CoDe | VARiant | Subnet | Swap | CoDeVARiant | DiT | MAR | LlamaGen | AiM
-
-
-class Methods:
-    """The methods by name."""
-
-    by_name: ClassVar[dict[str, type[Case]]] = {
-        get_args(kind.model_fields["method"].annotation)[0]: kind for kind in get_args(AnyCase)
-    }
-    adapter: ClassVar[TypeAdapter] = TypeAdapter(Annotated[AnyCase, Field(discriminator="method")])
 
 
 def make_case(values: dict[str, Any]) -> Case:
     """A checked case.  Raises UsageError: one line with the key and the allowed values."""
     name = values.get("method")
-    if not isinstance(name, str) or name not in Methods.by_name:
-        raise UsageError(f"method must be one of {', '.join(Methods.by_name)}, not {name!r}")
+    kind = methods().get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise UsageError(f"method must be one of {', '.join(methods())}, not {name!r}")
     try:
-        return Methods.adapter.validate_python(values)
+        return kind.model_validate(values)
     except ValidationError as e:
-        raise UsageError(explain(e, Methods.by_name[name])) from None
+        raise UsageError(explain(e, kind)) from None
 
 
 def has_scales(method: str) -> bool:
     """Whether the method of that name decodes scale by scale; a baseline has steps."""
-    return issubclass(Methods.by_name[method], VARCase)
+    _import_ours()
+    return issubclass(_registered[method], VARCase)
 
 
 def sampled(cases: Iterable[Case], what: str) -> list[VARCase]:
@@ -586,7 +332,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     kind, message = first["type"], first["msg"]
     if kind == "value_error":
         return str(first["ctx"]["error"])
-    method = f" of method {first['loc'][0]}" if first["loc"][0] in Methods.by_name else ""
+    named = issubclass(model, Case)
+    method = f" of method {model.model_fields['method'].default}" if named else ""
     keys = [
         part for part in first["loc"] if part in model.model_fields or kind == "extra_forbidden"
     ]

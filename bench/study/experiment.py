@@ -24,19 +24,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.study import papers
-from bench.study.cases import SAMPLING_KEYS, Case, Methods, VARCase, explain, make_case, sampled
+from bench.study.cases import SAMPLING_KEYS, Case, VARCase, explain, make_case, methods, sampled
 from bench.study.errors import UsageError
 from bench.study.folders import EXPERIMENTS
 from bench.study.papers import PaperRow
 
-# Keys that make it another model, so that a row of the paper's no longer speaks of it: a method's
-# own, but those of how it is sampled.
-SAMPLED = {"sampling", "max_steps", *SAMPLING_KEYS}
-SIZES = {
-    key
-    for kind in Methods.by_name.values()
-    for key in kind.model_fields.keys() - Case.model_fields.keys() - SAMPLED
-}
+# Keys that leave the model as it is; any other makes the paper's row no longer apply.
+SAME_MODEL = {*Case.model_fields, "sampling", "max_steps", *SAMPLING_KEYS}
 
 # How thoroughly an experiment measures.
 EFFORT = ("rounds", "warmup", "samples", "target", "max_seconds", "paired", "stream_seconds")
@@ -74,12 +68,12 @@ class Experiment(BaseModel):
     @field_validator("baseline")
     @classmethod
     def _baseline_can_be(cls, baseline: dict[str, str | int]) -> dict[str, str | int]:
-        known = {key for kind in Methods.by_name.values() for key in kind.model_fields}
+        known = {key for kind in methods().values() for key in kind.model_fields}
         for key, value in baseline.items():
             if key not in known:
                 raise ValueError(f"baseline: {key}: no such key")
-            if key == "method" and value not in Methods.by_name:
-                raise ValueError(f"baseline: method must be one of {', '.join(Methods.by_name)}")
+            if key == "method" and value not in methods():
+                raise ValueError(f"baseline: method must be one of {', '.join(methods())}")
         return baseline
 
     @field_validator("paper")
@@ -227,13 +221,13 @@ def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None
 
 
 def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[Case]:
-    if target in Methods.by_name:
+    if target in methods():
         experiment = Experiment.model_validate({"title": target, "cases": [{"method": target}]})
         for change in changes:
             apply(experiment, change)
         return Sweep(target, experiment, f"method {target}", device, changes).cases
     if not target.endswith(".toml") and target not in names():
-        known = f"methods are {', '.join(Methods.by_name)}, experiments {', '.join(names())}"
+        known = f"methods are {', '.join(methods())}, experiments {', '.join(names())}"
         raise UsageError(f"{target}: no such method or experiment; {known}")
     return load(target, changes, device).cases
 
@@ -251,9 +245,9 @@ def apply(experiment: Experiment, change: str) -> None:
             raise UsageError(f"--set {explain(e, Experiment)}") from None
         return
     if key == "method":
-        unknown = [v for v in values if v not in Methods.by_name]
+        unknown = [v for v in values if v not in methods()]
         if unknown:
-            known = ", ".join(Methods.by_name)
+            known = ", ".join(methods())
             raise UsageError(f"--set method must be one of {known}, not {unknown[0]!r}")
         experiment.cases = [
             {**block, "method": kept}
@@ -263,23 +257,21 @@ def apply(experiment: Experiment, change: str) -> None:
         if not experiment.cases:
             raise UsageError(f"--set {change}: this experiment has no such method")
         return
-    found = False
+    axes: set[str] = set()
     table_keys = papers.load(experiment.paper).about.keys if experiment.paper else ()
     for block in experiment.cases:
-        methods = _listed(block.get("method", experiment.defaults.get("method")))
-        fields = [Methods.by_name[m].model_fields for m in methods if m in Methods.by_name]
-        if any(key in known for known in fields):
+        names_here = _listed(block.get("method", experiment.defaults.get("method")))
+        kinds = [methods()[name] for name in names_here if name in methods()]
+        own = {field for kind in kinds for field in kind.model_fields}
+        axes |= own
+        if key in own:
             block[key] = values
-            found = True
             told = (*table_keys, str(block.get("paper_row")))
-            if key in SIZES and key not in told and f"{{{key}}}" not in told[-1]:
-                block.pop("paper_row", None)  # another model than the paper's
-    if not found:
-        named = [b.get("method", experiment.defaults.get("method")) for b in experiment.cases]
-        kinds = [Methods.by_name[m] for ms in named for m in _listed(ms) if m in Methods.by_name]
-        axes = sorted({field for kind in kinds for field in kind.model_fields})
+            if not (key in SAME_MODEL or key in told or f"{{{key}}}" in told[-1]):
+                block.pop("paper_row", None)
+    if key not in axes:
         raise UsageError(
-            f"--set {key}: no such axis here; axes are {', '.join(axes)}; of the whole run "
+            f"--set {key}: no such axis here; axes are {', '.join(sorted(axes))}; of the whole run "
             f"{', '.join(EFFORT)}, timeout_s"
         )
 

@@ -14,14 +14,6 @@ from safetensors import SafetensorError, safe_open
 from bench.study.cases import MINI, MINI_FILE, Case, VARCase
 from codevar.files import PUBLISHED, SHIPPED
 
-#: The recipes of a training that make a model for a method, by the method's name.
-RECIPES = {
-    "code": {"code-drafter", "code-refiner"},
-    "code_variant": {"code-drafter", "code-refiner", "variant"},
-    "variant": {"variant"},
-    "subnet": {"variant"},
-}
-
 
 def weights_name(weights: str) -> str:
     """Display name of the weights; of a training, its folder and how far it had come:
@@ -69,7 +61,7 @@ def recipes_of(case: Case) -> list[str | None]:
 
 def is_finetuned(case: Case) -> bool:
     """Whether models that it loads were trained for the method."""
-    return any(recipe in RECIPES.get(case.method, ()) for recipe in recipes_of(case))
+    return isinstance(case, VARCase) and not case.recipes.isdisjoint(recipes_of(case))
 
 
 def is_training_free(case: Case) -> bool:

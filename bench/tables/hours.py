@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.methods.baseline import Baseline
 from bench.methods.meta import meta_plan
 from bench.predict import baselines
 from bench.predict.prediction import predict
 from bench.predict.shares import families
-from bench.study.cases import Baseline, Case, sampled
+from bench.study.cases import Case, sampled
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed
 from codevar import VQVAE, VQVAEConfig

@@ -15,11 +15,10 @@ import pandas as pd
 
 from bench.measure.machine import BUSY_CORES
 from bench.measure.selfcheck import Selfcheck
-from bench.methods.baselines import weights
 from bench.metrics import METRICS
 from bench.predict.prediction import largest_batch, predict
-from bench.study import experiment, papers
-from bench.study.cases import MINI, Methods, VARCase, with_batch
+from bench.study import papers
+from bench.study.cases import MINI, VARCase, with_batch
 from bench.study.columns import COLUMNS, in_order
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
@@ -27,7 +26,6 @@ from bench.study.printing import Printed, missing
 from bench.study.records import FAILED, LOST, OUT_OF_MEMORY
 from bench.tables.frames import Run, frame
 from bench.tables.summary import FEW, ROUGH
-from codevar import PUBLISHED
 
 PARTS = ("params", "kv_cache", "running", "total")
 TENTHS = 10  # in which a baseline's steps are told
@@ -410,28 +408,6 @@ def usable_bytes(memory_bytes: int, ecc: bool) -> int:
     """What a decode may fill of a card: an L20 or L40S of 48 GiB shows 46068 MiB, as 1/16 holds
     the check bits, and CUDA's context and kernels take about half a GiB of those."""
     return memory_bytes * (15 if ecc else 16) // 16 - CONTEXT_BYTES
-
-
-def catalogue() -> Printed:
-    """Experiments, methods and published models."""
-    rows = [
-        {"kind": "experiment", "name": name, "what": experiment.load(name).experiment.title}
-        for name in experiment.names()
-    ]
-    rows += [
-        {"kind": "method", "name": name, "what": (kind.__doc__ or "").splitlines()[0]}
-        for name, kind in Methods.by_name.items()
-    ]
-    rows += [
-        {"kind": "published model", "name": name, "what": f"{file} of {repo}"}
-        for name, (repo, file) in {**PUBLISHED, **weights.HUB}.items()
-    ]
-    rows += [
-        {"kind": "published model", "name": name, "what": url.partition("?")[0]}
-        for name, url in weights.URLS.items()
-    ]
-    table = pd.DataFrame(rows)
-    return Printed("What there is", table, table)
 
 
 def environment(found: dict[str, Any]) -> Printed:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bench.figures import canvas, registry
-from bench.study.cases import CoDe, Swap
+from bench.methods.plans.code import CoDe
+from bench.methods.plans.var import Swap
 from bench.tables import case_rows, tables
 from bench.tables.frames import Run
 from codevar.files import SHIPPED

@@ -22,9 +22,10 @@ from rich.console import Console
 
 from bench.measure import child, machine, runner
 from bench.measure.timing import Samples
+from bench.methods.plans.var import Original
 from bench.predict.prediction import predict
 from bench.study import experiment, records, storage
-from bench.study.cases import Original, make_case
+from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from bench.tables import case_rows, frames, tables
 from codevar.checkpoints import weights_sha256

@@ -1,4 +1,4 @@
-"""AiM: one step after another is the same as all at once, and its mixer is that of transformers."""
+"""AiM: its mixer, token by token, is that of transformers, and its state is kept in place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.methods.baselines import aim
-from bench.methods.baselines.method import generate
+from bench.methods.baselines.aim import network as aim
+from bench.methods.steps import generate
 from codevar.checkpoints import seeded_tensor
 from codevar.stacks import stack
 from tests.methods import small_baselines as small
@@ -24,35 +24,17 @@ def mixer() -> aim.Mamba2:
 
 
 def test_the_mixer_is_that_of_transformers():
-    """`mamba2.npz`: input and output of transformers 5.23's Mamba2Mixer with these weights."""
+    """`mamba2.npz`: input and output of transformers 5.23's Mamba2Mixer with these weights, all
+    tokens at once; here one after the other."""
     known = np.load(small.DATA / "mamba2.npz")
-    out = mixer()(torch.from_numpy(known["input"]), None)
+    config, x_BLC = small.AIM, torch.from_numpy(known["input"])
+    channels = config.inner + 2 * config.state
+    memory = aim.Memory(
+        torch.zeros(len(x_BLC), channels, 3), torch.zeros(len(x_BLC), config.inner, config.state)
+    )
+    net = mixer()
+    out = torch.cat([net(x_B1C, memory) for x_B1C in x_BLC.split(1, dim=1)], dim=1)
     np.testing.assert_allclose(out.numpy(), known["output"], atol=1e-4)
-
-
-def decoded(**options):
-    """Tokens of a decode, and the logits that each step drew from."""
-    decode, logits = small.method(small.AIM, **options), []
-    original = decode.model.logits
-
-    def watched(x, final):
-        logits.append(original(x, final))
-        return logits[-1].clone()  # which the sampling writes over
-
-    decode.model.logits = watched
-    try:
-        made = generate(decode, [3, 7], 5, small.MODERN)
-    finally:
-        del decode.model.logits
-    return decode.model, made.tokens, torch.cat(logits, dim=1)
-
-
-def test_the_recurrent_decode_is_the_parallel_forward():
-    net, tokens, step_by_step = decoded()
-    labels, rows = torch.tensor([3, 7, 10, 10]), tokens.repeat(2, 1)
-    at_once = net(labels, rows[:, :-1])
-    torch.testing.assert_close(step_by_step, at_once, atol=1e-4, rtol=0)
-    assert at_once.std() > 0.1
 
 
 def test_a_token_can_be_compiled_whole():

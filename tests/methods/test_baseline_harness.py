@@ -18,9 +18,10 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import child, memory, runner
-from bench.methods import loaded
-from bench.methods.baselines import aim, decoders, dit, harness, llamagen, mar, weights
-from bench.methods.baselines.method import generate, spread, stand_for
+from bench.methods import image_decoders, loaded, published
+from bench.methods.baseline import networks
+from bench.methods.sources import source_of
+from bench.methods.steps import generate, spread, stand_for
 from bench.predict import baselines
 from bench.predict.prediction import predict
 from bench.study import experiment, records
@@ -40,7 +41,7 @@ LONG_MAR = replace(small.MAR, tokens=64)
 
 def long_method(config):
     return small.method(
-        config, **{LONG_MAR: {"rounds": 40}, small.DIT: {"steps": 20}}.get(config, {})
+        config, **{LONG_MAR: {"rounds": 40}, small.DIT: {"sampling_steps": 20}}.get(config, {})
     )
 
 
@@ -56,8 +57,7 @@ def long_method(config):
     ],
 )
 def test_published_names_and_shapes_are_the_models(keys, layout):
-    with torch.device("meta"):
-        model = harness.build(harness.config_of(make_case(keys)))
+    model, _ = networks(make_case(keys))
     found = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert found == small.LAYOUTS[layout]
 
@@ -80,7 +80,7 @@ def test_published_names_and_shapes_are_the_models(keys, layout):
 )
 def test_parameters_are_the_published_number(method, size, millions):
     told = baselines.shapes(make_case({"method": method, "size": size}))
-    assert told.params / 1e6 == pytest.approx(millions, rel=0.02)
+    assert told["params"] / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 # Weights
@@ -88,10 +88,6 @@ def test_parameters_are_the_published_number(method, size, millions):
 
 def options(**changes):
     return {"device": "cpu", "dtype": torch.float32, "download": False} | changes
-
-
-def build_llamagen():
-    return harness.build(small.LLAMAGEN)
 
 
 @pytest.mark.parametrize("inside", [None, "model", "model_ema", "module", "state_dict"])
@@ -103,8 +99,9 @@ def test_a_checkpoint_is_found_in_what_a_training_wraps_it_in(tmp_path, inside):
     if inside == "model_ema":  # what an evaluation loads, if both are there
         saved["model"] = {"nothing": torch.zeros(1)}
     torch.save(saved, tmp_path / "m.pt")
-    rename = harness.names_of(make_case({"method": "llamagen"}))
-    model = weights.load(build_llamagen, str(tmp_path / "m.pt"), rename, **options())
+    rename = make_case({"method": "llamagen"}).renamed
+    path = str(tmp_path / "m.pt")
+    model = published.load(small.empty(small.LLAMAGEN), path, rename, **options())
     assert all((model.state_dict()[n] == t).all() for n, t in expected.items())
 
 
@@ -113,14 +110,22 @@ def test_aims_file_holds_its_tokenizer_and_a_head_that_is_its_embedding():
     saved = {f"mamba.{name}": tensor for name, tensor in own.items()}
     saved["mamba.lm_head.weight"] = own["backbone.embeddings.word_embeddings.weight"]
     saved["vqvae.decoder.conv_in.weight"] = torch.zeros(1)
-    assert harness.aim_names(saved).keys() == own.keys()
+    assert make_case({"method": "aim"}).renamed(saved).keys() == own.keys()
 
 
 def test_weights_come_from_a_folder_by_name(tmp_path):
     (tmp_path / "dit_xl2.pt").touch()
-    assert weights.source_of("dit_xl2", str(tmp_path), 0) == str(tmp_path / "dit_xl2.pt")
-    assert weights.source_of("sd_vae", "published", 0) == "sd_vae"
-    assert weights.source_of("sd_vae", "seeded", 7) == "seeded:sd_vae:7"
+
+    def of(**keys):
+        case = make_case({"method": "dit"} | keys)
+        return [source_of(case, name) for name in case.model_names()]
+
+    assert of(weights=str(tmp_path))[0] == str(tmp_path / "dit_xl2.pt")
+    assert of(weights="published") == ["dit_xl2", "sd_vae"]
+    assert of(seed=7) == ["seeded:dit_xl2:7", "seeded:sd_vae:7"]
+
+
+PLACES = {name: place for kind in small.KINDS.values() for name, place in kind.published.items()}
 
 
 @pytest.mark.parametrize(
@@ -129,20 +134,20 @@ def test_weights_come_from_a_folder_by_name(tmp_path):
         ("mar_b", "not downloaded yet; pass --download"),
         ("llamagen_xxl_384", "not cached here; pass download"),
         ("dit_b2", "no published file is known"),
-        ("/nowhere/dit_xl2.safetensors", "no such file"),
+        ("/nowhere/dit_xl2.pth", "no such file"),
     ],
 )
 def test_what_is_not_there_is_one_line(source, says, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match=says) as e:
-        weights.load(build_llamagen, source, **options())
+        published.load(small.empty(small.LLAMAGEN), source, places=PLACES, **options())
     assert len(str(e.value).splitlines()) == 1
 
 
 def test_a_file_of_another_model_is_one_line(tmp_path):
     torch.save(small.model(small.AIM).state_dict(), tmp_path / "m.pt")
     with pytest.raises(CheckpointError, match=r"m\.pt: tensor cls_embedding\.\S+ is missing"):
-        weights.load(build_llamagen, str(tmp_path / "m.pt"), **options())
+        published.load(small.empty(small.LLAMAGEN), str(tmp_path / "m.pt"), **options())
 
 
 # Cases
@@ -182,7 +187,7 @@ def test_without_the_extra_one_line_says_what_to_install():
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
-    assert "need timm: pip install -e '.[baselines]'" in found.stderr
+    assert "dit needs timm: pip install -e '.[baselines]'" in found.stderr
 
 
 def test_a_part_of_a_decode_cannot_be_paired_nor_streamed():
@@ -263,22 +268,17 @@ def test_a_decode_holds_what_is_predicted(config, name, few_objects, monkeypatch
     monkeypatch.setattr(noise, "CHUNK", 64)  # else more than these small decodes hold
     for precision in ("float32", "bf16") if config is small.AIM else ("float32",):
         run = stack(name, precision)
-        model = harness.build(config).to(run.weights)
-        model.load_state_dict(small.model(config).state_dict())
-        like = small.method(config)
+        model = copy.deepcopy(small.model(config)).to(run.weights)
+        case = small.case(config)
+        method = case.decoding(model)
 
-        def method_of(net, like=like):
-            made = copy.copy(like)
-            made.model = net
-            return made
-
-        def decode(on_step, model=model, run=run, method_of=method_of):
-            return generate(method_of(model), [1] * 32, 0, run, on_step)
+        def decode(on_step, method=method, run=run):
+            return generate(method, [1] * 32, 0, run, on_step)
 
         used, made = memory.measure(decode, [model], torch.device("cpu"))
-        lines = baselines.of_config(config, method_of, run, "cpu")
-        assert set(made.kv_cache_bytes) == {like.cache_bytes(32, run)}
-        assert len(lines.peaks) == len(used.peak_by_scale_mib) == like.steps
+        lines = baselines.of_sizes(case, config, run, "cpu")
+        assert set(made.kv_cache_bytes) == {method.cache_bytes(32, run)}
+        assert len(lines.peaks) == len(used.peak_by_scale_mib) == method.steps
         running = max(lines.peak_bytes(32)) / MIB - used.kv_cache_mib
         assert running == pytest.approx(used.running_mib, rel=0.1)
         above = used.live_by_scale_mib[-1] - used.params_mib
@@ -301,16 +301,16 @@ def test_a_gpus_memory_is_predicted_without_one(method):
 @pytest.fixture
 def tiny(monkeypatch):
     """The smallest published sizes, made as small as those of the reference; cases run here."""
-    for module, size, config in (
-        (dit, "S/2", small.DIT),
-        (mar, "B", small.MAR),
-        (llamagen, "B", small.LLAMAGEN),
-        (aim, "B", replace(small.AIM, tokens=256)),
+    for size, config in (
+        ("S/2", small.DIT),
+        ("B", small.MAR),
+        ("B", small.LLAMAGEN),
+        ("B", replace(small.AIM, tokens=256)),
     ):
-        monkeypatch.setitem(module.PUBLISHED, size, config)
+        monkeypatch.setitem(small.KINDS[type(config)].sizes, size, config)
     for name in ("sd_vae", "kl_16"):
-        monkeypatch.setitem(decoders.WIDTHS, name, (32, 32))
-    monkeypatch.setattr(decoders, "CODES", 256)
+        monkeypatch.setitem(image_decoders.WIDTHS, name, (32, 32))
+    monkeypatch.setattr(image_decoders, "CODES", 256)
     monkeypatch.setattr(child, "limit_memory", lambda *_: None)
 
     def here(job, *_):

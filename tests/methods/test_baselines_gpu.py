@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from bench.measure import runner
-from bench.methods.baselines import aim, llamagen
-from bench.methods.baselines.method import generate
+from bench.methods.steps import generate
 from bench.predict.prediction import memory_differs, predict
 from bench.study.cases import make_case
 from tests.methods import small_baselines as small
@@ -30,34 +29,25 @@ def exact_products():
 @computes
 def test_greedy_tokens_are_the_published_ones():
     net = copy.deepcopy(small.model(small.LLAMAGEN)).cuda()
-    decode = llamagen.NextToken(net, cfg=2.0, top_k=1)
+    decode = small.case(small.LLAMAGEN, cfg=2.0, top_k=1).decoding(net)
     labels = small.REFERENCE["llamagen_labels"].tolist()
     made = generate(decode, labels, 0, small.MODERN)
     assert (made.tokens.cpu() == small.reference("llamagen_greedy_cfg2")).all()
 
 
 @computes
-def test_the_compiled_decode_is_the_parallel_forward():
-    net, logits = copy.deepcopy(small.model(small.AIM)).cuda(), []
-    plain = net.logits
-
-    def watched(x, final):
-        logits.append(plain(x, final))
-        return logits[-1].clone()  # it is written over
-
-    net.logits = watched
-    tokens = generate(aim.NextToken(net), [3, 7], 5, small.MODERN).tokens
-    labels = torch.tensor([3, 7, 10, 10], device="cuda")
-    at_once = net(labels, tokens.repeat(2, 1)[:, :-1])
-    torch.testing.assert_close(torch.cat(logits[:16], dim=1), at_once, atol=1e-3, rtol=0)
+def test_a_compiled_token_gives_the_logits_of_a_cpu():
+    here = small.logits_of(small.method(small.AIM), [3, 7])
+    net = copy.deepcopy(small.model(small.AIM)).cuda()
+    there = small.logits_of(small.case(small.AIM).decoding(net), [3, 7])
+    torch.testing.assert_close(there.cpu(), here, atol=1e-3, rtol=0)
 
 
 @computes
 @pytest.mark.parametrize("config", [small.LLAMAGEN, small.AIM], ids=["llamagen", "aim"])
 def test_a_step_as_one_cuda_graph_gives_the_same_tokens(config):
-    kind = {small.LLAMAGEN: llamagen, small.AIM: aim}[config].NextToken
     net = copy.deepcopy(small.model(config)).cuda()
-    plain, fast = kind(net, top_k=1), kind(net, top_k=1)
+    plain, fast = (small.case(config, top_k=1).decoding(net) for _ in range(2))
     fast.compile()
     wanted = generate(plain, [3, 7], 0, small.MODERN).tokens
     for _ in range(3):  # warm-up, capture, replay; each with a cache of its own

@@ -8,8 +8,9 @@ import copy
 import pytest
 import torch
 
-from bench.methods.baselines import harness
-from bench.methods.baselines.method import generate
+from bench.methods import loaded
+from bench.methods.image_decoders import ImageDecoder
+from bench.methods.steps import generate
 from bench.study.cases import make_case
 from codevar.compiled import cannot_compile
 from tests.methods import small_baselines as small
@@ -44,11 +45,12 @@ def test_it_makes_the_same(config):
 @pytest.mark.parametrize("config", small.ALL, ids=small.NAMES)
 def test_the_stack_says_whether_it_is(config, stack, monkeypatch):
     method, asked = small.method(config), []
-    monkeypatch.setattr(harness, "method_of", lambda case, model: method)
+    kind = small.KINDS[type(config)]
+    monkeypatch.setattr(kind, "sizes", {kind.model_fields["size"].default: config})
     monkeypatch.setattr(type(method), "compile", lambda self: asked.append(True))
-    monkeypatch.setattr(harness.checkpoints, "load", lambda *_, **__: method.model)
-    monkeypatch.setattr(harness, "ImageDecoder", torch.nn.Module)
+    monkeypatch.setattr(ImageDecoder, "__init__", lambda self, name: torch.nn.Module.__init__(self))
     name = small.NAMES[small.ALL.index(config)]
-    case = make_case({"method": name, "stack": stack, "precision": "float32", "device": "cpu"})
-    harness.Loaded.of(case, download=False)
+    keys = {"method": name, "stack": stack, "precision": "float32", "device": "cpu"}
+    case = make_case(keys | small.FEW.get(kind, {}))
+    loaded.load(case, download=False)
     assert asked == [True] * (stack == "compiled")

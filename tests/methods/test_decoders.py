@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from bench.methods.baselines.decoders import CODE_CHANNELS, ImageDecoder, renamed
+from bench.methods.image_decoders import CODE_CHANNELS, ImageDecoder, renamed
 from codevar import VQVAE, VQVAEConfig
 from codevar.checkpoints import seeded_tensor
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from bench.methods.baselines import dit
-from bench.methods.baselines.method import generate
+from bench.methods.baselines.dit import network as dit
+from bench.methods.steps import generate
 from tests.methods import small_baselines as small
 
 
@@ -39,7 +39,7 @@ def test_steps_lead_to_what_the_model_knows():
 
 
 def test_fifty_steps_are_the_published_ones():
-    assert dit.DDIM(small.model(small.DIT), steps=50).timesteps == list(range(980, -1, -20))
+    assert small.method(small.DIT, sampling_steps=50).timesteps == list(range(980, -1, -20))
 
 
 def test_rows_and_columns_are_told_apart():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from bench.methods.baselines import mar
-from bench.methods.baselines.method import generate
+from bench.methods.baselines.mar import network as mar
+from bench.methods.steps import generate
 from tests.methods import small_baselines as small
 
 

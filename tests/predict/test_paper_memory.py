@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.methods import baselines
+from bench.methods.baseline import networks
 from bench.predict.prediction import CUBLAS_BYTES, MIB, predict
 from bench.predict.simulate import PRIME, watched
 from bench.study import papers
@@ -56,8 +56,7 @@ def test_scripts_with_their_image_decoder_need_what_the_paper_says(
         {"method": method, "batch_size": IMAGES, "device": "cuda"}
         | {"stack": "modern", "precision": precision}
     )
-    with torch.device("meta"):
-        model, decoder = (part.build() for part in baselines.need().parts(case))
+    model, decoder = networks(case)
     weights = sum(p.numel() for p in model.parameters())
     copies = 2 * weights if autocast else 0  # in half precision, kept until autocast ends
     need = (

@@ -554,7 +554,10 @@ def test_an_experiment_has_a_folder_for_each_set(bench, tmp_path):
     ("words", "line"),
     [
         (f"var {AXES} --out x --per-class 0", "'--per-class'"),
-        (f"vat {AXES} --out x", "vat: no such method or experiment; methods are var, code"),
+        (
+            f"vat {AXES} --out x",
+            "vat: no such method or experiment; methods are code, code_",
+        ),
         (f"code {AXES} --out x", "draft_steps: missing"),
         (f"var {AXES} --set draft_steps=6 --out x", "draft_steps: no such axis"),
         (f"var {AXES} --out x --preset best", "'--preset'"),

@@ -11,8 +11,8 @@ from unittest import mock
 
 import pytest
 
+from bench.methods.plans.variant import VARiant
 from bench.report import page as report
-from bench.study.cases import VARiant
 from bench.tables import compare
 from tests.report.pages import HOSTILE, changed, quiet_run, sample_set
 

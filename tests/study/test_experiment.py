@@ -82,7 +82,7 @@ def test_set_measurement(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('[[cases]]\nmethod = "vqgan"', "method must be one of var, code, variant"),
+        ('[[cases]]\nmethod = "vqgan"', "method must be one of code, code_variant"),
         ('[[cases]]\nmethod = "code"\ndraft_steps = 10', "draft_steps must be 1..9, not 10"),
         ('[[cases]]\nmethod = "code"\ndraft_steps = 0', "draft_steps must be 1..9, not 0"),
         ('[[cases]]\nmethod = "code"', "draft_steps: missing"),
@@ -142,7 +142,7 @@ def test_set_measurement(tmp_path):
             "baseline: method must be one",
         ),
         ('baseline = { colour = 1 }\n[[cases]]\nmethod = "var"', "baseline: colour: no such key"),
-        ('[[cases]]\nmethod = [["var"]]', "method must be one of var"),
+        ('[[cases]]\nmethod = [["var"]]', "method must be one of code"),
         ('[[cases]]\nmethod = "var"\nbatch_size = true', "batch_size must be 1..1024, not True"),
         ('[[cases]]\nmethod = "var"\nmemory_limit_gib = inf', "memory_limit_gib"),
         ('max_seconds = inf\n[[cases]]\nmethod = "var"', "max_seconds"),

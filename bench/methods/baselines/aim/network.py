@@ -8,7 +8,7 @@ As in the published code a step updates the recurrent state in place and no toke
 what a token does to it is compiled into few kernels on a GPU (there they are written by hand).
 The class's modulation is computed once an image (there at each step).
 
-Shapes: B rows (2B for guidance), L tokens, l of a pass, C width, I = 2 C inner width, H heads of
+Shapes: B rows (2B for guidance), L tokens, C width, I = 2 C inner width, H heads of
 P channels (I = H P), N size of the state, d = I + 2 N, K taps of the convolution, V codes.
 """
 
@@ -17,46 +17,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.methods.baselines.dit import ClassEmbedder
-from bench.methods.baselines.method import Method, one_graph, static
-from codevar.sampling import ScaleSampling, draw
+from bench.methods.baselines.aim import AiMConfig
+from bench.methods.steps import ClassEmbedder, TokenByToken, Written, one_graph, static
 from codevar.stacks import Stack
 
 TAPS = 4
-
-
-@dataclass(frozen=True)
-class AiMConfig:
-    """groups: sets of AdaLN, which the layers take in turn."""
-
-    depth: int
-    width: int
-    tokens: int = 256  # 16 x 16: 256 px over the tokenizer's 16
-    vocab: int = 16384
-    classes: int = 1000
-    state: int = 128
-    head: int = 64
-    groups: int = 4
-
-    @property
-    def inner(self) -> int:
-        return 2 * self.width
-
-    @property
-    def heads(self) -> int:
-        return self.inner // self.head
-
-
-PUBLISHED = {
-    "B": AiMConfig(depth=24, width=768, groups=24),  # the only count that gives its 148 M
-    "L": AiMConfig(depth=48, width=1024),
-    "XL": AiMConfig(depth=48, width=1536),
-}
 
 
 class AiM(nn.Module):
@@ -74,23 +45,11 @@ class AiM(nn.Module):
         sets = backbone.adaln_group(class_BC).view(len(class_BC), config.groups, 3, config.width)
         return list(sets.unbind(1)), backbone.final_layer.adaLN_modulation(class_BC)
 
-    def embed(self, tokens_Bl: torch.Tensor, first: int) -> torch.Tensor:
-        """(B, l, C) of tokens that follow position `first` - 1; the class stands at 0."""
+    def embed(self, tokens_B1: torch.Tensor, i: int) -> torch.Tensor:
+        """(B, 1, C) of the tokens that position i reads; the class stands at 0."""
         embeddings = self.backbone.embeddings
-        last = first + tokens_Bl.shape[1]
-        return (
-            embeddings.word_embeddings(tokens_Bl)
-            + embeddings.position_embeddings.weight[first:last]
-        )
-
-    def forward(self, labels_B: torch.Tensor, tokens_Bl: torch.Tensor) -> torch.Tensor:
-        """(B, 1 + l, V) float32 logits of a class and l tokens at once, as in training."""
-        class_BC = self.backbone.cls_embed(labels_B)
-        x_BlC = torch.cat((class_BC[:, None], self.embed(tokens_Bl, 1)), dim=1).float()
-        groups, final = self.modulation(class_BC)
-        for k, layer in enumerate(self.backbone.layers):
-            x_BlC = layer(x_BlC, groups[k % len(groups)])
-        return self.logits(x_BlC, final)
+        place_1C = embeddings.position_embeddings.weight[i : i + 1]
+        return embeddings.word_embeddings(tokens_B1) + place_1C
 
     def one_token(
         self,
@@ -102,14 +61,10 @@ class AiM(nn.Module):
         """(B, 1, V) float32 logits of one more token; the memories are updated."""
         for k, layer in enumerate(self.backbone.layers):
             x_B1C = layer(x_B1C, groups[k % len(groups)], memories[k])
-        return self.logits(x_B1C, final)
-
-    def logits(self, x_BlC: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
-        """(B, l, V) float32; the head is the token embedding."""
         backbone = self.backbone
-        head = backbone.embeddings.word_embeddings.weight
-        h_BlC = backbone.final_layer(backbone.norm_f(x_BlC.to(head.dtype)), final)
-        return F.linear(h_BlC, head).float()
+        head = backbone.embeddings.word_embeddings.weight  # the token embedding's
+        h_B1C = backbone.final_layer(backbone.norm_f(x_B1C.to(head.dtype)), final)
+        return F.linear(h_B1C, head).float()
 
 
 class Backbone(nn.Module):
@@ -137,9 +92,9 @@ class FinalLayer(nn.Module):
         self.norm_final = nn.RMSNorm(width, eps=1e-5)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x_BlC: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_B1C: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
         shift, scale = modulation[:, None].chunk(2, dim=-1)
-        return self.norm_final(x_BlC) * (1 + scale) + shift
+        return self.norm_final(x_B1C) * (1 + scale) + shift
 
 
 class Layer(nn.Module):
@@ -152,11 +107,11 @@ class Layer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(1, 3, config.width))
 
     def forward(
-        self, x_BlC: torch.Tensor, modulation: torch.Tensor, memory: Memory | None = None
+        self, x_B1C: torch.Tensor, modulation: torch.Tensor, memory: Memory
     ) -> torch.Tensor:
         shift, scale, gate = (modulation + self.scale_shift_table)[:, None].unbind(2)
-        h_BlC = self.norm(x_BlC.to(self.norm.weight.dtype)) * (1 + scale) + shift
-        return x_BlC + gate * self.mixer(h_BlC, memory)
+        h_B1C = self.norm(x_B1C.to(self.norm.weight.dtype)) * (1 + scale) + shift
+        return x_B1C + gate * self.mixer(h_B1C, memory)
 
 
 @dataclass
@@ -189,36 +144,18 @@ class Mamba2(nn.Module):
         self.norm = nn.RMSNorm(I, eps=1e-5)
         self.out_proj = nn.Linear(I, config.width, bias=False)
 
-    def forward(self, x_BlC: torch.Tensor, memory: Memory | None) -> torch.Tensor:
-        """(B, l, C).  With a memory, of one token after those it has seen; without, of all."""
-        projected = self.in_proj(x_BlC)
-        if memory is None:
-            y_BlI = self.scan(projected)
-        else:
-            conv, conv_bias = self.conv1d.weight, self.conv1d.bias
-            assert conv_bias is not None
-            on_gpu = x_BlC.is_cuda and not torch.compiler.is_compiling()
-            token = compiled() if on_gpu else one_token
-            # Outside autocast, like the published kernels: a product would cast all the state.
-            with torch.autocast(x_BlC.device.type, enabled=False):
-                weights = conv, conv_bias, self.dt_bias, self.A_log, self.D
-                y_BlI = token(projected[:, 0], memory.taps, memory.state, *weights)[:, None]
-        return self.out_proj(self.norm(y_BlI.to(x_BlC.dtype)))
-
-    def scan(self, projected: torch.Tensor) -> torch.Tensor:
-        """(B, l, I) float32 of a whole sequence: each token reads those up to it, faded, like
-        masked attention without a softmax (Dao and Gu, Eq. 16)."""
-        I, N, H = self.config.inner, self.config.state, self.config.heads  # noqa: E741
-        gate_BlI, inputs_Bld, dt_BlH = projected.split((I, I + 2 * N, H), dim=-1)
-        dt_BlH = F.softplus(dt_BlH.float() + self.dt_bias.float())
-        mixed = F.silu(self.conv1d(inputs_Bld.transpose(1, 2))[..., : inputs_Bld.shape[1]])
-        x_BlI, b_BlN, c_BlN = mixed.transpose(1, 2).float().split((I, N, N), dim=-1)
-        faded_BHl = (dt_BlH * -self.A_log.float().exp()).transpose(1, 2).cumsum(-1)
-        fade_BHll = (faded_BHl[..., :, None] - faded_BHl[..., None, :]).exp().tril()
-        weight_BHll = fade_BHll * (c_BlN @ b_BlN.transpose(1, 2))[:, None]
-        x_BlHP = x_BlI.unflatten(-1, (H, -1))
-        y_BlHP = torch.einsum("bhts,bshp->bthp", weight_BHll, x_BlHP * dt_BlH[..., None])
-        return (y_BlHP + self.D[:, None] * x_BlHP).flatten(2) * F.silu(gate_BlI.float())
+    def forward(self, x_B1C: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """(B, 1, C) of one token after those that the memory has seen."""
+        projected = self.in_proj(x_B1C)
+        conv, conv_bias = self.conv1d.weight, self.conv1d.bias
+        assert conv_bias is not None
+        on_gpu = x_B1C.is_cuda and not torch.compiler.is_compiling()
+        token = compiled() if on_gpu else one_token
+        # Outside autocast, like the published kernels: a product would cast all the state.
+        with torch.autocast(x_B1C.device.type, enabled=False):
+            weights = conv, conv_bias, self.dt_bias, self.A_log, self.D
+            y_B1I = token(projected[:, 0], memory.taps, memory.state, *weights)[:, None]
+        return self.out_proj(self.norm(y_B1I.to(x_B1C.dtype)))
 
 
 def one_token(
@@ -231,7 +168,7 @@ def one_token(
     A_log_H: torch.Tensor,
     D_H: torch.Tensor,
 ) -> torch.Tensor:
-    """(B, I) float32: what `Mamba2.scan` gives for one more token.
+    """(B, I) float32: what one more token does to the state and reads of it (Dao and Gu, 2024).
 
     projected: (B, I + d + H) of `in_proj`.  taps, state: a `Memory`; updated in place, without
     a copy of the state.
@@ -263,67 +200,60 @@ def compiled() -> Callable[..., torch.Tensor]:
     return torch.compile(one_token, dynamic=False, fullgraph=True)
 
 
-class Writing:
-    """Tokens so far, and each layer's memory."""
+@dataclass
+class Writing(Written):
+    """memories: each layer's.  groups, final: of `AiM.modulation`."""
 
-    def __init__(
-        self, model: AiM, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
-    ) -> None:
-        config, device, rows = model.config, labels_2B.device, len(labels_2B)
-        I, N = config.inner, config.state  # noqa: E741
-        self.generator = generator
-        self.memories = [
-            Memory(
-                torch.zeros(rows, I + 2 * N, TAPS - 1, dtype=dtype, device=device),
-                torch.zeros(rows, I, N, dtype=dtype, device=device),
-            )
-            for _ in model.backbone.layers
-        ]
-        self.nbytes = sum(memory.nbytes for memory in self.memories)
-        self.class_2BC = model.backbone.cls_embed(labels_2B)
-        self.groups, self.final = model.modulation(self.class_2BC)
-        self.tokens_BL = torch.zeros(rows // 2, config.tokens, dtype=torch.long, device=device)
-
-    def result(self) -> torch.Tensor:
-        return self.tokens_BL
+    memories: list[Memory]
+    class_2BC: torch.Tensor
+    groups: list[torch.Tensor]
+    final: torch.Tensor
 
 
-class NextToken(Method):
-    """AiM's decode: position 0 reads the class, each further one the token before it.
-
-    cfg: uncond + cfg (cond - uncond); 1.75 in the published evaluation of XL.
-    top_k: 0 keeps all, as there.
-    """
+class NextToken(TokenByToken):
+    """AiM's decode."""
 
     model: AiM
-
-    def __init__(self, model: AiM, cfg: float = 1.75, top_k: int = 0) -> None:
-        self.model, self.classes, self.steps = model, model.config.classes, model.config.tokens
-        self.sampling = ScaleSampling(cfg - 1, top_k, top_p=0, temperature=1.0, ratio=0.0)
-        self.compiled: Callable[..., torch.Tensor] | None = None
 
     def start(
         self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> Writing:
+        model, config, rows = self.model, self.model.config, len(labels_2B)
+        I, N = config.inner, config.state  # noqa: E741
         # The state in the weights' precision, as published: it sums over all tokens.
-        dtype = self.model.backbone.norm_f.weight.dtype
-        state = Writing(self.model, labels_2B, generator, dtype)
+        like: dict[str, Any] = {
+            "dtype": model.backbone.norm_f.weight.dtype,
+            "device": labels_2B.device,
+        }
+        memories = [
+            Memory(torch.zeros(rows, I + 2 * N, TAPS - 1, **like), torch.zeros(rows, I, N, **like))
+            for _ in model.backbone.layers
+        ]
         if self.compiled:
-            static(part for memory in state.memories for part in (memory.taps, memory.state))
-        return state
+            static(part for memory in memories for part in (memory.taps, memory.state))
+        class_2BC = model.backbone.cls_embed(labels_2B)
+        groups, final = model.modulation(class_2BC)
+        return Writing(
+            memories=memories,
+            nbytes=sum(memory.nbytes for memory in memories),
+            class_2BC=class_2BC,
+            groups=groups,
+            final=final,
+            **self.no_tokens(labels_2B, generator),
+        )
 
     def compile(self) -> None:
         self.compiled = one_graph(self.model.one_token)
         self.in_graph = True
 
-    def step(self, state: Writing, i: int) -> None:
-        x_2B1C = state.class_2BC[:, None]
-        if i > 0:
-            x_2B1C = self.model.embed(state.tokens_BL[:, i - 1 : i], i).repeat(2, 1, 1)
+    def input(self, state: Writing, i: int) -> torch.Tensor:
+        if i == 0:
+            return state.class_2BC[:, None]
+        return self.model.embed(state.tokens_BL[:, i - 1 : i], i).repeat(2, 1, 1)
+
+    def logits(self, x_2B1C: torch.Tensor, state: Writing, i: int) -> torch.Tensor:
         logits_of = self.compiled or self.model.one_token
-        logits_2B1V = logits_of(x_2B1C.float(), state.groups, state.final, state.memories)
-        logits_B1V = self.sampling.filtered(logits_2B1V)
-        state.tokens_BL[:, i : i + 1] = draw(logits_B1V, 1.0, state.generator)
+        return logits_of(x_2B1C.float(), state.groups, state.final, state.memories)
 
     def flops(self, batch_size: int) -> tuple[int, ...]:
         config = self.model.config

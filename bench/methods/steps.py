@@ -17,6 +17,7 @@ from torch import nn
 
 from codevar import graphs
 from codevar.outputs import OnScale
+from codevar.sampling import ScaleSampling, draw
 from codevar.stacks import Stack
 
 
@@ -76,6 +77,64 @@ class Method(ABC):
     @abstractmethod
     def cache_bytes(self, batch_size: int, run: Stack) -> int:
         """Of the cache or recurrent state, which is there from the first step to the last."""
+
+
+class ClassEmbedder(nn.Module):
+    """A row for each class; the last is "no class"."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + 1, width)
+
+    def forward(self, labels_B: torch.Tensor) -> torch.Tensor:
+        """(B, C)."""
+        return self.embedding_table(labels_B)
+
+
+@dataclass
+class Written:
+    """Tokens so far."""
+
+    tokens_BL: torch.Tensor
+    generator: torch.Generator
+    nbytes: int
+
+    def result(self) -> torch.Tensor:
+        """The tokens."""
+        return self.tokens_BL
+
+
+class TokenByToken(Method):
+    """A decode whose position 0 reads the class, each further one the token before it.
+
+    cfg: uncond + cfg (cond - uncond); 1.75 in the published evaluations of LlamaGen-XXL at 384 px
+    and AiM-XL.  top_k: 0 keeps all, as there.
+    """
+
+    def __init__(self, model: Any, cfg: float = 1.75, top_k: int = 0) -> None:
+        self.model, self.classes, self.steps = model, model.config.classes, model.config.tokens
+        self.sampling = ScaleSampling(cfg - 1, top_k, top_p=0, temperature=1.0, ratio=0.0)
+        self.compiled: Callable[..., torch.Tensor] | None = None
+
+    @abstractmethod
+    def input(self, state: Any, i: int) -> torch.Tensor:
+        """(2B, 1, C) what position i reads."""
+
+    @abstractmethod
+    def logits(self, x_2B1C: torch.Tensor, state: Any, i: int) -> torch.Tensor:
+        """(2B, 1, V) float32; the state's cache is updated."""
+
+    def no_tokens(self, labels_2B: torch.Tensor, generator: torch.Generator) -> dict[str, Any]:
+        """The part of a `Written` that all such decodes begin with."""
+        shape = len(labels_2B) // 2, self.steps
+        tokens_BL = torch.zeros(shape, dtype=torch.long, device=labels_2B.device)
+        return {"tokens_BL": tokens_BL, "generator": generator}
+
+    def step(self, state: Any, i: int) -> None:
+        x_2B1C = self.input(state, i)
+        logits_2B1V = self.logits(x_2B1C, state, i)
+        logits_B1V = self.sampling.filtered(logits_2B1V)
+        state.tokens_BL[:, i : i + 1] = draw(logits_B1V, 1.0, state.generator)
 
 
 def one_graph(step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

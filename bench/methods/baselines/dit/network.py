@@ -25,34 +25,12 @@ from timm.layers import Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention
 from torch import nn
 
-from bench.methods.baselines.method import Method
+from bench.methods.baselines.dit import DiTConfig
+from bench.methods.steps import ClassEmbedder, Method
 from codevar.stacks import Stack
 
 TIME_WIDTH = 256  # of the sines that a step is embedded from
 GUIDED = 3  # channels: the published code leaves the fourth as it is
-
-
-@dataclass(frozen=True)
-class DiTConfig:
-    depth: int
-    width: int
-    heads: int
-    side: int = 32  # of the latents: 256 px over the autoencoder's 8
-    patch: int = 2
-    channels: int = 4
-    classes: int = 1000
-
-    @property
-    def tokens(self) -> int:
-        return (self.side // self.patch) ** 2
-
-
-PUBLISHED = {
-    "S/2": DiTConfig(depth=12, width=384, heads=6),
-    "B/2": DiTConfig(depth=12, width=768, heads=12),
-    "L/2": DiTConfig(depth=24, width=1024, heads=16),
-    "XL/2": DiTConfig(depth=28, width=1152, heads=16),
-}
 
 
 class DiT(nn.Module):
@@ -114,17 +92,6 @@ class TimeEmbedder(nn.Module):
         first = self.mlp[0]
         assert isinstance(first, nn.Linear)
         return self.mlp(sines.to(first.weight.dtype))
-
-
-class ClassEmbedder(nn.Module):
-    """Also of LlamaGen and AiM; the last row is "no class"."""
-
-    def __init__(self, classes: int, width: int) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(classes + 1, width)
-
-    def forward(self, labels_B: torch.Tensor) -> torch.Tensor:
-        return self.embedding_table(labels_B)
 
 
 class Block(nn.Module):

@@ -28,33 +28,12 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from bench.methods.baselines.dit import TIME_WIDTH, FinalLayer, TimeEmbedder
-from bench.methods.baselines.method import Method
+from bench.methods.baselines.dit.network import TIME_WIDTH, FinalLayer, TimeEmbedder
+from bench.methods.baselines.mar import MARConfig
+from bench.methods.steps import Method
 from codevar.stacks import Stack
 
 TRAINED_STEPS = 1000
-
-
-@dataclass(frozen=True)
-class MARConfig:
-    """depth: of the encoder, and of the decoder.  buffer: tokens that hold the class."""
-
-    depth: int
-    width: int
-    heads: int
-    mlp_depth: int
-    mlp_width: int
-    channels: int = 16
-    tokens: int = 256  # 16 x 16: 256 px over the autoencoder's 16
-    buffer: int = 64
-    classes: int = 1000
-
-
-PUBLISHED = {
-    "B": MARConfig(depth=12, width=768, heads=12, mlp_depth=6, mlp_width=1024),
-    "L": MARConfig(depth=16, width=1024, heads=16, mlp_depth=8, mlp_width=1280),
-    "H": MARConfig(depth=20, width=1280, heads=16, mlp_depth=12, mlp_width=1536),
-}
 
 
 class MAR(nn.Module):

@@ -1,0 +1,62 @@
+"""CoDe: a large model drafts coarse scales, a small one (or its subnet) refines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from bench.methods.plans.variant import Subnetted
+from bench.study.cases import Depth, VARCase, register
+
+if TYPE_CHECKING:
+    from codevar.plan import Plan
+    from codevar.var import VAR
+
+
+@register
+class CoDe(VARCase):
+    """A drafter of `depth` for scales 1..draft_steps, a refiner after."""
+
+    method: Literal["code"] = "code"
+    refiner_depth: Depth = 16
+    draft_steps: int
+    label_format: ClassVar = "CoDe N={draft_steps} (d{depth}+d{refiner_depth})"
+    depth_keys: ClassVar = ("depth", "refiner_depth")
+    scale_keys: ClassVar = {"draft_steps": (1, 1)}
+    recipes: ClassVar = frozenset({"code-drafter", "code-refiner"})
+
+    @property
+    def steps(self) -> str:
+        return f"{self.draft_steps}+{self.scale_count - self.draft_steps}"
+
+    def finetuned(self) -> tuple[str, ...]:
+        if not self.in_mini_world and self.depths != (30, 16):
+            return ()
+        return f"drafter_{self.draft_steps}", f"refiner_{self.draft_steps}"
+
+    def method_plan(self, *models: VAR) -> Plan:
+        from codevar.plan import code
+
+        drafter, refiner = models
+        return code(drafter, refiner, self.draft_steps)
+
+
+@register
+class CoDeVARiant(CoDe, Subnetted):
+    """CoDe whose refiner is itself a subnet."""
+
+    method: Literal["code_variant"] = "code_variant"  # type: ignore[assignment]
+    label_format: ClassVar = (
+        "CoDe N={draft_steps} (d{depth}+d{refiner_depth} by {subnet_depth} layers)"
+    )
+    thinned_key: ClassVar = "refiner_depth"
+    recipes: ClassVar = CoDe.recipes | Subnetted.recipes
+
+    def finetuned(self) -> tuple[str, ...]:
+        return super().finetuned() if self.in_mini_world else ()
+
+    def method_plan(self, *models: VAR) -> Plan:
+        from codevar.plan import code, subnet
+
+        drafter, refiner = models
+        late = range(self.draft_steps + 1, self.scale_count + 1)
+        return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)

@@ -1,0 +1,32 @@
+"""What there is: experiments, methods, published models.  Without torch, so that it is quick."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.study import experiment
+from bench.study.cases import methods
+from bench.study.printing import Printed
+from codevar.files import PUBLISHED
+
+
+def catalogue() -> Printed:
+    """Experiments, methods and published models."""
+    places: dict[str, tuple[str, str] | str] = {**PUBLISHED}
+    for kind in methods().values():
+        places |= kind.published
+    table = pd.DataFrame(
+        [
+            ("experiment", name, experiment.load(name).experiment.title)
+            for name in experiment.names()
+        ]
+        + [("method", name, (of.__doc__ or "").splitlines()[0]) for name, of in methods().items()]
+        + [("published model", name, shown(place)) for name, place in places.items()],
+        columns=["kind", "name", "what"],
+    )
+    return Printed("What there is", table, table)
+
+
+def shown(place: tuple[str, str] | str) -> str:
+    """Where a model is to be had: a URL, or a file of a repository."""
+    return place.partition("?")[0] if isinstance(place, str) else f"{place[1]} of {place[0]}"
