@@ -49,8 +49,6 @@ def evaluate(
     format: Annotated[Format, typer.Option("--format", help="how to print")] = Format.rich,
 ) -> None:
     """FID, sFID, IS, precision and recall of images, by OpenAI's protocol."""
-    if reference is None and save_statistics is None:
-        raise UsageError("name what to hold the samples against with --reference")
     if save_statistics is not None and save_statistics.suffix != ".npz":
         raise UsageError(f"--save-statistics {save_statistics}: name a file that ends in .npz")
     if 0 < bootstrap < 20:
@@ -61,13 +59,13 @@ def evaluate(
     from bench.quality import evaluate as quality
     from bench.quality import features
     from bench.quality.images import open_images
-    from bench.quality.reference import open_reference
+    from bench.quality.reference import Reference, open_reference
     from bench.quality.reference import save_statistics as save
 
     chosen = devices.default_device() if device in (None, "auto") else str(device)
     devices.check_device(chosen)
     images = open_images(samples)
-    held = open_reference(reference, images.size) if reference is not None else None
+    held = open_reference(reference, images.size) if reference else Reference("none")
     network = features.extractor_of(
         extractor or features.default_for(reference),
         weights,
@@ -80,8 +78,8 @@ def evaluate(
             gaussians = quality.statistics_of(images, network, kept, batch_size, progress.count)
             save(save_statistics, gaussians, network, images.size)
             progress.say(f"statistics: {save_statistics}")
-        if held is None:
-            return
+            if not reference:
+                return
         asked = [name.strip() for name in metrics.split(",")] if metrics else None
         record, notes = quality.evaluate(
             images, held, network, asked, bootstrap, kept, batch_size, progress.count
@@ -114,10 +112,9 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printe
         )
     text = pd.DataFrame(rows)
     what = record["label"] or record["samples"]
-    notes = [
-        f"{record['images']:,} images; features of {record['extractor']}; "
-        f"against {record['reference']}.",
-        *notes,
-    ]
+    against = "" if record["reference"] == "none" else f"; against {record['reference']}"
+    rests_on = f"{record['images']:,} images; features of {record['extractor']}{against}."
     data = pd.DataFrame([{**record, **record["metrics"]}])
-    return printing.Printed(f"Quality of {what}", data, text.loc[:, (text != "").any()], notes)
+    return printing.Printed(
+        f"Quality of {what}", data, text.loc[:, (text != "").any()], [rests_on, *notes]
+    )

@@ -221,34 +221,37 @@ def iqa(
     import torch
 
     from bench.measure import devices, machine
+    from bench.quality import features
     from bench.quality import iqa as scoring
+    from bench.quality.evaluate import evaluate
     from bench.quality.images import open_images
+    from bench.quality.reference import Reference
     from bench.study import evaluations
 
     chosen = devices.default_device() if device in (None, "auto") else str(device)
     devices.check_device(chosen)
     asked = [name.strip() for name in metrics.split(",")] if metrics else None
     sets = [open_images(path) for path in samples]
-    env = machine.environment()
-    folder = out or RESULTS / env["machine"] / "evaluations"
+    folder = out or RESULTS / machine.environment()["machine"] / "evaluations"
     storage.prepare(folder)
     lines: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
     with Progress(Console(stderr=True)) as progress:
         for pictures in sets:
-            progress.count(pictures.name, 0, pictures.count)
-            scores, without = scoring.scores_of(
+            network, without = scoring.extractor_of(
                 asked, pictures.size, weights, download, torch.device(chosen)
             )
-            notes |= dict.fromkeys(without)
-            figures = scoring.evaluate(
+            line, _ = evaluate(
                 pictures,
-                scores,
+                Reference("none"),
+                network,
+                list(network.widths),
+                0,
+                features.default_cache(),
                 batch_size,
-                torch.device(chosen),
-                lambda done, of=pictures: progress.count(of.name, done, of.count),  # type: ignore[misc]
+                progress.count,
             )
-            line = scoring.record_of(pictures, scores, figures, env, chosen)
+            notes |= dict.fromkeys(without)
             evaluations.append(folder, line)
             lines.append(line)
     printing.show(scoring.printed(lines, list(notes)), format)

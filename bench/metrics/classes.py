@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.metrics.metric import Estimate, FeatureMetric, Given, Images, Network
+from bench.metrics.metric import Estimate, Given, Images, Metric, Network
 
 
 def class_accuracy(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> list[float]:
@@ -36,7 +36,7 @@ def lacks(samples: Images, network: Network) -> str:
     return ""
 
 
-FeatureMetric(
+Metric(
     "class_accuracy",
     "class accuracy",
     "{:.1%}",

@@ -14,7 +14,7 @@ import torch
 
 from bench.metrics.frechet import origin_of
 from bench.metrics.halves import Halves
-from bench.metrics.metric import Estimate, FeatureMetric, Given
+from bench.metrics.metric import Estimate, Given, Metric
 
 NEIGHBOURS = 3  # k of precision and recall
 # Distances are worked on in blocks of this many: 256 MiB, of which a few are alive at a time.
@@ -112,7 +112,7 @@ def both(given: Given) -> Coverage:
     return given.once("coverage", lambda: precision_recall(samples_ND, references_MD, given.halves))
 
 
-FeatureMetric(
+Metric(
     "precision",
     "precision",
     "{:.2f}",
@@ -123,7 +123,7 @@ FeatureMetric(
     compute=lambda given: Estimate(both(given).precision, both(given).precision_of_halves),
     column="quality_precision",  # `precision` is a number format
 )
-FeatureMetric(
+Metric(
     "recall",
     "recall",
     "{:.2f}",

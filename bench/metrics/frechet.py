@@ -19,7 +19,7 @@ from functools import partial, reduce
 import torch
 
 from bench.metrics.halves import GROUPS, Halves
-from bench.metrics.metric import Estimate, FeatureMetric, Given
+from bench.metrics.metric import Estimate, Given, Metric
 
 # Eigenvalues of a covariance may be negative by rounding (others keep theirs in float32), but not
 # by more than this share of the largest.
@@ -136,7 +136,7 @@ def estimate(layer: str, given: Given) -> Estimate:
 
 
 for name, heading, order, layer in (("fid", "FID", 300, "pool"), ("sfid", "sFID", 310, "spatial")):
-    FeatureMetric(
+    Metric(
         name,
         heading,
         "{:.2f}",

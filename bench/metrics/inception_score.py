@@ -10,7 +10,7 @@ import statistics
 
 import torch
 
-from bench.metrics.metric import Estimate, FeatureMetric, Given
+from bench.metrics.metric import Estimate, Given, Metric
 
 SPLIT = 5000  # images of one Inception Score
 
@@ -44,7 +44,7 @@ def estimate(given: Given) -> Estimate:
     return Estimate(statistics.fmean(scores), of_halves, spread, note=note)
 
 
-FeatureMetric(
+Metric(
     "inception_score",
     "IS",
     "{:.3g}",

@@ -69,12 +69,14 @@ class Given:
 class Estimate:
     """A metric's value and that of each half.
 
-    spread: standard deviation that the metric reports beside its value.  by_class: the value of
-    each class.  note: what a reader must know.
+    interval: 95 %, of a metric that needs no halves for it.  spread: standard deviation that the
+    metric reports beside its value.  by_class: the value of each class.  note: what a reader must
+    know.
     """
 
     value: float
     of_halves: list[float] = field(default_factory=list)
+    interval: tuple[float, float] | None = None
     spread: float | None = None
     by_class: list[float] | None = None
     note: str | None = None
@@ -91,10 +93,15 @@ def nothing_lacks(samples: Images, network: Network) -> str:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a set of images.  Making one registers it, and its column.
+    """A figure of a set of images, computed from a network's features.  Making one registers it,
+    and its column.
 
     name: as `--metrics` and records have it.  heading, format, order, lower_is_better: of its
     column, which is named `column` or as the metric.  low, high: what it can be.
+    layer: of the features.  needs: what it needs beside the samples.
+    compute: raises ValueError for features that have no such figure.
+    lacks: why these samples and this network cannot have it, or "".
+    per_image: a mean over images, of `bench.py iqa`; it has a network and weights of its own.
 
     Raises ValueError, with its name, if something is missing.
     """
@@ -107,11 +114,16 @@ class Metric:
     low: float = 0.0
     high: float = 1.0
     column: str = ""
+    layer: str = ""
+    needs: Needs = None
+    compute: Callable[[Given], Estimate] = not_given
+    lacks: Callable[[Images, Network], str] = nothing_lacks
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         if not self.column:
             object.__setattr__(self, "column", self.name)
-        for wanted in self.required():
+        for wanted in ("name", "heading", "format", "order", "layer", "compute"):
             if getattr(self, wanted) in ("", 0, not_given):
                 raise ValueError(f"metric {self.name}: has no {wanted}")
         if not self.low < self.high:
@@ -120,38 +132,18 @@ class Metric:
         register(Column(self.column, self.heading, self.format, self.order, better))
         METRICS[self.name] = self
 
-    def required(self) -> tuple[str, ...]:
-        return ("name", "heading", "format", "order")
-
-
-@dataclass(frozen=True)
-class FeatureMetric(Metric):
-    """A metric of `bench.py eval`, computed from a network's features.
-
-    layer: of the features.  compute: raises ValueError for features that have no such figure.
-    lacks: why these samples and this network cannot have it, or "".
-    """
-
-    layer: str = ""
-    needs: Needs = None
-    compute: Callable[[Given], Estimate] = not_given
-    lacks: Callable[[Images, Network], str] = nothing_lacks
-
-    def required(self) -> tuple[str, ...]:
-        return (*super().required(), "layer", "compute")
-
 
 METRICS: dict[str, Metric] = {}
 
 
-def of_features() -> dict[str, FeatureMetric]:
-    """The metrics of `bench.py eval`, which compute from features."""
-    return {metric.name: metric for metric in _in_order() if isinstance(metric, FeatureMetric)}
+def of_features() -> dict[str, Metric]:
+    """The metrics of `bench.py eval`, of one network, in the order of their columns."""
+    return {metric.name: metric for metric in _in_order() if not metric.per_image}
 
 
 def of_pixels() -> dict[str, Metric]:
-    """The metrics of `bench.py iqa`, each with weights of its own and without a reference."""
-    return {m.name: m for m in _in_order() if not isinstance(m, FeatureMetric)}
+    """The metrics of `bench.py iqa`, each with a network of its own and without a reference."""
+    return {metric.name: metric for metric in _in_order() if metric.per_image}
 
 
 def _in_order() -> list[Metric]:

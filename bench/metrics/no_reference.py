@@ -1,10 +1,40 @@
-"""Image quality without a reference (CoDe, Table 5): how `bench.py iqa` computes them is in
-`bench.quality.iqa`, as each has a network of its own."""
+"""Image quality without a reference (CoDe, Table 5): means over images of scores that networks of
+their own give (`bench.quality.iqa`).
+
+Shapes: N samples.
+"""
 
 import math
+from functools import partial
 
-from bench.metrics.metric import Metric
+from scipy.stats import t as student
 
-Metric("musiq", "MUSIQ", "{:.2f}", 360, lower_is_better=False, high=100.0)
-Metric("clipiqa", "CLIPIQA", "{:.4f}", 370, lower_is_better=False)
-Metric("niqe", "NIQE", "{:.4f}", 380, lower_is_better=True, high=math.inf)
+from bench.metrics.metric import Estimate, Given, Metric
+
+
+def estimate(name: str, given: Given) -> Estimate:
+    """The mean, with Student's 95 % interval."""
+    scores_N = given.samples[name].double().flatten()
+    mean, count = float(scores_N.mean()), len(scores_N)
+    if count < 2:
+        return Estimate(mean)
+    half = float(student.ppf(0.975, count - 1) * scores_N.std() / math.sqrt(count))
+    return Estimate(mean, interval=(mean - half, mean + half))
+
+
+for name, heading, format, order, lower_is_better, high in (
+    ("musiq", "MUSIQ", "{:.2f}", 360, False, 100.0),
+    ("clipiqa", "CLIPIQA", "{:.4f}", 370, False, 1.0),
+    ("niqe", "NIQE", "{:.4f}", 380, True, math.inf),
+):
+    Metric(
+        name,
+        heading,
+        format,
+        order,
+        lower_is_better,
+        high=high,
+        layer=name,
+        compute=partial(estimate, name),
+        per_image=True,
+    )

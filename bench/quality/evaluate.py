@@ -18,14 +18,14 @@ from bench.metrics import Given
 from bench.metrics.coverage import NEIGHBOURS
 from bench.metrics.frechet import Gaussian
 from bench.metrics.halves import GROUPS, Halves, interval
-from bench.metrics.metric import of_features
+from bench.metrics.metric import of_features, of_pixels
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
 from bench.quality.reference import Reference
 from bench.study.errors import UsageError
 from bench.study.evaluations import SCHEMA, Evaluation
 
-METRICS = of_features()
+METRICS = of_features() | of_pixels()
 
 #: Told what is in work, how much of it is done, and of how much.
 Tell = Callable[[str, int, int], None]
@@ -80,9 +80,12 @@ def evaluate(
         extractor.device,
         tell,
     )
+    own = {name: sha for name, sha in extractor.layer_sha256.items() if name in names}
+    weights = {"metric_weights_sha256": own} if own else {}
     record = {
         **record_of(samples, of_samples.digest),
         **measured_by(reference, of_reference, extractor),
+        **weights,
         "metrics": found.values,
         "intervals": found.intervals,
         "bootstrap": bootstrap,
@@ -140,10 +143,11 @@ def chosen(
 
     Raises UsageError for one that was asked for and cannot be had.
     """
+    known = of_pixels() if extractor.layer_sha256 else of_features()
     for name in wanted or ():
-        if name not in METRICS:
-            raise UsageError(f"--metrics {name}: no such metric; there are {', '.join(METRICS)}")
-    whys = {name: why_not(name, samples, reference, extractor) for name in wanted or METRICS}
+        if name not in known:
+            raise UsageError(f"--metrics {name}: no such metric; there are {', '.join(known)}")
+    whys = {name: why_not(name, samples, reference, extractor) for name in wanted or known}
     lacking = {name: why for name, why in whys.items() if why}
     if wanted and lacking:
         name, why = next(iter(lacking.items()))
@@ -164,7 +168,8 @@ def why_not(name: str, samples: ImageSet, reference: Reference, extractor: Extra
         if metric.layer not in reference.gaussians:
             return f"{reference.name} has no statistics of {metric.layer} features"
     elif metric.needs in ("distribution", "images") and not reference.images:
-        return f"{reference.name} has statistics but no images"
+        only = f"{reference.name} has statistics but no images"
+        return only if reference.gaussians else "it needs a --reference"
     return metric.lacks(samples, extractor)
 
 
@@ -271,7 +276,9 @@ def figures(
         found.values[name] = estimate.value
         if estimate.spread is not None:
             found.values[f"{name}_std"] = estimate.spread
-        if estimate.of_halves:
+        if estimate.interval:
+            found.intervals[name] = estimate.interval
+        elif estimate.of_halves:
             bounds = metric.low, metric.high
             found.intervals[name] = interval(estimate.value, estimate.of_halves, *bounds)
         if estimate.note:

@@ -15,7 +15,7 @@ import io
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ Layers = dict[str, torch.Tensor]
 class Extractor:
     """name: the network's.  sha256: of its weights' file.  published: whether those are the ones
     that others measure with.  widths: D of each layer.  layers: (B, 3, H, W) uint8 -> (B, D)
-    float32 of each.
+    float32 of each.  layer_sha256: of the weights of each layer, where each has its own.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Extractor:
     widths: dict[str, int]
     layers: Callable[[torch.Tensor], Layers]
     device: torch.device
+    layer_sha256: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.metrics import METRICS, Estimate
-from bench.metrics.metric import FeatureMetric, Metric
+from bench.metrics.metric import Metric
 from bench.study import columns
 from bench.study.columns import COLUMNS, Column
 from bench.tables import summary
@@ -22,15 +22,16 @@ def _registries_stay_as_they_are(monkeypatch):
 
 
 def test_a_metric_that_lacks_a_part_is_refused_with_its_name():
-    whole = {"heading": "KID", "format": "{:.3f}", "order": 390}
+    whole = {"heading": "KID", "format": "{:.3f}", "order": 390, "layer": "pool"}
+    whole |= {"compute": lambda given: Estimate(0.0)}
     with pytest.raises(ValueError, match="metric kid: has no heading"):
         Metric("kid", **(whole | {"heading": ""}))
     with pytest.raises(ValueError, match="metric kid: has no order"):
         Metric("kid", **(whole | {"order": 0}))
     with pytest.raises(ValueError, match="metric kid: has no layer"):
-        FeatureMetric("kid", **whole, compute=lambda given: Estimate(0.0))
+        Metric("kid", **(whole | {"layer": ""}))
     with pytest.raises(ValueError, match="metric kid: has no compute"):
-        FeatureMetric("kid", **whole, layer="pool")
+        Metric("kid", **{key: value for key, value in whole.items() if key != "compute"})
     with pytest.raises(ValueError, match="metric kid: cannot be from 1 to 0"):
         Metric("kid", **whole, low=1, high=0)
     with pytest.raises(ValueError, match="column kid: format"):
@@ -39,7 +40,7 @@ def test_a_metric_that_lacks_a_part_is_refused_with_its_name():
 
 def test_a_name_cannot_be_taken_twice():
     with pytest.raises(ValueError, match="column fid: is registered twice"):
-        Metric("fid", "FID again", "{:.2f}", 390, lower_is_better=True)
+        Metric("fid", "FID again", "{:.2f}", 390, layer="pool", compute=lambda given: Estimate(0.0))
     with pytest.raises(ValueError, match="column latency_s: is registered twice"):
         columns.register(Column("latency_s", "latency s", "{:.3g}", 20))
 
@@ -53,7 +54,7 @@ def test_every_metric_has_a_column_and_bounds_that_hold_its_extremes():
 
 def test_a_new_metric_is_computed_with_its_own_arithmetic_under_its_own_heading():
     """What stands in its one file is all there is: heading, format, bounds, arithmetic."""
-    mean = FeatureMetric(
+    mean = Metric(
         "mean_feature",
         "mean",
         "{:.1f}",

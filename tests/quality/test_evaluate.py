@@ -600,8 +600,13 @@ def test_halves_need_as_many_images_as_the_whole(run, tmp_path):
     )
 
 
-def test_no_reference_is_one_line(run, sets):
-    refused(run(sets / "npz", reference=None), "with --reference")
+def test_without_a_reference_there_are_the_figures_that_need_none(run, sets, tmp_path):
+    result = run(sets / "npz", "--format", "md", reference=None)
+    assert result.exit_code == 0, result.stderr
+    assert set(record(tmp_path)["metrics"]) == {"inception_score", "class_accuracy"}
+    assert record(tmp_path)["reference"] == "none"
+    assert "Without fid and precision and recall: it needs a --reference." in result.stdout
+    refused(run(sets / "npz", "--metrics", "fid", reference=None), "fid: it needs a --reference")
 
 
 def test_a_record_that_cannot_be_written_is_one_line(run, sets, tmp_path):

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from typer.testing import CliRunner
 
 from bench.cli import app, pictures
-from bench.quality import iqa
+from bench.quality import features, iqa
 from bench.quality.images import open_images
 from bench.study.errors import UsageError
 
@@ -42,7 +42,7 @@ def asymmetric(x):
     return alpha, left * scale, right * scale
 
 
-def features(block):
+def features_of(block):
     """(18,)"""
     alpha, left, right = asymmetric(block)
     found = [alpha, (left + right) / 2]
@@ -83,7 +83,7 @@ def niqe(image):
         spread = np.sqrt(np.abs(correlate(grey**2, window, mode="nearest") - mean**2))
         whitened = (grey - mean) / (spread + 1)
         blocks = whitened.reshape(rows, side, columns, side).swapaxes(1, 2)
-        scales.append([features(block) for block in blocks.reshape(-1, side, side)])
+        scales.append([features_of(block) for block in blocks.reshape(-1, side, side)])
         grey = halved(grey)
     found = np.hstack(scales)
     parameters = loadmat(iqa.NIQE_PARAMETERS)
@@ -100,9 +100,9 @@ def photo():
 
 
 def of_pyiqa(*images):
-    (score,), _ = iqa.scores_of(["niqe"], images[0].shape[:2], None, False, CPU)
-    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
-    return iqa.scored(score, batch, "photo", 0)
+    network, _ = iqa.extractor_of(["niqe"], images[0].shape[:2], None, False, CPU)
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return network.layers(batch)["niqe"].flatten().tolist()
 
 
 def test_niqe_is_the_papers_arithmetic(photo):
@@ -139,6 +139,7 @@ def test_niqe_is_what_live_published(name):
 def bench(tmp_path, monkeypatch):
     """Without a cache of weights, and without a network."""
     monkeypatch.setattr(pictures, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(features, "default_cache", lambda: tmp_path / "cache")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", forbidden)
     monkeypatch.chdir(tmp_path)
@@ -203,11 +204,12 @@ def test_a_sample_sets_case_goes_into_the_record(bench, photo, tmp_path):
 def test_an_npz_scores_as_its_pictures_do(squares, tmp_path):
     images = np.stack([np.array(Image.open(file)) for file in sorted(squares.iterdir())])
     np.savez(tmp_path / "a.npz", arr_0=images)
-    scores, _ = iqa.scores_of(["niqe"], (200, 200), None, False, CPU)
+    network, _ = iqa.extractor_of(["niqe"], (200, 200), None, False, CPU)
     one, other = (
-        iqa.evaluate(open_images(path), scores, 2, CPU) for path in (squares, tmp_path / "a.npz")
+        features.extract(open_images(path), network, ["niqe"], tmp_path / "cache", 2).layers["niqe"]
+        for path in (squares, tmp_path / "a.npz")
     )
-    assert one["metrics"] == pytest.approx(other["metrics"], rel=1e-9)
+    assert sorted(one) == pytest.approx(sorted(other), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_an_npz_scores_as_its_pictures_do(squares, tmp_path):
         ("squares --metrics clipiqa --weights w", "w/RN50.pt does not hold OpenAI's CLIP RN50"),
         ("small --metrics niqe", "pictures of 191 x 191 have fewer than two"),
         ("small", "Without niqe: "),
-        ("flat --metrics niqe", "niqe: no number for picture 0 of flat"),
+        ("flat --metrics niqe", "flat: the niqe features of image 0 are not finite"),
         ("mixed --metrics niqe", "images of one set must be of one size"),
         ("empty --metrics niqe", "no PNG or JPEG"),
         ("nowhere --metrics niqe", "no such folder or file"),
@@ -299,4 +301,4 @@ def test_nothing_is_unpickled(bench, squares, tmp_path):
 
 def test_an_unknown_metric_is_refused_before_pictures_are_read():
     with pytest.raises(UsageError, match="no such metric"):
-        iqa.scores_of(["fid"], (256, 256), None, False, CPU)
+        iqa.extractor_of(["fid"], (256, 256), None, False, CPU)
