@@ -41,7 +41,7 @@ def estimate(given: Given) -> Estimate:
         if rest and len(logits_NC) > SPLIT
         else None
     )
-    return Estimate(statistics.fmean(scores), of_halves, spread, note=note)
+    return Estimate(statistics.fmean(scores), of_halves, spread=spread, note=note)
 
 
 Metric(
