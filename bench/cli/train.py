@@ -9,21 +9,14 @@ from typing import Annotated
 import typer
 
 from bench.study.errors import UsageError
+from codevar.files import CheckpointError
+from codevar.train import TrainError, recipes
 
-
-class Recipe(StrEnum):
-    vqvae = "vqvae"
-    var = "var"
-    code_drafter = "code-drafter"
-    code_refiner = "code-refiner"
-    variant = "variant"
-    perturb = "perturb"
-    classifier = "classifier"
-    all = "all"
+Trained = StrEnum("Trained", [*recipes.RECIPES, "all"])  # type: ignore[misc]
 
 
 def train(
-    recipe: Annotated[Recipe, typer.Argument(help="what the config is for; all takes any")],
+    recipe: Annotated[Trained, typer.Argument(help="what the config is for; all takes any")],
     config: Annotated[list[Path], typer.Option(help="TOML file, or a folder of them for all")],
     out: Annotated[Path | None, typer.Option(help="folder of the run, if not the config's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
@@ -33,37 +26,45 @@ def train(
     ] = [],  # noqa: B006
 ) -> None:
     """Trains a model by a config; torchrun in front of it shares the work."""
+    try:
+        runs = runs_of(recipe.value, config, changes)
+        if out and len(runs) > 1:
+            raise UsageError("--out is the folder of one run; several have their own")
+        from codevar.progress import Progress
+        from codevar.train import loop, parallel
+
+        progress = Progress()
+        try:
+            for run in runs:
+                folder = out or Path(run.out)
+                path = loop.train(run, folder, device=device, resume=resume, progress=progress)
+                if parallel.is_first():
+                    progress.say(f"model: {path}")
+        finally:
+            parallel.leave()
+    except (TrainError, CheckpointError) as e:
+        raise UsageError(str(e)) from None
+
+
+def runs_of(recipe: str, configs: list[Path], changes: list[str]) -> list[recipes.Recipe]:
+    """The runs of config files, or of all in a folder.  Raises UsageError or TrainError for
+    whatever the configs alone can tell."""
     split = [change.partition("=") for change in changes]
     if wrong := [key for key, equals, _ in split if not equals]:
         raise UsageError(f"--set takes KEY=VALUE, not {wrong[0]}")
-    values = {key.strip(): value for key, _, value in split}
     files = [
-        f for path in config for f in (sorted(path.glob("*.toml")) if path.is_dir() else [path])
+        f for path in configs for f in (sorted(path.glob("*.toml")) if path.is_dir() else [path])
     ]
     if not files:
-        raise UsageError(f"{config[0]}: no .toml file there")
-    if absent := [file for file in files if not file.is_file()]:
-        raise UsageError(f"{absent[0]}: no such file")
-    from codevar.files import CheckpointError
-    from codevar.progress import Progress
-    from codevar.train import TrainError, loop, parallel, recipes
-
-    progress = Progress()
-    try:
-        loaded = []
-        for file in files:
-            for asked in recipes.load(file, values):
-                if recipe.value not in ("all", asked.recipe):
-                    raise UsageError(f"{file} is for {asked.recipe}: bench.py train {asked.recipe}")
-                loaded.append(asked)
-        if out and len(loaded) > 1:
-            raise UsageError("--out is the folder of one run; several have their own")
-        for asked in loaded:
-            folder = out or Path(asked.out)
-            path = loop.train(asked, folder, device=device, resume=resume, progress=progress)
-            if parallel.is_first():
-                progress.say(f"model: {path}")
-    except (TrainError, CheckpointError) as e:
-        raise UsageError(str(e)) from None
-    finally:
-        parallel.leave()
+        raise UsageError(f"{configs[0]}: no .toml file there")
+    runs = []
+    for file in files:
+        for run in recipes.load(file, {key.strip(): value for key, _, value in split}):
+            if recipe not in ("all", run.recipe):
+                raise UsageError(f"{file} is for {run.recipe}: bench.py train {run.recipe}")
+            try:
+                run.check_files()
+            except TrainError as e:
+                raise UsageError(f"{file}: {e}") from None
+            runs.append(run)
+    return runs

@@ -23,8 +23,8 @@ from bench.study.folders import EXPERIMENTS
 from codevar.files import SHIPPED, CheckpointError
 from codevar.progress import Progress
 from codevar.train import TrainError, checkpoint, loop, parallel, recipes
-from codevar.train.data import open_tokens, tokens_file
-from codevar.train.recipes import OfVAR
+from codevar.train.data import open_images, open_tokens, tokens_file
+from codevar.train.recipes import VARRecipe
 
 TRIAL_STEPS = 3  # the first warms up
 TRIAL_IMAGES = 128  # whose token maps are timed
@@ -34,7 +34,7 @@ TRIAL_IMAGES = 128  # whose token maps are timed
 class Needed:
     """A training that is still to be done, and the files of it that are missing."""
 
-    recipe: OfVAR
+    recipe: VARRecipe
     files: tuple[Path, ...]
 
 
@@ -52,15 +52,15 @@ def needed(files: Sequence[Path], share: float) -> list[Needed]:
     for config in sorted((EXPERIMENTS / "train").rglob("*.toml")):
         for recipe in recipes.load(config):
             made = tuple(file for file in files if file.parent == Path(recipe.out))
-            if made and isinstance(recipe, OfVAR) and recipe.steps:
+            if made and isinstance(recipe, VARRecipe) and recipe.steps:
                 found.append(Needed(shortened(recipe, share), made))
     return found
 
 
-def shortened(recipe: OfVAR, share: float) -> OfVAR:
+def shortened(recipe: VARRecipe, share: float) -> VARRecipe:
     """For a share of the steps, from shipped models where the config's own are not here."""
     changes: dict[str, Any] = {"steps": max(1, round(share * (recipe.steps or 0)))}
-    for key in ("vqvae", "init", "teacher_"):
+    for key in ("vqvae", "init", "teacher"):
         path = Path(getattr(recipe, key, ""))
         if not path.exists() and (shipped := f"mini_{path.parent.name}") in SHIPPED:
             changes[key] = shipped
@@ -133,23 +133,23 @@ class Trial:
     tokens_s: float
 
 
-def timed(recipe: OfVAR, device: str) -> Trial:
+def timed(recipe: VARRecipe, device: str) -> Trial:
     """A few uncompiled steps over a few images, in a folder that is then deleted."""
     with tempfile.TemporaryDirectory() as folder:
         images = max(TRIAL_IMAGES, recipe.batch_size)
         few = recipe.data.model_copy(update={"images": images, "tokens": folder})
         update = {"out": folder, "steps": TRIAL_STEPS, "log_every": 1, "compile": False}
         update |= {"keep": (), "measure_every": 0, "data": few}
-        where = parallel.join(device).device
-        vqvae = codevar.load_vqvae(recipe.vqvae, device=where)
+        group = parallel.join(device)
+        vqvae = codevar.load_vqvae(recipe.vqvae, device=group.device)
         started = time.perf_counter()
-        open_tokens(few, vqvae, where, True, lambda: None, lambda line: None)
+        open_tokens(few, vqvae, group, lambda line: None)
         tokens_s = (time.perf_counter() - started) / images * recipe.data.images
         quiet = Progress(quiet=True)
         loop.train(recipe.model_copy(update=update), Path(folder), device=device, progress=quiet)
         lines = (Path(folder) / loop.METRICS).read_text().splitlines()
     seconds = [json.loads(line)["seconds"] for line in lines[1:]]
-    file = tokens_file(recipe.data, recipe.data.open(where), vqvae)
+    file = tokens_file(recipe.data, open_images(recipe.data, group.device), vqvae)
     return Trial(sum(seconds) / len(seconds), file, tokens_s)
 
 

@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import tee
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from codevar.checkpoints import fingerprint, write_tensors
 from codevar.mini import world
 from codevar.train.errors import TrainError
+from codevar.train.parallel import Group
+from codevar.train.recipes import DataConfig
 from codevar.train.step import Step
 from codevar.transfer import send
 from codevar.vqvae import VQVAE
@@ -36,7 +38,10 @@ Batch = dict[str, torch.Tensor]
 class Source(Protocol):
     """`labels` (B,) and `images` (B, 3, H, W) in [0, 1], or `tokens` (B, L)."""
 
-    classes: int
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names, in the order of their labels."""
+        ...
 
     def __len__(self) -> int:
         """Examples of an epoch."""
@@ -47,32 +52,9 @@ class Source(Protocol):
         ...
 
 
-class DataConfig(BaseModel):
-    """The `[data]` table of a config.
-
-    images: of an epoch; the mini world has no end and needs to be told.
-    tokens: where token maps are cached; none are kept where images are augmented.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    source: Literal["mini", "folder"]
-    side: int = Field(64, ge=8)
-    split: Literal["train", "test"] = "train"
-    images: int = Field(1 << 18, ge=1)
-    seed: int = Field(0, ge=0)
-    folder: str = ""
-    flip: bool = False
-    randaugment: bool = False
-    workers: int = Field(4, ge=0)
-    tokens: str = "runs/tokens"
-
-    def open(self, device: torch.device) -> MiniImages | FolderImages:
-        if self.source == "mini":
-            if self.flip or self.randaugment or self.folder:
-                raise TrainError("data: the mini world takes no folder, flip or randaugment")
-            return MiniImages(self, device)
-        return FolderImages(self, device)
+def open_images(config: DataConfig, device: torch.device) -> MiniImages | FolderImages:
+    """The images of a config, to be given on a device."""
+    return (MiniImages if config.source == "mini" else FolderImages)(config, device)
 
 
 class MiniImages:
@@ -80,7 +62,7 @@ class MiniImages:
 
     def __init__(self, config: DataConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.classes = len(world.CLASSES)
+        self.classes = world.CLASSES
         self.world = world.World(config.side, config.seed)
 
     def __len__(self) -> int:
@@ -109,31 +91,32 @@ class FolderImages:
     """
 
     def __init__(self, config: DataConfig, device: torch.device) -> None:
-        from torchvision.datasets import ImageFolder
+        from torchvision.datasets.folder import is_image_file, make_dataset
 
-        if not Path(config.folder).is_dir():
-            raise TrainError(f"data: no such folder: {config.folder or '(none given)'}")
+        def is_picture(path: str) -> bool:
+            parts = Path(path).relative_to(config.folder).parts
+            return is_image_file(path) and not any(map(_is_systems, parts))
+
+        names = class_names(Path(config.folder))
+        label_of = {name: label for label, name in enumerate(names)}
         try:
-            found = ImageFolder(config.folder)
+            found = make_dataset(config.folder, label_of, is_valid_file=is_picture)
         except FileNotFoundError as e:
             raise TrainError(f"data: {config.folder}: {' '.join(str(e).split())}") from None
         self.config, self.device = config, device
-        self.classes, self.samples = len(found.classes), found.samples
+        self.classes, self.samples = names, found
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def stream(self, steps):
-        waiting: deque[Step] = deque()
-
-        def numbers():
-            # Runs ahead of the batches by what the workers prefetch.
-            for step in steps:
-                waiting.append(step)
-                yield [(step.seed, *_shuffled(step.seed, len(self), n)) for n in step.examples]
-
-        for batch in self._load(_Pictures(self.samples, self.config), numbers()):
-            yield waiting.popleft(), self._checked(batch)
+        steps, ahead = tee(steps)  # ahead of the batches by what the workers prefetch
+        numbers = (
+            [(step.seed, *_shuffled(step.seed, len(self), n)) for n in step.examples]
+            for step in ahead
+        )
+        for batch in self._load(_Pictures(self.samples, self.config), numbers):
+            yield next(steps), self._checked(batch)
 
     def all(self, batch_size: int) -> Iterator[Batch]:
         """One epoch in order; images (B, 2, 3, H, W), as they are and flipped, if both count.
@@ -156,7 +139,7 @@ class FolderImages:
     def _load(self, pictures: _Pictures, numbers) -> DataLoader:
         return DataLoader(
             pictures,
-            batch_sampler=_Numbers(numbers),
+            batch_sampler=numbers,
             num_workers=self.config.workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
@@ -171,14 +154,24 @@ class FolderImages:
         return {k: send(batch[k], self.device) for k in ("images", "labels")}
 
 
-class _Numbers(Sampler):
-    """Batches of example numbers from an iterator."""
+def class_names(folder: Path) -> list[str]:
+    """Names of the folders in a folder, in the order of their labels: whole numbers by their
+    value, other names after them as they sort.  Folders of an editor or a system are no classes.
 
-    def __init__(self, numbers) -> None:
-        self.numbers = numbers
+    Raises TrainError.
+    """
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_dir()]
+    except OSError as e:
+        raise TrainError(f"data: {folder}: {e.strerror}") from None
+    classes = [name for name in names if not _is_systems(name)]
+    if not classes:
+        raise TrainError(f"data: {folder}: has no folder with the images of a class")
+    return sorted(classes, key=lambda name: (int(name) if name.isdecimal() else math.inf, name))
 
-    def __iter__(self):
-        return iter(self.numbers)
+
+def _is_systems(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 class _Pictures(Dataset):
@@ -241,7 +234,11 @@ class Tokens:
     """
 
     def __init__(
-        self, tokens_NFL: torch.Tensor, labels_N: torch.Tensor, classes: int, device: torch.device
+        self,
+        tokens_NFL: torch.Tensor,
+        labels_N: torch.Tensor,
+        classes: Sequence[str],
+        device: torch.device,
     ) -> None:
         self.classes, self.device = classes, device
         resident = device.type == "cuda" and tokens_NFL.nbytes <= 4 << 30
@@ -278,29 +275,26 @@ class Encoded:
 def open_tokens(
     config: DataConfig,
     vqvae: VQVAE,
-    device: torch.device,
-    write: bool,
-    wait: Callable[[], None],
-    tell: Callable[[str], None],
+    group: Group,
+    say: Callable[[str], None],
 ) -> Tokens | Encoded:
     """The token maps of a data set under a VQVAE.
 
-    write: whether this process computes them where they are missing (rank 0); the others
-    `wait` for it.  The file is named after what it was made of, holds a checksum, and is
-    written whole or not at all.
+    The group's first process computes them where they are missing; the others wait for it.  The
+    file is named after what it was made of, holds a checksum, and is written whole or not at all.
     """
-    images = config.open(device)
+    images = open_images(config, group.device)
     if config.randaugment:
         assert isinstance(images, FolderImages)
         return Encoded(images, vqvae)
     if vqvae.config.vocab > 1 << 15:
         raise TrainError(f"data: token maps are kept in 16 bits; {vqvae.config.vocab} codes")
     path = tokens_file(config, images, vqvae)
-    if write and not path.exists():
-        _write_missing(path, images, vqvae, tell)
-    wait()
+    if group.first and not path.exists():
+        _write_missing(path, images, vqvae, say)
+    group.wait()
     tokens_NFL, labels_N = _read_tokens(path)
-    return Tokens(tokens_NFL, labels_N, images.classes, device)
+    return Tokens(tokens_NFL, labels_N, images.classes, group.device)
 
 
 def tokens_file(config: DataConfig, images: MiniImages | FolderImages, vqvae: VQVAE) -> Path:
@@ -314,20 +308,20 @@ def tokens_file(config: DataConfig, images: MiniImages | FolderImages, vqvae: VQ
 
 
 def _write_missing(
-    path: Path, images: MiniImages | FolderImages, vqvae: VQVAE, tell: Callable[[str], None]
+    path: Path, images: MiniImages | FolderImages, vqvae: VQVAE, say: Callable[[str], None]
 ) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # another run may be making the same ones
             if not path.exists():
-                kept = _token_maps(images, vqvae, tell)
+                kept = _token_maps(images, vqvae, say)
                 write_tensors(path, kept, {"sha256": fingerprint(kept)})
     except (OSError, SafetensorError) as e:
         raise TrainError(f"{path}: token maps cannot be kept: {e}") from None
 
 
 def _token_maps(
-    images: MiniImages | FolderImages, vqvae: VQVAE, tell: Callable[[str], None]
+    images: MiniImages | FolderImages, vqvae: VQVAE, say: Callable[[str], None]
 ) -> Batch:
     tokens, labels, done = [], [], 0
     for batch in images.all(256):
@@ -337,7 +331,7 @@ def _token_maps(
         labels.append(batch["labels"].cpu())
         done += B
         if done * 10 // len(images) > (done - B) * 10 // len(images):
-            tell(f"token maps: {done:,} of {len(images):,} images")
+            say(f"token maps: {done:,} of {len(images):,} images")
     return {"tokens": torch.cat(tokens), "labels": torch.cat(labels)}
 
 

@@ -20,9 +20,10 @@ from codevar.checkpoints import weights_sha256
 from codevar.files import atomic_write
 from codevar.progress import Progress
 from codevar.train import checkpoint, gradients, optim, parallel
+from codevar.train.build import build
 from codevar.train.errors import TrainError
 from codevar.train.parallel import Group
-from codevar.train.recipes import OfVAR, Recipe, Setting, TrainVariant
+from codevar.train.recipes import Recipe, TrainVariant, VARRecipe
 from codevar.train.step import Step
 from codevar.var import VAR
 
@@ -90,12 +91,13 @@ class Run:
             )
         # A recipe's prefixes, subnets and two models are a graph each.
         torch._dynamo.config.recompile_limit = 64
-        setting = Setting(group.device, group.first, group.wait, self.progress.say)
-        self.objective, self.source = recipe.open(setting)
+        self.objective, self.source = build(recipe, group, self.progress.say)
         self.base = _base(recipe, self.objective.model) if group.first else {}
         self.objective.to(group.device).train()
         self.steps = recipe.length(len(self.source))
-        self.shared = parallel.share(self.objective, group, recipe.parallel, recipe.leaves_out)
+        self.shared = parallel.share(
+            self.objective, group, recipe.parallel, recipe.skips_parameters
+        )
         self.optimizers = optim.make(self.objective.model, recipe.optimizer, group.device)
         if recipe.parallel == "fsdp" and group.size > 1 and len(self.optimizers) > 1:
             raise TrainError("optimizer.name: muon needs whole matrices; use adamw with fsdp")
@@ -182,7 +184,7 @@ class Run:
         total: dict[str, torch.Tensor] = {}
         for part in range(parts):
             step, batch = next(batches)
-            if part == 0 and recipe.measures(step):
+            if part == 0 and recipe.measures_gradients(step):
                 total |= self._measured(batch, step)
             with parallel.accumulating(self.shared, last=part == parts - 1):
                 with self._autocast():
@@ -287,8 +289,9 @@ class Run:
             "recipe": self.config,
             "steps": self.done,
             "share": self.done / self.steps,
-            **self.recipe.reached(max(0, self.done - 1) / max(1, self.steps - 1)),
+            **self.recipe.stage(max(0, self.done - 1) / max(1, self.steps - 1)),
             **self.base,
+            "classes": list(self.source.classes),
             **({"lengths": self.lengths} if len(self.lengths) > 1 else {}),
             "images": self.done * self.recipe.batch_size,
             **({"seconds": seconds, "last": rows[-1]} if rows else {}),
@@ -353,7 +356,7 @@ def _base(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
     """What a card says of the model that the recipe does not: its depth, and the SHA-256 of the
     weights that it began with."""
     found: dict[str, Any] = {"depth": model.config.depth} if isinstance(model, VAR) else {}
-    if isinstance(recipe, OfVAR) and recipe.init:
+    if isinstance(recipe, VARRecipe) and recipe.init:
         found["init_sha256"] = weights_sha256(recipe.init)
     return found
 

@@ -9,8 +9,6 @@ Shapes: B images, L tokens of all scales, n of those computed, K scales, V codes
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +17,7 @@ from codevar.mini.classifier import Classifier
 from codevar.train import losses, teacher_forcing
 from codevar.train.data import Batch
 from codevar.train.gradients import Part
+from codevar.train.recipes import TrainRefiner, TrainVQVAE, VARRecipe
 from codevar.train.step import Step
 from codevar.transfer import send
 from codevar.var import VAR
@@ -28,6 +27,8 @@ Losses = dict[str, torch.Tensor]
 
 
 class Objective(nn.Module):
+    """A model with the losses that it is trained by."""
+
     model: nn.Module
 
     def forward(self, batch: Batch, step: Step) -> Losses:
@@ -40,15 +41,12 @@ class Objective(nn.Module):
 class Prediction(Objective):
     """Teacher forcing of a VAR: cross-entropy of the tokens, or distillation from a teacher.
 
-    weights: of each scale at a step.  What has weight 0 is not computed, but for what later
-        scales need to see.
-    ever: scales (0-based) that count at some step; the loss is a mean over their tokens.
-    subnet: the layers left for the scales after the first `bridge` ones at a step, or None.
-    label_dropout: share of rows that learn "no class".
-    mixup: alpha of the Beta distribution, or 0.  The batch is mixed with itself in reverse: the
-        input maps (which are feature maps, so a mixture is one too) and the class embeddings
-        with share t, and the losses of the two token targets with the same share.
-    teacher, reverse: distil KL(teacher || model), or KL(model || teacher) if reverse.
+    recipe: says what scales and layers a step trains.  label_dropout is the share of rows that
+        learn "no class".  mixup is the alpha of a Beta distribution, or 0: the batch is mixed
+        with itself in reverse, the input maps (which are feature maps, so a mixture is one too)
+        and the class embeddings with share t, and the losses of the two token targets with the
+        same share.
+    teacher: of a `TrainRefiner`, which says in which direction the KL is taken.
     """
 
     model: VAR
@@ -57,28 +55,19 @@ class Prediction(Objective):
         self,
         var: VAR,
         quantizer: Quantizer,
-        *,
-        weights: Callable[[Step], list[float]],
-        ever: range,
-        subnet: Callable[[Step], tuple[tuple[int, ...], int] | None] = lambda step: None,
-        label_dropout: float = 0.1,
-        mixup: float = 0.0,
+        recipe: VARRecipe,
         teacher: VAR | None = None,
-        reverse: bool = False,
-        recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.model = var
-        self.weights, self.ever, self.subnet = weights, ever, subnet
-        self.label_dropout, self.mixup = label_dropout, mixup
-        self.reverse, self.recompute = reverse, recompute
+        self.model, self.recipe = var, recipe
         # In tuples, which a module does not look into.
         self._quantizer, self._teacher = (quantizer,), (teacher,)
 
     def forward(self, batch: Batch, step: Step, part: Part | None = None) -> Losses:
         """part: a zone and a network in the place of all scales and the step's own draw."""
-        var, scales = self.model, self.model.scales
-        weights, subnet = self.weights(step), self.subnet(step)
+        var, scales, recipe = self.model, self.model.scales, self.recipe
+        weights = recipe.weights(step, scales.K)
+        subnet = recipe.subnet(step, var.config.depth)
         if part:
             weights = [w * (k in part.scales) for k, w in enumerate(weights)]
             subnet = part.subnet
@@ -87,11 +76,11 @@ class Prediction(Objective):
         with torch.autocast(batch["tokens"].device.type, enabled=False):
             inputs_BnZ = teacher_forcing.inputs(self._quantizer[0], batch["tokens"], scales, last)
         targets_Bl = batch["tokens"][:, scales.span(first, last)]
-        dropped = torch.from_numpy(step.uniform("label dropout") < self.label_dropout)
+        dropped = torch.from_numpy(step.uniform("label dropout") < recipe.label_dropout)
         dropped = send(dropped, inputs_BnZ.device)
         labels = batch["labels"].masked_fill(dropped, var.config.classes)
-        share = step.draw("mixup").beta(self.mixup, self.mixup) if self.mixup else 1.0
-        if self.mixup:
+        share = step.draw("mixup").beta(recipe.mixup, recipe.mixup) if recipe.mixup else 1.0
+        if recipe.mixup:
             inputs_BnZ = inputs_BnZ.flip(0).lerp(inputs_BnZ, share)
 
         layers, bridge = subnet or (None, 0)
@@ -103,47 +92,48 @@ class Prediction(Objective):
             last,
             layers=layers,
             bridge=bridge,
-            recompute=self.recompute,
+            recompute=recipe.recompute,
         )
         teacher = self._teacher[0]
         if teacher is not None:
             with torch.no_grad():
                 condition = self._condition(teacher, labels, share)
                 wanted_BlV = teacher_forcing.logits(teacher, condition, inputs_BnZ, first, last)
-            pair = (logits_BlV, wanted_BlV) if self.reverse else (wanted_BlV, logits_BlV)
-            of_token_Bl = losses.kl(*pair)
+            assert isinstance(recipe, TrainRefiner)
+            pair = {"teacher_student": (wanted_BlV, logits_BlV)}
+            of_token_Bl = losses.kl(*pair.get(recipe.kl, (logits_BlV, wanted_BlV)))
         else:
             of_token_Bl = losses.cross_entropy(logits_BlV, targets_Bl)
-            if self.mixup:
+            if recipe.mixup:
                 other_Bl = losses.cross_entropy(logits_BlV, targets_Bl.flip(0))
                 of_token_Bl = other_Bl.lerp(of_token_Bl, share)
 
         means = losses.by_scale(of_token_Bl, scales, first, last)
-        tokens = [scales.tokens[k] for k in self.ever]
-        asked = [means[k - first] if weights[k] > 0 else means.new_zeros(()) for k in self.ever]
-        total = losses.weighted(torch.stack(asked), [weights[k] for k in self.ever], tokens)
+        trained = recipe.trained_scales(scales.K)
+        tokens = [scales.tokens[k] for k in trained]
+        asked = [means[k - first] if weights[k] > 0 else means.new_zeros(()) for k in trained]
+        total = losses.weighted(torch.stack(asked), [weights[k] for k in trained], tokens)
         return {"loss": total} | {f"scale_{k + 1}": means[k - first].detach() for k in counted}
 
     def _condition(self, var: VAR, labels: torch.Tensor, share: float) -> torch.Tensor:
         cond_BC = var.class_emb(labels)
-        return cond_BC.flip(0).lerp(cond_BC, share) if self.mixup else cond_BC
+        return cond_BC.flip(0).lerp(cond_BC, share) if self.recipe.mixup else cond_BC
 
 
 class Reconstruction(Objective):
     """A VQVAE: pictures as they were, tokens near the features.
 
-    unquantised: steps at the start that train encoder and decoder alone; the codes are then
-        placed by k-means on the residuals of a batch.
-    restart_every: steps after which codes that no token used are put on residuals of a batch.
+    recipe: unquantised is the number of steps at the start that train encoder and decoder alone;
+        the codes are then placed by k-means on the residuals of a batch.  restart_every is the
+        number of steps after which codes that no token used are put on residuals of a batch.
     """
 
     model: VQVAE
     uses: torch.Tensor
 
-    def __init__(self, vqvae: VQVAE, *, beta: float, unquantised: int, restart_every: int) -> None:
+    def __init__(self, vqvae: VQVAE, recipe: TrainVQVAE) -> None:
         super().__init__()
-        self.model = vqvae
-        self.beta, self.unquantised, self.restart_every = beta, unquantised, restart_every
+        self.model, self.recipe = vqvae, recipe
         self.register_buffer("uses", torch.zeros(vqvae.config.vocab))
         self._recent: torch.Tensor | None = None
 
@@ -154,10 +144,10 @@ class Reconstruction(Objective):
         self._recent = f_BZhw.detach()
         found: Losses = {}
         total = f_BZhw.new_zeros(())
-        if step.number >= self.unquantised:
+        if step.number >= self.recipe.unquantised:
             with torch.autocast(images.device.type, enabled=False):
                 f_BZhw, of_scale, tokens = losses.quantised(
-                    vqvae.quantize, f_BZhw, scales, self.beta
+                    vqvae.quantize, f_BZhw, scales, self.recipe.beta
                 )
             used = tokens.flatten().bincount(minlength=len(self.uses))
             if torch.distributed.is_initialized():  # now: a checkpoint keeps those of one process
@@ -173,8 +163,9 @@ class Reconstruction(Objective):
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         done = step.number + 1
-        first = done == self.unquantised or (done == 1 and self.unquantised == 0)
-        if not first and (done <= self.unquantised or done % self.restart_every):
+        placed = max(1, self.recipe.unquantised)  # after this step the codes get their first places
+        first = done == placed
+        if not first and (done <= placed or done % self.recipe.restart_every):
             return
         assert self._recent is not None
         codes = self.model.quantize.embedding.weight

@@ -8,41 +8,68 @@
     perturb        CoDe, Observation 2: cross-entropy on the last three scales only
     classifier     the mini world's feature extractor
 
-A recipe says what a step costs the model; the loop (`loop.py`) is the same for all.
+A recipe says what a step costs the model; `build.py` makes the models, and the loop (`loop.py`) is
+the same for all.  Nothing here needs torch, so a mistake in a config is told at once.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import accumulate, product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-import codevar
-from codevar import VAR, VQVAE, VARConfig, VQVAEConfig
-from codevar.mini.classifier import Classifier
-from codevar.plan import equidistant
+from codevar import files
+from codevar.config import VARConfig, VQVAEConfig
+from codevar.files import CheckpointError
 from codevar.scales import PATCH_SIZES_256
-from codevar.train import objectives, teacher_forcing
-from codevar.train.data import DataConfig, Source, open_tokens
 from codevar.train.errors import TrainError
-from codevar.train.objectives import Objective, Prediction
-from codevar.train.step import Step
+
+if TYPE_CHECKING:
+    from codevar.train.step import Step
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Length = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Sizes = TypeVar("Sizes")
 
 
 class Table(BaseModel):
+    """A table of a config: no other keys, no conversions."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Table):
+    """The `[data]` table.
+
+    images: of an epoch; the mini world has no end and needs to be told.
+    tokens: where token maps are cached; none are kept where images are augmented.
+    """
+
+    source: Literal["mini", "folder"]
+    side: int = Field(64, ge=8)
+    split: Literal["train", "test"] = "train"
+    images: int = Field(1 << 18, ge=1)
+    seed: int = Field(0, ge=0)
+    folder: str = ""
+    flip: bool = False
+    randaugment: bool = False
+    workers: int = Field(4, ge=0)
+    tokens: str = "runs/tokens"
+
+    @model_validator(mode="after")
+    def _mini_takes_no_folder(self) -> DataConfig:
+        if self.source == "mini" and (self.flip or self.randaugment or self.folder):
+            raise ValueError("data: the mini world takes no folder, flip or randaugment")
+        return self
 
 
 class OptimizerConfig(Table):
@@ -67,6 +94,8 @@ class OptimizerConfig(Table):
 
 
 class VQVAESizes(Table):
+    """The `[model]` table of a VQVAE."""
+
     width: int = Field(160, ge=32)
     multipliers: tuple[Count, ...] = Field((1, 1, 2, 2, 4), min_length=1)
     res_blocks: int = Field(2, ge=1)
@@ -78,7 +107,8 @@ class VQVAESizes(Table):
 
 
 class VARSizes(Table):
-    """Vocabulary, channels and patch sizes are the VQVAE's, classes the data's."""
+    """The `[model]` table of a VAR.  Vocabulary, channels and patch sizes are the VQVAE's, classes
+    the data's."""
 
     depth: int = Field(ge=1)
     width: int = Field(0, ge=0)
@@ -86,15 +116,10 @@ class VARSizes(Table):
     ffn_ratio: float = Field(4.0, gt=0)
     shared_adaln: bool = False
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What a run is made in.  write: this process makes files that are missing, others wait."""
-
-    device: torch.device
-    write: bool
-    wait: Callable[[], None]
-    tell: Callable[[str], None]
+    @model_validator(mode="after")
+    def _is_a_var(self) -> VARSizes:
+        VARConfig(**self.model_dump())
+        return self
 
 
 class Recipe(Table):
@@ -126,9 +151,13 @@ class Recipe(Table):
     optimizer: OptimizerConfig
 
     @model_validator(mode="after")
-    def _one_length(self) -> Recipe:
+    def _one_length_in_whole_micro_batches(self) -> Recipe:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, one of them")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}"
+            )
         return self
 
     def length(self, examples: int) -> int:
@@ -136,23 +165,28 @@ class Recipe(Table):
         return self.steps or max(1, round((self.epochs or 0) * examples / self.batch_size))
 
     @property
-    def leaves_out(self) -> bool:
+    def skips_parameters(self) -> bool:
         """Whether a step may give some parameters no gradient."""
         return False
 
-    def measures(self, step: Step) -> bool:
+    def measures_gradients(self, step: Step) -> bool:
         """Whether a step also measures where the gradient comes from (`gradients.py`)."""
         return False
 
-    def reached(self, progress: float) -> dict[str, Any]:
+    def stage(self, progress: float) -> dict[str, Any]:
         """How far a model has come, for its card: what the recipe itself does not tell."""
         return {}
 
-    def open(self, setting: Setting) -> tuple[Objective, Source]:
-        raise NotImplementedError
+    def check_files(self) -> None:
+        """Raises TrainError where the files that it names cannot serve it, by what their headers
+        say.  A file that is not there yet is not looked at: another run may make it."""
+        if self.data.source == "folder" and not Path(self.data.folder).is_dir():
+            raise TrainError(f"data: no such folder: {self.data.folder or '(none given)'}")
 
 
 class TrainVQVAE(Recipe):
+    """The multi-scale VQVAE; `objectives.Reconstruction` explains its settings."""
+
     recipe: Literal["vqvae"] = "vqvae"
     parallel: Literal["ddp"] = "ddp"  # `fully_shard` takes no parameters with channels last
     model: VQVAESizes = VQVAESizes()  # type: ignore[call-arg]
@@ -160,45 +194,26 @@ class TrainVQVAE(Recipe):
     unquantised: int = Field(250, ge=0)
     restart_every: int = Field(100, ge=1)
 
-    @property
-    def leaves_out(self) -> bool:
-        return self.unquantised > 0
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> TrainVQVAE:
+        config = VQVAEConfig(**self.model.model_dump())
+        _ = config.scales  # raises ValueError for what is no pyramid
+        _check_side(self.data, config)
+        return self
 
-    def open(self, setting: Setting) -> tuple[Objective, Source]:
-        source = self.data.open(setting.device)
-        torch.manual_seed(self.seed)
-        try:
-            vqvae = VQVAE(VQVAEConfig(**self.model.model_dump()))
-        except ValueError as e:
-            raise TrainError(f"model: {e}") from None
-        _check_side(self.data, vqvae)
-        vqvae.to(setting.device).to(memory_format=torch.channels_last)
-        if self.compile:
-            vqvae.encoder.compile()
-            vqvae.decoder.compile()
-        objective = objectives.Reconstruction(
-            vqvae,
-            beta=self.beta,
-            unquantised=self.unquantised,
-            restart_every=self.restart_every,
-        )
-        return objective, source
+    @property
+    def skips_parameters(self) -> bool:
+        return self.unquantised > 0
 
 
 class TrainClassifier(Recipe):
+    """The mini world's feature extractor."""
+
     recipe: Literal["classifier"] = "classifier"
     width: int = Field(32, ge=8, multiple_of=8)
 
-    def open(self, setting: Setting) -> tuple[Objective, Source]:
-        source = self.data.open(setting.device)
-        torch.manual_seed(self.seed)
-        model = Classifier(source.classes, self.width).to(setting.device)
-        if self.compile:
-            model.compile()
-        return objectives.Classification(model), source
 
-
-class OfVAR(Recipe):
+class VARRecipe(Recipe):
     """Recipes of a VAR.
 
     vqvae, init: a published name or a file; the VQVAE of the tokens, the weights to start from.
@@ -209,114 +224,81 @@ class OfVAR(Recipe):
     label_dropout: Share = 0.1
     mixup: float = Field(0.0, ge=0)
 
-    @property
-    def reverse(self) -> bool:
-        """Whether a teacher is learnt from by KL(model || teacher), not KL(teacher || model)."""
-        return False
-
-    def ever(self, K: int) -> range:
-        """Scales (0-based) that are trained on."""
+    def trained_scales(self, K: int) -> range:
+        """Scales (0-based) that are trained on at some step; the loss is a mean over their
+        tokens."""
         return range(K)
 
     def weights(self, step: Step, K: int) -> list[float]:
-        """Weight of each scale in the loss."""
-        return [float(k in self.ever(K)) for k in range(K)]
+        """Weight of each scale in the loss of a step.  What has weight 0 is not computed, but for
+        what later scales need to see."""
+        return [float(k in self.trained_scales(K)) for k in range(K)]
 
     def subnet(self, step: Step, depth: int) -> tuple[tuple[int, ...], int] | None:
         """Layers left for the scales after the first so many, if not all."""
         return None
 
-    def fresh(self, vqvae: VQVAE, classes: int) -> VAR:
-        """The model to train, on the CPU."""
-        return codevar.load_var(self.init, device="cpu", patch_sizes=self._pyramid(vqvae))
+    def check_files(self) -> None:
+        super().check_files()
+        if vqvae := _sizes_of(self.vqvae, files.vqvae_config):
+            self.check(vqvae, _sizes_of(self.init, files.var_config))
 
-    def teacher(self, vqvae: VQVAE, device: torch.device) -> VAR | None:
-        return None
-
-    def open(self, setting: Setting) -> tuple[Objective, Source]:
-        device = setting.device
-        vqvae = codevar.load_vqvae(self.vqvae, device=device).requires_grad_(False)
-        _check_side(self.data, vqvae)
-        source = open_tokens(self.data, vqvae, device, setting.write, setting.wait, setting.tell)
-        var = self.fresh(vqvae, source.classes).to(device)
-        teacher = self.teacher(vqvae, device)
-        for name, model in (("init", var), ("teacher", teacher)):
-            if model is not None:
-                _check_fit(name, model, vqvae, source.classes)
-                teacher_forcing.prepare(model, self.compile)
-        K, depth = var.scales.K, var.config.depth
-        self.check(K, depth)
-        objective = Prediction(
-            var,
-            vqvae.quantize,
-            weights=lambda step: self.weights(step, K),
-            ever=self.ever(K),
-            subnet=lambda step: self.subnet(step, depth),
-            label_dropout=self.label_dropout,
-            mixup=self.mixup,
-            teacher=teacher,
-            reverse=self.reverse,
-            recompute=self.recompute,
-        )
-        return objective, source
-
-    def check(self, K: int, depth: int) -> None:
-        """Raises TrainError for what does not fit a model of K scales and so many layers."""
-
-    def _pyramid(self, vqvae: VQVAE) -> tuple[int, ...] | None:
-        """Published files tell their own; the others are asked for the VQVAE's."""
-        return None if self.init in codevar.PUBLISHED else vqvae.config.patch_sizes
+    def check(self, vqvae: VQVAEConfig, var: VARConfig | None) -> None:
+        """Raises TrainError for what does not suit a VQVAE and the weights to start from, if
+        those are known."""
+        try:
+            _check_side(self.data, vqvae)
+        except ValueError as e:
+            raise TrainError(str(e)) from None
 
 
-class TrainVAR(OfVAR):
-    """class_scale: standard deviation of the class embedding at the start, if not VAR's own.
+class TrainVAR(VARRecipe):
+    """A VAR from scratch, or on from `init`.
+
+    class_scale: standard deviation of the class embedding at the start, if not VAR's own.
     layout: share of the steps, at the start, that train scales 1..layout_scales only and compute
         no other: what is where is settled there, for a fraction of a step's price.
     """
 
     recipe: Literal["var"] = "var"
     init: str = ""
-    model: VARSizes
+    model: VARSizes | None = None
     class_scale: float | None = Field(None, gt=0)
     layout: Share = 0.0
     layout_scales: int = Field(7, ge=1)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> TrainVAR:
+        if not self.init and self.model is None:
+            raise ValueError("give the sizes of a new model in [model], or init")
+        return self
 
     def weights(self, step: Step, K: int) -> list[float]:
         scales = self.layout_scales if step.progress < self.layout else K
         return [float(k < scales) for k in range(K)]
 
-    def fresh(self, vqvae: VQVAE, classes: int) -> VAR:
-        if self.init:
-            return super().fresh(vqvae, classes)
-        theirs = vqvae.config
-        try:
-            config = VARConfig(
-                **self.model.model_dump(),
-                classes=classes,
-                vocab=theirs.vocab,
-                channels=theirs.channels,
-                patch_sizes=theirs.patch_sizes,
-            )
-        except ValueError as e:
-            raise TrainError(f"model: {e}") from None
-        return teacher_forcing.initialise(VAR(config), self.seed, self.class_scale)
 
+class CoDeRecipe(VARRecipe):
+    """CoDe's two models.  draft_steps: N."""
 
-class TrainDrafter(OfVAR):
-    """CoDe, Eq. 5.  draft_steps: N."""
-
-    recipe: Literal["code-drafter"] = "code-drafter"
     draft_steps: int = Field(ge=1)
 
-    def ever(self, K: int) -> range:
+    def check(self, vqvae: VQVAEConfig, var: VARConfig | None) -> None:
+        super().check(vqvae, var)
+        if self.draft_steps >= vqvae.scales.K:
+            raise TrainError(f"draft_steps must be 1..{vqvae.scales.K - 1}, not {self.draft_steps}")
+
+
+class TrainDrafter(CoDeRecipe):
+    """CoDe, Eq. 5."""
+
+    recipe: Literal["code-drafter"] = "code-drafter"
+
+    def trained_scales(self, K: int) -> range:
         return range(self.draft_steps)
 
-    def check(self, K: int, depth: int) -> None:
-        if self.draft_steps >= K:
-            raise TrainError(f"draft_steps must be 1..{K - 1}, not {self.draft_steps}")
 
-
-class TrainRefiner(OfVAR):
+class TrainRefiner(CoDeRecipe):
     """CoDe, Eq. 6.
 
     teacher: the larger VAR.
@@ -327,28 +309,14 @@ class TrainRefiner(OfVAR):
     """
 
     recipe: Literal["code-refiner"] = "code-refiner"
-    draft_steps: int = Field(ge=1)
-    teacher_: str = Field(alias="teacher")
+    teacher: str
     kl: Literal["teacher_student", "student_teacher"] = "teacher_student"
-
-    @property
-    def reverse(self) -> bool:
-        return self.kl == "student_teacher"
 
     def weights(self, step: Step, K: int) -> list[float]:
         return [1 - step.progress if k < self.draft_steps else 1.0 for k in range(K)]
 
-    def teacher(self, vqvae: VQVAE, device: torch.device) -> VAR:
-        pyramid = None if self.teacher_ in codevar.PUBLISHED else vqvae.config.patch_sizes
-        model = codevar.load_var(self.teacher_, device=device, patch_sizes=pyramid)
-        return model.requires_grad_(False)
 
-    def check(self, K: int, depth: int) -> None:
-        if self.draft_steps >= K:
-            raise TrainError(f"draft_steps must be 1..{K - 1}, not {self.draft_steps}")
-
-
-class TrainVariant(OfVAR):
+class TrainVariant(VARRecipe):
     """VARiant, Section 3.3 and Tables 6 and 7.
 
     subnet_depth: layers of the subnet.  bridge_scales: N, scales 1..N run by all layers; 0 is
@@ -379,7 +347,7 @@ class TrainVariant(OfVAR):
         return phases
 
     @property
-    def leaves_out(self) -> bool:
+    def skips_parameters(self) -> bool:
         return self.bridge_scales == 0
 
     def probability(self, progress: float) -> float:
@@ -403,14 +371,16 @@ class TrainVariant(OfVAR):
         going = [n for n in lasting if progress < self.phase_ends()[n - 1]]
         return next(iter(going or lasting[-1:]), None)
 
-    def measures(self, step: Step) -> bool:
+    def measures_gradients(self, step: Step) -> bool:
         return self.measure_every > 0 and step.number % self.measure_every == 0
 
-    def reached(self, progress: float) -> dict[str, Any]:
+    def stage(self, progress: float) -> dict[str, Any]:
         return {"phase": self.phase(progress)}
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """Of the subnet."""
+        from codevar.plan import equidistant
+
         return equidistant(tuple(range(depth)), self.subnet_depth)
 
     def subnet(self, step: Step, depth: int) -> tuple[tuple[int, ...], int] | None:
@@ -418,37 +388,29 @@ class TrainVariant(OfVAR):
             return None
         return self.layers(depth), self.bridge_scales
 
-    def check(self, K: int, depth: int) -> None:
-        if self.subnet_depth > depth:
-            raise TrainError(f"subnet_depth must be 2..{depth}, not {self.subnet_depth}")
-        if self.bridge_scales > K:
-            raise TrainError(f"bridge_scales must be 0..{K}, not {self.bridge_scales}")
+    def check(self, vqvae: VQVAEConfig, var: VARConfig | None) -> None:
+        super().check(vqvae, var)
+        if var and self.subnet_depth > var.depth:
+            raise TrainError(f"subnet_depth must be 2..{var.depth}, not {self.subnet_depth}")
+        if self.bridge_scales > vqvae.scales.K:
+            raise TrainError(f"bridge_scales must be 0..{vqvae.scales.K}, not {self.bridge_scales}")
 
 
-class TrainPerturbed(OfVAR):
+class TrainPerturbed(VARRecipe):
     """CoDe, Observation 2: cross-entropy on the last scales only; the first ones forget."""
 
     recipe: Literal["perturb"] = "perturb"
     last_scales: int = Field(3, ge=1)
 
-    def ever(self, K: int) -> range:
+    def trained_scales(self, K: int) -> range:
         return range(max(0, K - self.last_scales), K)
 
 
-AnyRecipe = (
-    TrainVQVAE
-    | TrainVAR
-    | TrainDrafter
-    | TrainRefiner
-    | TrainVariant
-    | TrainPerturbed
-    | TrainClassifier
+_KINDS: tuple[type[Recipe], ...] = (
+    *(TrainVQVAE, TrainVAR, TrainDrafter, TrainRefiner, TrainVariant, TrainPerturbed),
+    TrainClassifier,
 )
-RECIPES: dict[str, type[Recipe]] = {
-    get_args(kind.model_fields["recipe"].annotation)[0]: kind for kind in get_args(AnyRecipe)
-}
-
-
+RECIPES = {kind.model_fields["recipe"].default: kind for kind in _KINDS}
 #: Keys whose lists make a run each; `out` names them: "runs/mini/drafter_{draft_steps}".
 AXES = ("seed", "draft_steps", "kl", "subnet_depth", "bridge_scales", "ratio")
 
@@ -460,7 +422,7 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
     Raises TrainError: one line with the file, the key and what it may be.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise TrainError(f"{path}: {e.strerror if isinstance(e, OSError) else e}") from None
     for key, text in (changes or {}).items():
@@ -475,19 +437,22 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
     if name not in RECIPES:
         raise TrainError(f"{path}: recipe must be one of {', '.join(RECIPES)}, not {name}")
     axes = {key: values[key] for key in AXES if isinstance(values.get(key), list)}
-    named = {key: values[key] for key in AXES if key in values}
-    if empty := [key for key, of in axes.items() if not of]:
+    if empty := [key for key, choices in axes.items() if not choices]:
         raise TrainError(f"{path}: {empty[0]}: must not be empty")
     runs = []
     for chosen in product(*axes.values()):
-        of_axis = dict(zip(axes, chosen, strict=True))
+        # As JSON, of which the strict models take lists for tuples.
+        text = json.dumps(values | dict(zip(axes, chosen, strict=True)), default=str)
         try:
-            run = RECIPES[name].model_validate(_tuples(values | of_axis))
-            runs.append(run.model_copy(update={"out": run.out.format(**named | of_axis)}))
+            run = RECIPES[name].model_validate_json(text)
         except ValidationError as e:
             raise TrainError(f"{path}: {_explained(e)}") from None
-        except (KeyError, IndexError, ValueError):
-            raise TrainError(f"{path}: out may name {', '.join(named) or 'no key'} only") from None
+        out, named = run.out, run.model_dump(include=set(AXES))
+        for key, value in named.items():
+            out = out.replace(f"{{{key}}}", str(value))
+        if re.search("[{}]", out):
+            raise TrainError(f"{path}: out may name {', '.join(named)} only")
+        runs.append(run.model_copy(update={"out": out}))
     if len({run.out for run in runs}) < len(runs):
         raise TrainError(f"{path}: out must tell the runs apart: {{{next(iter(axes))}}}")
     return runs
@@ -501,13 +466,6 @@ def _value(text: str) -> Any:
     return text
 
 
-def _tuples(value: Any) -> Any:
-    """TOML's lists as what the strict models take."""
-    if isinstance(value, dict):
-        return {key: _tuples(of) for key, of in value.items()}
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _explained(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
@@ -519,20 +477,20 @@ def _explained(error: ValidationError) -> str:
         case "too_short":
             return f"{key}: must not be empty"
         case "value_error":
-            return str(first["ctx"]["error"])
+            return ": ".join(filter(None, [key, str(first["ctx"]["error"])]))
     return f"{key}: {first['msg'].replace('Input should', 'must')}, not {first['input']!r}"
 
 
-def _check_side(data: DataConfig, vqvae: VQVAE) -> None:
-    side = vqvae.config.patch_sizes[-1] * vqvae.config.stride
+def _check_side(data: DataConfig, vqvae: VQVAEConfig) -> None:
+    side = vqvae.patch_sizes[-1] * vqvae.stride
     if data.side != side:
-        raise TrainError(f"data.side is {data.side}, but the VQVAE's images are {side} pixels")
+        raise ValueError(f"data.side is {data.side}, but the VQVAE's images are {side} pixels")
 
 
-def _check_fit(name: str, var: VAR, vqvae: VQVAE, classes: int) -> None:
-    if var.config.classes != classes:
-        raise TrainError(f"{name} has {var.config.classes} classes, the data {classes}")
-    for what in ("patch_sizes", "vocab", "channels"):
-        ours, theirs = getattr(var.config, what), getattr(vqvae.config, what)
-        if ours != theirs:
-            raise TrainError(f"{name} has {what} {ours}, the VQVAE {theirs}")
+def _sizes_of(source: str, read: Callable[[str], Sizes]) -> Sizes | None:
+    """Sizes by a file's header; None where it is not here, or only torch can read it."""
+    try:
+        path = files.file_of(source, download=False)
+        return read(source) if path.suffix == ".safetensors" and path.is_file() else None
+    except CheckpointError:
+        return None

@@ -64,6 +64,13 @@ def test_help_imports_nothing_slow(words):
         "report --compare nope nope",
         "compare nope nope",
         "train var --config nope.toml",
+        "train var --config experiments/train/mini-cpu",
+        "train all --config experiments/train/mini-cpu --set optimizer.lr=-1",
+        "train code-drafter --config experiments/train/mini-cpu/5-drafters.toml "
+        "--set vqvae=mini_vqvae --set draft_steps=10",
+        "train variant --config experiments/train/mini-cpu/7-variants.toml "
+        "--set vqvae=mini_vqvae --set init=mini_large --set subnet_depth=99",
+        "train var --config experiments/train/mini-cpu/3-large.toml --set model.heads=3",
     ],
 )
 def test_refused_words_and_paths_import_nothing_slow(words):

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 import codevar
-from codevar.train import checkpoint, gradients, loop, recipes
+from codevar.train import checkpoint, gradients, loop, parallel, recipes
+from codevar.train.build import build
 from codevar.train.step import Step
 from tests.train.small import config, files, same, train
 
@@ -55,8 +56,7 @@ def test_norms_are_autograds_own(folder, rows):
     """The bridge zone alone and the whole subnet, by the gradient of a loss written out here."""
     values = config(folder, "variant")
     recipe = recipes.RECIPES["variant"].model_validate(values)
-    setting = recipes.Setting(torch.device("cpu"), True, lambda: None, lambda line: None)
-    objective, source = recipe.open(setting)
+    objective, source = build(recipe, parallel.join("cpu"), lambda line: None)
     var = objective.model.train()
     step, batch = next(source.stream(iter([Step(0, 10, 0, 8, range(8))])))
     vqvae = codevar.load_vqvae(folder / "vqvae.safetensors", device="cpu")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from codevar.cache import StaticCache
 from codevar.train import losses, teacher_forcing
 from codevar.train.objectives import Prediction
+from codevar.train.recipes import DataConfig, OptimizerConfig, TrainVAR
 from codevar.train.step import Step
 
 
@@ -110,8 +111,10 @@ def test_weights_that_fade_do_not_turn_the_others_up():
 @torch.no_grad()
 def test_mixup_mixes_inputs_classes_and_targets(prepared, vqvae, drafter, labels):
     step = Step(0, 1, 0, 2, range(2))
-    every = {"weights": lambda step: [1.0] * 10, "ever": range(10), "label_dropout": 0.0}
-    objective = Prediction(drafter, vqvae.quantize, **every, mixup=0.2)
+    data, optimizer = DataConfig(source="mini"), OptimizerConfig(lr=1e-3)
+    plain = {"out": "", "steps": 1, "batch_size": 2, "data": data, "optimizer": optimizer}
+    recipe = TrainVAR(vqvae="", init="any", label_dropout=0.0, mixup=0.2, **plain)
+    objective = Prediction(drafter, vqvae.quantize, recipe)
     share = step.draw("mixup").beta(0.2, 0.2)
     found = objective({"tokens": prepared, "labels": labels}, step)["loss"]
 

@@ -26,7 +26,7 @@ def test_a_mini_world_in_order_makes_what_it_needs(world):
     made = set()
     for file in sorted((FOLDER / world).glob("*.toml")):
         for run in recipes.load(file):
-            for key in ("vqvae", "init", "teacher_"):
+            for key in ("vqvae", "init", "teacher"):
                 needed = getattr(run, key, "")
                 assert not needed or needed in made, f"{file}: {needed}"
             made.add(f"{run.out}/model.safetensors")

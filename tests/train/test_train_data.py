@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import codevar
-from codevar.train.data import DataConfig, Tokens, open_tokens
+from codevar.train import checkpoint, parallel
+from codevar.train.data import Tokens, open_images, open_tokens
+from codevar.train.recipes import DataConfig
 from codevar.train.step import Step
 from tests.train.small import config, files, refused, same, train
 
@@ -47,7 +50,7 @@ def on_pictures(folder: Path, tmp_path: Path, recipe: str = "var", **changes) ->
 
 def tokens_of(config: DataConfig, vqvae):
     told: list[str] = []
-    source = open_tokens(config, vqvae, CPU, True, lambda: None, told.append)
+    source = open_tokens(config, vqvae, parallel.join("cpu"), told.append)
     return source, told
 
 
@@ -82,7 +85,7 @@ def test_token_maps_are_those_of_the_images(folder, tmp_path):
     source, _ = tokens_of(data, vqvae)
     step = Step(3, 9, 7, 5, range(5))
     ((_, batch),) = source.stream(iter([step]))
-    images, labels = data.open(CPU).world.images("train", 0, 5)
+    images, labels = open_images(data, CPU).world.images("train", 0, 5)
     wanted = {tuple(row) for row in torch.cat((labels[:, None], vqvae.encode(images)), 1).tolist()}
     rows = torch.cat((batch["labels"][:, None], batch["tokens"]), 1).tolist()
     assert {tuple(row) for row in rows} == wanted  # an epoch is every image once
@@ -96,7 +99,7 @@ def test_two_runs_that_need_the_same_token_maps_make_them_once(folder, tmp_path)
     second_told = threading.Event()
 
     def come(tell) -> None:
-        second.append(open_tokens(data, vqvae, CPU, True, lambda: None, tell))
+        second.append(open_tokens(data, vqvae, parallel.join("cpu"), tell))
 
     thread = threading.Thread(target=come, args=[lambda line: second_told.set()])
 
@@ -104,7 +107,7 @@ def test_two_runs_that_need_the_same_token_maps_make_them_once(folder, tmp_path)
         thread.start()
         second_told.wait(timeout=1)  # in vain: the second has to wait for the first
 
-    first = open_tokens(data, vqvae, CPU, True, lambda: None, tell)
+    first = open_tokens(data, vqvae, parallel.join("cpu"), tell)
     thread.join()
     assert not second_told.is_set()
     assert torch.equal(second[0].tokens, first.tokens)
@@ -150,3 +153,17 @@ def test_each_row_draws_the_same_however_the_batch_is_split():
     assert np.array_equal(joined, whole.uniform("label dropout"))
     assert whole.draw("subnet").random() == parts[2].draw("subnet").random()
     assert whole.draw("subnet").random() != whole.draw("mixup").random()
+
+
+def test_class_folders_are_labelled_by_value_and_the_card_lists_them(folder, tmp_path, pictures):
+    for name in ("10", "9", "2", ".ipynb_checkpoints", "__MACOSX"):
+        (pictures / name).mkdir()
+        (pictures / name / "a.png").write_bytes((pictures / "class_0" / "00.png").read_bytes())
+    (pictures / "2" / "._a.png").write_bytes(b"no picture")
+    source = open_images(DataConfig(**on_pictures(folder, tmp_path)["data"]), CPU)
+    assert list(source.classes) == ["2", "9", "10", "class_0", "class_1"]
+    assert [label for path, label in source.samples if Path(path).parent.name == "10"] == [2]
+    assert len(source) == 15
+    path = train(on_pictures(folder, tmp_path, out=str(tmp_path / "o"), steps=2))
+    card = json.loads(path.with_name(checkpoint.CARD).read_text())
+    assert card["classes"] == list(source.classes)

@@ -352,7 +352,7 @@ def test_a_checkpoint_of_another_shape(folder, tmp_path):
         ("var", {"data.side": 16}, ["data.side is 16", "8 pixels"]),
         ("var", {"vqvae": "nowhere.pth"}, ["nowhere.pth"]),
         ("code-drafter", {"draft_steps": [2, 3]}, ["out must tell the runs apart"]),
-        ("code-drafter", {"out": "{depth}"}, ["out may name draft_steps only"]),
+        ("code-drafter", {"out": "{depth}"}, ["out may name seed, draft_steps only"]),
         ("code-drafter", {"draft_steps": 4}, ["draft_steps must be 1..3, not 4"]),
         ("variant", {"subnet_depth": 5}, ["subnet_depth must be 2..4, not 5"]),
         ("variant", {"phases": [5, -1, 5]}, ["phases.1", "greater than or equal to 0, not -1"]),

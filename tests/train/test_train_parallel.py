@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from codevar.train import checkpoint, loop, parallel
-from tests.train.small import config, files, refused, train
+from tests.train.small import config, files, train
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +97,3 @@ def test_two_processes_give_the_losses_of_one(folder):
     for run in stopped:
         wanted = pytest.approx(column(run["out"], "loss"), abs=1e-6)
         assert column(run["out"] + "-stopped", "loss") == wanted
-
-
-def test_a_batch_that_cannot_be_shared(folder):
-    with refused("batch_size 8", "micro_batch 3"):
-        train(config(folder, "var", out=f"{folder}/odd", micro_batch=3))

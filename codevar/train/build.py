@@ -1,0 +1,99 @@
+"""The model and the data of a recipe, ready to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+import codevar
+from codevar import VAR, VQVAE, VARConfig, VQVAEConfig
+from codevar.mini.classifier import Classifier
+from codevar.train import teacher_forcing
+from codevar.train.data import Source, open_images, open_tokens
+from codevar.train.errors import TrainError
+from codevar.train.objectives import Classification, Objective, Prediction, Reconstruction
+from codevar.train.parallel import Group
+from codevar.train.recipes import (
+    Recipe,
+    TrainClassifier,
+    TrainRefiner,
+    TrainVAR,
+    TrainVQVAE,
+    VARRecipe,
+)
+
+
+def build(recipe: Recipe, group: Group, say: Callable[[str], None]) -> tuple[Objective, Source]:
+    """What is trained, on the group's device, and the source of its batches.
+
+    say: is told of work that takes long, as making token maps.
+    Raises TrainError or CheckpointError for what is missing or does not fit, before such work.
+    """
+    if isinstance(recipe, VARRecipe):
+        return _prediction(recipe, group, say)
+    recipe.check_files()
+    source = open_images(recipe.data, group.device)
+    torch.manual_seed(recipe.seed)
+    if isinstance(recipe, TrainVQVAE):
+        vqvae = VQVAE(VQVAEConfig(**recipe.model.model_dump()))
+        vqvae.to(group.device).to(memory_format=torch.channels_last)
+        if recipe.compile:
+            vqvae.encoder.compile()
+            vqvae.decoder.compile()
+        return Reconstruction(vqvae, recipe), source
+    assert isinstance(recipe, TrainClassifier)
+    classifier = Classifier(len(source.classes), recipe.width).to(group.device)
+    if recipe.compile:
+        classifier.compile()
+    return Classification(classifier), source
+
+
+def _prediction(
+    recipe: VARRecipe, group: Group, say: Callable[[str], None]
+) -> tuple[Objective, Source]:
+    recipe.check_files()
+    vqvae = codevar.load_vqvae(recipe.vqvae, device=group.device).requires_grad_(False)
+    classes = len(open_images(recipe.data, group.device).classes)
+    teacher = None
+    if isinstance(recipe, TrainRefiner):
+        teacher = _loaded(recipe.teacher, vqvae).to(group.device).requires_grad_(False)
+        _check_fit("teacher", teacher, vqvae, classes)
+    if isinstance(recipe, TrainVAR) and not recipe.init:
+        var = _new(recipe, vqvae.config, classes)
+    else:
+        var = _loaded(recipe.init, vqvae)
+        _check_fit("init", var, vqvae, classes)
+    recipe.check(vqvae.config, var.config)
+    source = open_tokens(recipe.data, vqvae, group, say)
+    for model in (var.to(group.device), teacher):
+        if model is not None:
+            teacher_forcing.prepare(model, recipe.compile)
+    return Prediction(var, vqvae.quantize, recipe, teacher), source
+
+
+def _new(recipe: TrainVAR, vqvae: VQVAEConfig, classes: int) -> VAR:
+    assert recipe.model is not None
+    config = VARConfig(
+        **recipe.model.model_dump(),
+        classes=classes,
+        vocab=vqvae.vocab,
+        channels=vqvae.channels,
+        patch_sizes=vqvae.patch_sizes,
+    )
+    return teacher_forcing.initialise(VAR(config), recipe.seed, recipe.class_scale)
+
+
+def _loaded(source: str, vqvae: VQVAE) -> VAR:
+    """Published files tell their own pyramid; the others are asked for the VQVAE's."""
+    pyramid = None if source in codevar.PUBLISHED else vqvae.config.patch_sizes
+    return codevar.load_var(source, device="cpu", patch_sizes=pyramid)
+
+
+def _check_fit(name: str, var: VAR, vqvae: VQVAE, classes: int) -> None:
+    if var.config.classes != classes:
+        raise TrainError(f"{name} has {var.config.classes} classes, the data {classes}")
+    for what in ("patch_sizes", "vocab", "channels"):
+        ours, theirs = getattr(var.config, what), getattr(vqvae.config, what)
+        if ours != theirs:
+            raise TrainError(f"{name} has {what} {ours}, the VQVAE {theirs}")
