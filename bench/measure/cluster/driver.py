@@ -1,36 +1,38 @@
-"""A sweep over many machines, on Ray: who runs what, and what happens when somebody dies.
+"""A sweep over many machines, on Ray: who measures what, and what happens when somebody dies.
 
-The driver holds one slot (`slot`) on every GPU, or on the whole CPU of every node, and gives each a
-family of cases (`ledger`) at a time, measurement by measurement.  Only the driver writes; nodes
-need neither its files nor each other.
+A family of cases (`shares.Family`) is one Ray task on one GPU, or on the whole CPU of a node, that
+yields each record as it is made (`on_node.measure`).  A first task of each node, without a family,
+says what the node has.  Only the driver writes; what is left to do follows from the records.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from bench.measure import devices, machine, runner
-from bench.measure.cluster.board import Board, short
-from bench.measure.cluster.ledger import Ledger
 from bench.measure.cluster.nodes import Cluster, Died, Node
+from bench.measure.cluster.on_node import Job
+from bench.measure.cluster.sweep_records import SweepRecords, Todo, left, of_family
 from bench.measure.runner import GIB
-from bench.predict.shares import Family, families
+from bench.predict.shares import Family, families, work
 from bench.study import experiment
 from bench.study.cases import Case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.storage import Record
+from codevar.progress import Progress
 
 # How often a measurement, or a node, may lose its worker before it is given up.
 TRIES = 3
-# Until the nodes have said what they are, nothing is given away that another may suit better.
+# How long the first nodes have to say what they have, before families are handed out.
 SETTLE_S = 30.0
 # What machines of one name have in common.
 TRAITS = ("cpu", "cpu_threads", "gpus", "cuda", "cudnn", "packages")
@@ -38,35 +40,26 @@ ANY, ALL = "any", "all"
 
 
 @dataclass(eq=False)
-class Hired:
-    """A slot, from the driver's side: starting (no env yet), idle, or measuring `doing`.
+class Task:
+    """A Ray task: it measures a family, or only says what its node has (family None).
 
-    kind: of machine that it serves, as in `Family.on`; None: not known yet.  host: of whoever
-    shares its cores.  met: the cases that ran on the host while the present one did.
+    stream: its answers, for `Cluster.answer`.  about: the first of them, empty until it is there.
+    todo: what it has yet to measure; the first since `since`, which is `started_at`.  beside:
+    cases that ran on the same host meanwhile.
     """
 
     node: Node
-    actor: Any
-    asked: Any
-    kind: str | None
-    since: float
-    env: dict[str, Any] = field(default_factory=dict)
-    memory_bytes: float = 0
-    place: str = ""
-    host: str = ""
-    card: str | None = None
-    family: Family | None = None
-    doing: tuple[int, Case] | None = None
+    family: Family | None
+    stream: Any
+    about: dict[str, Any] = field(default_factory=dict)
+    todo: Todo = field(default_factory=list)
+    since: float = 0.0
     started_at: str = ""
-    met: set[str] = field(default_factory=set)
-
-    @property
-    def machine(self) -> str:
-        return self.env.get("machine", "")
+    beside: set[str] = field(default_factory=set)
 
 
 class Driver:
-    """Hands out the families of a sweep until none is left, or nobody who could take one.
+    """Hands out the families of a sweep until none is left, or no node that could take one.
 
     on: the kinds of machine that every case is asked for on: [ANY] of them, [ALL] that there are,
     or Ray's accelerator types and the custom resources of nodes, in lower case.
@@ -76,30 +69,29 @@ class Driver:
         self,
         sweep: Sweep,
         cluster: Cluster,
-        ledger: Ledger,
+        records: SweepRecords,
         on: Sequence[str],
-        console: Console,
+        progress: Progress,
         download: bool = False,
     ) -> None:
-        self.sweep, self.cluster, self.ledger, self.on = sweep, cluster, ledger, list(on)
-        self.device = device_of(sweep)
-        self.download, self.source = download, machine.git()
-        self.slots: list[Hired] = []
+        self.sweep, self.cluster, self.records, self.on = sweep, cluster, records, list(on)
+        self.device, self.progress = device_of(sweep), progress
+        self.job = Job(sweep, machine.git(), self.device, download, node="")
+        self.tasks: list[Task] = []
         self.waiting: list[Family] = []
-        self.asked_for: set[str] = set()
-        self.machines: dict[str, str] = {}  # node id -> its machine's name
-        self.envs: dict[str, dict[str, Any]] = {}  # machine -> of the first such node
-        self.serves: dict[str, str] = {}  # machine -> kind
-        self.failures: Counter[str] = Counter()  # of a node, since it last did something
-        self.refused: Counter[str] = Counter()  # slots of a node
-        self.troubles: list[str] = []
-        self.board = Board(console)
+        self.asked_for: set[str] = set()  # kinds
+        self.surveyed: dict[str, dict[str, Any]] = {}  # node id -> env
+        self.machines: dict[str, tuple[dict[str, Any], str | None]] = {}  # its first env, and kind
+        self.failures: Counter[str] = Counter()  # of a node, since its last record
+        self.left_out: Counter[str] = Counter()  # GPUs of a node that cannot be used
+        self.work_done = 0.0
+        self.last_trouble = "no node is left that could take them"
         self.began = time.monotonic()
-        self.check()
-        for kind in ledger.folders if self.on == [ALL] else self.on:
-            self.ask_for(kind)
+        self._check_nodes()
+        for kind in records.folders if self.on == [ALL] else self.on:
+            self._ask_for(kind)
 
-    def check(self) -> None:
+    def _check_nodes(self) -> None:
         """Refuses what no node of the cluster could take."""
         nodes = [node for node in self.cluster.nodes() if node.room(self.device)]
         if not nodes:
@@ -114,217 +106,228 @@ class Driver:
                 names = ", ".join(there) or "none, only nodes without a name for their kind"
                 raise UsageError(f"--on {kind}: no node of the cluster is one; there are {names}")
 
-    def ask_for(self, kind: str) -> None:
+    def _ask_for(self, kind: str) -> None:
         """Every case on that kind of machine, but for what is done."""
         if kind not in self.asked_for:
             self.asked_for.add(kind)
             wanted = families(self.sweep, kind)
-            self.waiting += [family for family in wanted if not self.ledger.is_done(family)]
+            self.waiting += [family for family in wanted if self.records.missing(family)]
 
     def run(self) -> None:
         """Raises UsageError if something could not be measured for want of a node."""
-        try:
-            with self.board:
-                self.hire()
-                while self.slots:
-                    self.board.show(self)
-                    asked = [slot.asked for slot in self.slots if slot.asked is not None]
-                    for answered in self.cluster.wait(asked, 1.0):
-                        self.hear(next(slot for slot in self.slots if slot.asked == answered))
-                    self.assign()
-                    self.dismiss()
-                    self.hire()
-        finally:
-            for slot in self.slots:
-                self.cluster.dismiss(slot.actor)
-        if self.waiting:
-            missing = sum(len(self.ledger.missing(family)) for family in self.waiting)
-            why = self.troubles[-1] if self.troubles else "no node is left that could take them"
-            raise UsageError(f"{missing} measurements are missing ({why}); --resume goes on")
+        with self.progress:
+            while self._start():
+                self._show()
+                for stream in self.cluster.wait([task.stream for task in self.tasks], 1.0):
+                    self._answered(next(task for task in self.tasks if task.stream == stream))
+        if missing := len(self._missing()):
+            raise UsageError(
+                f"{missing} measurements are missing ({self.last_trouble}); --resume goes on"
+            )
 
-    # Slots
+    # Who takes what
 
-    def kind_of(self, node: Node) -> str | None:
-        """Which kind that is asked for it serves; one only, or a machine had a case twice."""
+    def _kind_of(self, node: Node) -> str | None:
+        """Which kind that is asked for a node serves; one only, or a machine had a case twice.
+
+        With --on all that is its machine's name, and ALL until it has said so.
+        """
         if self.on == [ALL]:
-            return self.machines.get(node.id)
+            return self.surveyed.get(node.id, {}).get("machine", ALL)
         return next((kind for kind in self.on if kind in (ANY, *node.kinds)), None)
 
-    def hire(self) -> None:
-        """Slots for the families that wait, on nodes new and old: as many on each node as if it
-        were the only one, so that there is a choice (`suits`); `dismiss` ends the others."""
-        wanted = Counter(family.on for family in self.waiting)
-        wanted.subtract(slot.kind for slot in self.slots if slot.family is None and slot.kind)
-        for node in sorted(self.cluster.nodes(), key=lambda node: self.failures[node.id]):
-            if self.failures[node.id] >= TRIES:
-                break
-            kind, room = self.kind_of(node), node.room(self.device) - self.refused[node.id]
-            room -= sum(slot.node.id == node.id for slot in self.slots)
-            if kind is None:  # one slot finds out
-                seen = any(slot.node.id == node.id for slot in self.slots)
-                count = int(self.on == [ALL] and room > 0 and not seen)
-            else:
-                count = max(0, min(room, wanted[kind]))
-            for _ in range(count):
-                arguments = (self.sweep, self.source, self.device, self.download)
-                actor = self.cluster.hire(node, self.device, *arguments)
-                asked = self.cluster.ask(actor, "about")
-                self.slots.append(Hired(node, actor, asked, kind, time.monotonic()))
+    def _usable(self, node: Node) -> int:
+        """How many tasks at a time a node can take."""
+        return node.room(self.device) - self.left_out[node.id]
 
-    def dismiss(self) -> None:
-        """Slots for which nothing waits, so that others can have them."""
-        wanted = {family.on for family in self.waiting}
-        for slot in list(self.slots):
-            if slot.family is None and slot.kind is not None and slot.kind not in wanted:
-                self.leave(slot)
+    def _free(self, node: Node) -> int:
+        """How many more tasks it can take now."""
+        return self._usable(node) - sum(task.node.id == node.id for task in self.tasks)
 
-    def leave(self, slot: Hired) -> None:
-        self.cluster.dismiss(slot.actor)
-        self.slots.remove(slot)
+    def _start(self) -> bool:
+        """A first task on each new node; once the nodes are known, families, the largest first.
 
-    def hear(self, slot: Hired) -> None:
-        """What became of what a slot was asked."""
-        asked, slot.asked = slot.asked, None
+        Whether there is anything to wait for.
+        """
+        nodes = [node for node in self.cluster.nodes() if self._kind_of(node) is not None]
+        for node in nodes if self.waiting or self.on == [ALL] else []:
+            asked = node.id in self.surveyed or any(t.node.id == node.id for t in self.tasks)
+            if not asked and self._free(node) > 0:
+                self._start_task(node, None)
+        settled = time.monotonic() - self.began > SETTLE_S or all(t.family for t in self.tasks)
+        for family in list(self.waiting) if settled else []:
+            best = max(self._best(family, nodes), key=self._free, default=None)
+            if best and self._free(best) > 0:
+                self.waiting.remove(family)
+                self._start_task(best, family)
+        return any(task.family or self.waiting or self.on == [ALL] for task in self.tasks)
+
+    def _start_task(self, node: Node, family: Family | None) -> None:
+        known = of_family(self.records.all(), family) if family else []
+        job = replace(self.job, node=node.name, family=family, records=tuple(known))
+        self.tasks.append(Task(node, family, self.cluster.start(node, job)))
+
+    def _best(self, family: Family, nodes: list[Node]) -> list[Node]:
+        """The nodes to wait for, busy or not: not where it lost a worker, where it fits, and where
+        what it has need not be measured again; as far as there is one."""
+        begun = of_family(self.records.all(), family)
+        machines = {record["machine"] for record in begun}
+        places = {record["place"].partition(" GPU ")[0] for record in begun}
+        wishes: tuple[Callable[[Node], bool], ...] = (
+            lambda node: node.id not in family.shunned,
+            lambda node: family.need_bytes <= self._memory_bytes(node),
+            lambda node: self.surveyed[node.id]["machine"] in machines,
+            lambda node: node.name in places,
+        )
+        able = [n for n in nodes if n.id in self.surveyed and self._kind_of(n) == family.on]
+        able = [node for node in able if self._usable(node) > 0]
+        for wish in wishes:
+            able = list(filter(wish, able)) or able
+        return able
+
+    def _memory_bytes(self, node: Node) -> float:
+        env = self.surveyed[node.id]
+        return (env["gpus"][0] if self.device == "cuda" else env)["memory_gib"] * GIB
+
+    # What tasks say
+
+    def _answered(self, task: Task) -> None:
         try:
-            answer = self.cluster.answer(asked)
+            answer = self.cluster.answer(task.stream)
         except Died as e:
-            self.lose(slot, str(e))
+            self._lost(task, str(e))
             return
-        if slot.doing is None:
-            self.welcome(slot, answer)
+        if answer is None and task.todo:
+            self._lost(task, "it ended early")
+        elif answer is None:
+            self.tasks.remove(task)
+        elif task.about:
+            self._measured(task, *answer)
+        elif why := self._why_not_its_own(task, answer):
+            self.cluster.cancel(task.stream)
+            self.left_out[task.node.id] += 1
+            self._end(task)
+            self._trouble(f"{task.node.name}: a GPU is left out: {why}")
         else:
-            self.take(slot, *answer)
+            task.about = answer
+            self._survey(task) if task.family is None else self._next_measurement(task)
 
-    def welcome(self, slot: Hired, about: dict[str, Any]) -> None:
-        """A slot that has said what it is; refused where it would not have a card of its own."""
+    def _why_not_its_own(self, task: Task, about: dict[str, Any]) -> str:
+        """Why a task has not got a GPU of its own, or ""."""
         cards = about["cards"]
         if self.device == "cuda" and len(cards) != 1:
-            self.refuse(slot, f"Ray gave it one GPU, but torch sees {len(cards)}")
-            return
-        slot.card = cards[0] if cards else None
-        if slot.card and any(other.card == slot.card for other in self.slots if other is not slot):
-            self.refuse(slot, f"another case has its GPU {about['gpu']}; ray start --num-gpus")
-            return
-        env = slot.env = about["env"]
-        holder = env["gpus"][0] if slot.card else env
-        slot.memory_bytes, slot.host = holder["memory_gib"] * GIB, about["host"]
-        slot.place = f"{slot.node.name} GPU {about['gpu']}" if slot.card else slot.node.name
-        self.machines[slot.node.id] = slot.machine
-        slot.kind = slot.kind or slot.machine
-        if self.on == [ALL]:
-            self.ask_for(slot.kind)
-        if (other := self.serves.setdefault(slot.machine, slot.kind)) != slot.kind:
+            return f"Ray gave it one GPU, but torch sees {len(cards)}"
+        others = [other for other in self.tasks if other.family and other.about]
+        if cards and any(other.about["cards"] == cards for other in others):
+            return f"another case has its GPU {about['gpu']}; ray start --num-gpus"
+        return ""
+
+    def _survey(self, task: Task) -> None:
+        """Keeps what a node has; warns of what would spoil a measurement, or two of them."""
+        env, kind, warnings = task.about["env"], self._kind_of(task.node), task.about["warnings"]
+        name = env["machine"]
+        first, its_kind = self.machines.setdefault(name, (env, kind))
+        if its_kind != kind:
             raise UsageError(
-                f"--on: {other} and {slot.kind} are both {slot.machine} and would share a folder; "
+                f"--on: {its_kind} and {kind} are both {name} and would share a folder; "
                 "set CODEVAR_MACHINE to a name of its own before ray start, or leave one out"
             )
-        first = self.envs.setdefault(slot.machine, env)
         if differs := [trait for trait in TRAITS if first[trait] != env[trait]]:
-            about["warnings"].append(
-                f"not like other nodes that are {slot.machine} ({', '.join(differs)}): set "
+            warnings.append(
+                f"not like other nodes that are {name} ({', '.join(differs)}): set "
                 "CODEVAR_MACHINE to a name of its own before ray start"
             )
-        for line in about["warnings"]:
-            self.board.say(f"warning: {slot.place}: {line}", "yellow")
+        for line in warnings:
+            self.progress.say(f"warning: {task.about['place']}: {line}", "yellow")
+        self.surveyed[task.node.id] = env
+        if self.on == [ALL]:
+            self._ask_for(name)
 
-    def refuse(self, slot: Hired, why: str) -> None:
-        self.refused[slot.node.id] += 1
-        self.trouble(f"{slot.node.name}: a slot is left out: {why}")
-        self.leave(slot)
+    def _next_measurement(self, task: Task) -> None:
+        """Notes what a task measures next, since when, and beside which others."""
+        assert task.family is not None
+        name, place = task.about["env"]["machine"], task.about["place"]
+        task.todo = left(self.sweep, task.family, self.records.all(), name, place)
+        task.since, task.started_at, task.beside = time.monotonic(), machine.now(), set()
+        for other in self.tasks:
+            same_host = other.about.get("host") == task.about["host"]
+            if other is not task and same_host and task.todo and other.todo:
+                task.beside.add(short(other.todo[0][1]))
+                other.beside.add(short(task.todo[0][1]))
 
-    def trouble(self, line: str) -> None:
-        self.troubles.append(line)
-        self.board.say(line, "yellow")
+    def _measured(self, task: Task, record: Record, log: str) -> None:
+        """Puts a measurement on disk."""
+        self.failures[task.node.id] = 0
+        _, case = task.todo[0]
+        self.records.add({**record, "shared_with": sorted(task.beside)}, log, task.about["env"])
+        self.work_done += work(case)
+        self._next_measurement(task)
+        done = len(self.records.all())
+        said = f"{task.about['place']}: {runner.in_words(case)}: {runner.outcome(record)}"
+        self.progress.say(f"[{done}/{done + len(self._missing())}] {said}")
 
-    # Families
-
-    def assign(self) -> None:
-        """A family for each idle slot, the largest first."""
-        for slot in list(self.slots):
-            if slot.env and slot.family is None:
-                slot.family = next((f for f in self.waiting if self.suits(f, slot)), None)
-                if slot.family is not None:
-                    self.waiting.remove(slot.family)
-                    self.go_on(slot)
-
-    def suits(self, family: Family, slot: Hired) -> bool:
-        """Whether this slot, of those there are, is one for the family: it has not lost a worker
-        there, it fits, and what it has already need not be measured again."""
-        begun = self.ledger.of(family)
-        settled = time.monotonic() - self.began > SETTLE_S or all(s.env for s in self.slots)
-        if not settled and (begun or family.need_bytes > slot.memory_bytes):
-            return False
-        able = [other for other in self.slots if other.env and other.kind == family.on]
-        for better in (
-            [other for other in able if other.place not in family.shunned],
-            [other for other in able if family.need_bytes <= other.memory_bytes],
-            [other for other in able if other.machine in {r["machine"] for r in begun}],
-            [other for other in able if other.place in {r.get("place") for r in begun}],
-        ):
-            able = [other for other in able if other in better] or able
-        return slot in able
-
-    def go_on(self, slot: Hired) -> None:
-        """The next measurement of its family, or none."""
-        assert slot.family is not None
-        todo = self.ledger.left(slot.family, slot.machine, slot.place)
-        slot.doing, slot.met = (todo[0] if todo else None), set()
-        if slot.doing is None:
-            slot.family = None
-            return
-        round_, case = slot.doing
-        slot.since, slot.started_at = time.monotonic(), machine.now()
-        for other in self.slots:
-            if other is not slot and other.doing and other.host == slot.host:
-                other.met.add(short(case))
-                slot.met.add(short(other.doing[1]))
-        slot.asked = self.cluster.ask(slot.actor, "measure", case, round_)
-
-    def take(self, slot: Hired, record: Record, log: str) -> None:
-        """A measurement that is made: on disk before anything else is begun."""
-        assert slot.family is not None
-        assert slot.doing is not None
-        _, case = slot.doing
-        self.failures[slot.node.id] = 0
-        where = {"place": slot.place, "on": slot.family.on, "shared_with": sorted(slot.met)}
-        self.ledger.add({**record, **where}, log, slot.env)
-        slot.doing = None
-        self.board.done(self, slot, case, record, time.monotonic() - slot.since)
-        self.go_on(slot)
-
-    def lose(self, slot: Hired, why: str) -> None:
-        """A slot that died: its family goes elsewhere; a measurement that ends one slot after the
-        other gets a record that says so."""
-        self.leave(slot)
-        self.failures[slot.node.id] += 1
-        place = slot.place or slot.node.name
-        if slot.node.id not in {node.id for node in self.cluster.nodes()}:
+    def _lost(self, task: Task, why: str) -> None:
+        """A task that died: its family goes elsewhere; a measurement that ends one after the other
+        gets a record that says so."""
+        self._end(task)
+        self.failures[task.node.id] += 1
+        place = task.about.get("place", task.node.name)
+        if task.node.id not in {node.id for node in self.cluster.nodes()}:
             why = "the node is gone"
-        if slot.family is None or slot.doing is None:
-            if self.failures[slot.node.id] >= TRIES:
-                self.trouble(f"{place} is left out: {why}")
+        if self.failures[task.node.id] == TRIES:
+            self.left_out[task.node.id] = task.node.room(self.device)
+            self._trouble(f"{place} is left out: {why}")
+        if task.family is None or not task.todo:
             return
-        family, (round_, case) = slot.family, slot.doing
-        family.shunned.add(place)
+        family, (round_, case) = task.family, task.todo[0]
+        family.shunned.add(task.node.id)
         family.deaths[case.key, round_] += 1
-        self.waiting.insert(0, family)
         if family.deaths[case.key, round_] < TRIES:
-            self.board.retried(slot)
-            self.trouble(
-                f"{place}: {why}; once more, elsewhere if possible: {runner.in_words(case)}"
-            )
+            words = runner.in_words(case)
+            self._trouble(f"{place}: {why}; once more, elsewhere if possible: {words}")
             return
         reason = f"its worker died {TRIES} times, the last time on {place}: {why}"
-        failed = {"status": "error", "reason": reason}
-        took = time.monotonic() - slot.since
+        failed, took = {"status": "error", "reason": reason}, time.monotonic() - task.since
         record = runner.as_record(
-            case, self.sweep, slot.env, round_, failed, None, slot.started_at, round(took, 3)
+            *(case, self.sweep, task.about["env"], round_, failed, None, task.started_at),
+            round(took, 3),
         )
-        where = {"place": slot.place, "on": family.on, "shared_with": sorted(slot.met)}
-        self.ledger.add({**record, **where}, reason + "\n", slot.env)
-        self.board.done(self, slot, case, record, took)
-        if self.ledger.is_done(family):
+        self._measured(task, {**record, "place": place, "on": family.on}, reason + "\n")
+        if not self.records.missing(family):
             self.waiting.remove(family)
+
+    def _end(self, task: Task) -> None:
+        """Forgets a task; its family waits again."""
+        self.tasks.remove(task)
+        if task.family is not None:
+            self.waiting.insert(0, task.family)
+
+    def _trouble(self, line: str) -> None:
+        self.last_trouble = line
+        self.progress.say(line, "yellow")
+
+    # Progress
+
+    def _missing(self) -> list[Case]:
+        """What is left to measure."""
+        todos = [self.records.missing(family) for family in self.waiting]
+        for task in self.tasks:
+            if task.family:
+                todos.append(task.todo if task.about else self.records.missing(task.family))
+        return [case for todo in todos for _, case in todo]
+
+    def _show(self) -> None:
+        """The bar: how far the sweep is, and what each node does."""
+        done, missing = len(self.records.all()), self._missing()
+        runs = [f"{t.about['place']} {short(t.todo[0][1])}" for t in self.tasks if t.todo]
+        text = f"{done}/{done + len(missing)}: {', '.join(runs) or 'waiting for nodes'}"
+        work_left = sum(map(work, missing))
+        self.progress.show(self.sweep.name, self.work_done, self.work_done + work_left, text)
+
+
+def short(case: Case) -> str:
+    """A case's name in a record's `shared_with`."""
+    return f"{case.label} b{case.batch_size}"
 
 
 def device_of(sweep: Sweep) -> str:
@@ -350,31 +353,25 @@ def run(
 ) -> list[Path]:
     """Measures an experiment on a cluster; the folders of its runs.
 
-    out: of `Ledger`.  Raises UsageError.
+    out: of `SweepRecords`.  Raises UsageError.
     """
     experiment.load(name, changes)  # a mistake in it is told before anybody is asked
     kinds = [kind.strip().lower() for kind in (on or ANY).split(",")]
     if ALL in kinds and len(kinds) > 1:
         raise UsageError(f"--on {on}: all is all there are; leave out the others")
-    cluster = Cluster(address)
-    try:
+    with closing(Cluster(address)) as cluster:
         gpus = any(node.gpus for node in cluster.nodes())
         sweep = experiment.load(name, changes, device="cuda" if gpus else "cpu")
         devices.check_cpu_cases(sweep.cases)
         device_of(sweep)
-        ledger = Ledger(sweep, out, {**runner.described(sweep), "on": kinds}, resume)
-        try:
-            Driver(sweep, cluster, ledger, kinds, console, download).run()
-            return [folder.path for folder in ledger.folders.values()]
-        except KeyboardInterrupt:
-            console.print(
-                f"stopped; {len(ledger.records)} records are in {ledger.out}; "
-                f"--out '{ledger.out}' --resume goes on from there",
-                markup=False,
-                soft_wrap=True,
-            )
-            raise
-        finally:
-            ledger.close()
-    finally:
-        cluster.close()
+        progress, what = Progress(console), {**runner.described(sweep), "on": kinds}
+        with closing(SweepRecords(sweep, out, what, resume)) as records:
+            try:
+                Driver(sweep, cluster, records, kinds, progress, download).run()
+            except KeyboardInterrupt:
+                progress.say(
+                    f"stopped; {len(records.all())} records are in {records.out}; "
+                    f"--out '{records.out}' --resume goes on from there"
+                )
+                raise
+            return [folder.path for folder in records.folders.values()]

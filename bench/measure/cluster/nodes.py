@@ -8,14 +8,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure.cluster.slot import Slot
+from bench.measure.cluster.on_node import Job, measure
 from bench.study.errors import UsageError
 from bench.study.folders import CODE, IN_CHECKOUT
-from codevar.files import first_line
 
 CONNECT_S, HEALTH_S = 5, 30
 # What a node needs of the working tree.
@@ -31,7 +29,7 @@ OBJECT_STORE_BYTES = 100 * 2**20  # records are small
 
 
 class Died(Exception):
-    """A slot that no longer answers; the message is why, in a few words."""
+    """A task that no longer answers; the message is why, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Node:
     kinds: frozenset[str]
 
     def room(self, device: str) -> int:
-        """How many slots it has.  A case on a CPU wants all cores; on a GPU, the card."""
+        """How many cases at a time.  A case on a CPU wants all cores; on a GPU, the card."""
         return self.gpus if device == "cuda" else int(self.cpus >= 1)
 
 
@@ -64,70 +62,66 @@ class Cluster:
         self.ray = ray
         others = [f"/{path.name}" for path in CODE.iterdir() if path.name not in SENT]
         tree = {"working_dir": str(CODE), "excludes": [*others, "__pycache__"]}
-        where: dict[str, Any] = {"address": address}
+        options: dict[str, Any] = {}
         if address == "local":
-            where |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+            options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         elif address != "auto":
             knock(address)
         try:
             ray.init(
-                **where,
+                address=address,
                 runtime_env=tree,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                **options,
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
-            raise UsageError(f"--cluster {address}: {first_line(e)}") from None
+            raise UsageError(f"--cluster {address}: {last_line(e)}") from None
 
     def nodes(self) -> list[Node]:
         """Those that are up and can run something."""
         found = [node_of(told) for told in self.ray.nodes() if told["Alive"]]
         return [node for node in found if node.gpus or node.cpus >= 1]
 
-    def hire(self, node: Node, device: str, *arguments: Any) -> Any:
-        """A slot on that node, once it is free.  It holds its share of the node's CPUs, so that
-        nothing else of Ray's runs beside it: on a CPU all, on a GPU those of one card."""
+    def start(self, node: Node, job: Job) -> Any:
+        """Starts `measure` on that node, once it is free; the stream of its answers.
+
+        It holds its share of the node's CPUs, so that nothing else of Ray's runs beside it: on a
+        CPU all, on a GPU those of one card.  It waits until its last answer is taken.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        share = int(node.cpus / node.gpus if device == "cuda" else node.cpus)
-        kind = self.ray.remote(Slot).options(
-            num_gpus=1 if device == "cuda" else 0,
-            num_cpus=share,
-            max_restarts=0,
+        on_gpu = job.device == "cuda"
+        task = self.ray.remote(measure).options(
+            num_gpus=int(on_gpu),
+            num_cpus=int(node.cpus / node.gpus if on_gpu else node.cpus),
+            max_retries=0,
+            num_returns="streaming",
+            _generator_backpressure_num_objects=1,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
-        return kind.remote(*arguments)
+        return task.remote(job)
 
-    def ask(self, actor: Any, method: str, *arguments: Any) -> Any:
-        """What `answer` takes, later."""
-        return getattr(actor, method).remote(*arguments)
-
-    def wait(self, asked: list[Any], seconds: float) -> list[Any]:
+    def wait(self, streams: list[Any], seconds: float) -> list[Any]:
         """Those that have an answer, or never will."""
-        if not asked:
-            time.sleep(seconds)
-            return []
-        return self.ray.wait(asked, timeout=seconds)[0]
+        return self.ray.wait(streams, timeout=seconds)[0]
 
-    def answer(self, asked: Any) -> Any:
-        """Raises Died."""
+    def answer(self, stream: Any) -> Any:
+        """The next answer; None if that was all.  Raises Died."""
         from ray import exceptions
 
         try:
-            return self.ray.get(asked)
-        except exceptions.RayTaskError as e:  # it lives, but what was asked of it failed
-            raise Died(first_line(e.cause)) from None
-        except exceptions.RayActorError as e:
-            # A worker that could not begin says why last: no torch there, say.
-            why = (
-                str(e).strip().splitlines()[-1] if "creation task" in str(e) else "its worker died"
-            )
-            raise Died(why) from None
+            return self.ray.get(next(stream))
+        except StopIteration:
+            return None
+        except exceptions.RayTaskError as e:  # the worker lives, but the task failed
+            raise Died(last_line(e.cause)) from None
         except exceptions.RayError as e:
-            raise Died(first_line(e)) from None
+            raise Died(last_line(e)) from None
 
-    def dismiss(self, actor: Any) -> None:
-        self.ray.kill(actor)
+    def cancel(self, stream: Any) -> None:
+        """Ends the task, and the process of its case."""
+        self.ray.cancel(stream)
 
     def close(self) -> None:
         self.ray.shutdown()
@@ -156,6 +150,11 @@ def knock(address: str) -> None:
     if done.returncode == 1:
         said = done.stderr.strip().splitlines()[-1:] or ["its health check failed"]
         raise UsageError(f"{nobody} ({said[0][:200]})")
+
+
+def last_line(e: BaseException) -> str:
+    """Where Ray says what it was."""
+    return (str(e).strip().splitlines() or [type(e).__name__])[-1]
 
 
 def node_of(told: dict[str, Any]) -> Node:

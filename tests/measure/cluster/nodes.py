@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from bench.measure import runner
+from bench.measure.cluster import on_node
 from bench.measure.cluster.nodes import Died, Node
+from bench.measure.cluster.on_node import Job
 from bench.study import experiment
 
 TINY = """
@@ -58,11 +63,12 @@ def node(name: str, gpus: int = 0, cpus: float = 2, kind: str = "") -> Node:
 
 
 class Pretended:
-    """A cluster whose slots answer in turn, one at each `wait`.
+    """A cluster whose tasks answer in turn, one at each `wait`; what runs on its nodes is real but
+    for the processes of the cases.
 
     up: its nodes by name, for a test to take away.  machines: what their machines are called.
-    events: called with (node name, case, round) before a measurement is answered; what it raises
-    is what becomes of the slot, and "ok" what it returns otherwise.
+    event: called with (node name, case, round) before a measurement is answered; what it raises
+    is what becomes of the task, what it returns is the result, if not None.
     """
 
     def __init__(self, *nodes: Node, memory_gib: dict[str, float] | None = None) -> None:
@@ -71,57 +77,54 @@ class Pretended:
         self.machines: dict[str, str] = {}
         self.hosts: dict[str, str] = {}
         self.cards: dict[str, list[str]] = {}
-        self.asked: list[tuple[int, dict[str, Any], str, tuple]] = []
         self.ran: list[tuple[str, str, int]] = []
-        self.numbers = itertools.count()
+        self.gpus_in_use: dict[str, set[int]] = {}
+        self.turns = itertools.count()
         self.event = lambda name, case, round_: None
 
     def nodes(self) -> list[Node]:
         return list(self.up.values())
 
-    def hire(self, node: Node, device: str, sweep: Any, *_: Any) -> dict[str, Any]:
-        number = next(self.numbers)
-        return {"node": node, "device": device, "sweep": sweep, "number": number, "gone": False}
+    def start(self, node: Node, job: Job) -> SimpleNamespace:
+        used = self.gpus_in_use.setdefault(node.name, set())
+        gpu = next(i for i in itertools.count() if i not in used)
+        used.add(gpu)
+        assert len(used) <= node.room(job.device), "more tasks than the node has room for"
+        stream = SimpleNamespace(node=node.name, gpu=gpu, turn=next(self.turns))
+        stream.answers = on_node.measure(replace(job, node=f"{node.name}#{gpu}"))
+        return stream
 
-    def ask(self, actor: dict[str, Any], method: str, *arguments: Any) -> tuple:
-        self.asked.append((next(self.numbers), actor, method, arguments))
-        return self.asked[-1]
+    def wait(self, streams: list, seconds: float) -> list:
+        assert streams, "everybody idles and the sweep does not end"
+        return [min(streams, key=lambda stream: stream.turn)]
 
-    def wait(self, asked: list, seconds: float) -> list:
-        assert asked, "everybody idles and nobody is let go"
-        return [min(asked, key=lambda one: one[0])]
+    def answer(self, stream: SimpleNamespace) -> Any:
+        stream.turn = next(self.turns)
+        try:
+            here = {"describe": self.describe, "measure_case": self.measure_case}
+            with patch.multiple(on_node, **here):
+                if stream.node in self.up and (answer := next(stream.answers, None)) is not None:
+                    return answer
+            if stream.node not in self.up:
+                raise Died("its worker died")
+        except Died:
+            self.cancel(stream)
+            raise
+        self.cancel(stream)
+        return None
 
-    def answer(self, asked: tuple) -> Any:
-        _, actor, method, arguments = asked
-        name = actor["node"].name
-        if name not in self.up:
-            raise Died("its worker died")
-        if method == "about":
-            return self.about(actor)
-        case, round_ = arguments
-        result = self.event(name, case, round_) or RESULT
-        if name not in self.up:
-            raise Died("its worker died")
-        self.ran.append((name, case.label + f" b{case.batch_size}", round_))
-        env = self.env(actor)
-        record = runner.as_record(case, actor["sweep"], env, round_, result, 0.0, "now", 1.0)
-        return record, "what it said"
+    def cancel(self, stream: SimpleNamespace) -> None:
+        self.gpus_in_use[stream.node].discard(stream.gpu)
 
-    def about(self, actor: dict[str, Any]) -> dict[str, Any]:
-        name, number = actor["node"].name, actor["number"]
-        cards = self.cards.get(name, [f"{name}-{number}"]) if actor["device"] == "cuda" else []
-        host = self.hosts.get(name, name)
-        about = {"env": self.env(actor), "host": host, "cards": cards}
-        return {**about, "gpu": str(number), "warnings": []}
-
-    def env(self, actor: dict[str, Any]) -> dict[str, Any]:
-        name = actor["node"].name
+    def describe(self, job: Job) -> dict[str, Any]:
+        name, gpu = job.node.split("#")
+        on_gpu = job.device == "cuda"
         memory = {"name": "a GPU", "memory_gib": self.memory_gib.get(name, 16.0)}
-        return {
+        env = {
             "machine": self.machines.get(name, name),
             "cpu": "a CPU",
             "cpu_threads": 2,
-            "gpus": [memory] if actor["device"] == "cuda" else [],
+            "gpus": [memory] if on_gpu else [],
             "cuda": None,
             "cudnn": None,
             "packages": {"torch": "2"},
@@ -129,7 +132,20 @@ class Pretended:
             "dirty": False,
             **memory,
         }
+        return {
+            "env": env,
+            "host": self.hosts.get(name, name),
+            "cards": self.cards.get(name, [f"{name}-{gpu}"]) if on_gpu else [],
+            "gpu": gpu,
+            "place": f"{name} GPU {gpu}" if on_gpu else name,
+            "warnings": [],
+        }
 
-    def dismiss(self, actor: dict[str, Any]) -> None:
-        assert not actor["gone"]
-        actor["gone"] = True
+    def measure_case(self, job: Job, case: Any, round_: int, env: dict[str, Any]) -> tuple:
+        name = job.node.split("#")[0]
+        result = self.event(name, case, round_) or RESULT
+        if name not in self.up:
+            raise Died("its worker died")
+        self.ran.append((name, case.label + f" b{case.batch_size}", round_))
+        record = runner.as_record(case, job.sweep, env, round_, result, 0.0, "now", 1.0)
+        return record, "what it said"

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections import Counter
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -15,23 +16,21 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.measure import machine, runner
 from bench.measure.cluster.driver import Driver, device_of
-from bench.measure.cluster.ledger import Ledger
 from bench.measure.cluster.nodes import Cluster, Died, knock, node_of
+from bench.measure.cluster.sweep_records import SweepRecords
 from bench.predict.shares import families
 from bench.study import records
 from bench.study.errors import UsageError
 from bench.tables import frames, summary, tables
+from codevar.progress import Progress
 from tests.measure.cluster.nodes import RESULT, Pretended, node, tiny
 
 
 def sweep_over(cluster, sweep, tmp_path, on=("any",), resume=False):
     """Runs it and returns the records by machine."""
     what = {**runner.described(sweep), "on": list(on)}
-    ledger = Ledger(sweep, str(tmp_path / "{machine}" / "run"), what, resume)
-    try:
-        Driver(sweep, cluster, ledger, on, Console(quiet=True)).run()
-    finally:
-        ledger.close()
+    with closing(SweepRecords(sweep, str(tmp_path / "{machine}" / "run"), what, resume)) as kept:
+        Driver(sweep, cluster, kept, on, Progress(quiet=True)).run()
     return read(tmp_path)
 
 
@@ -321,32 +320,24 @@ def test_what_a_node_is_called():
     assert node_of({**told, "NodeName": "mine"}).name == "mine"
 
 
-def test_a_terminal_shows_a_line_for_each_node(tmp_path):
+def test_a_terminal_shows_how_far_the_sweep_is_and_what_runs(tmp_path):
     sweep, cluster = tiny(tmp_path), Pretended(node("alpha"), node("beta"))
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=120)
-    ledger = Ledger(
-        sweep, str(tmp_path / "runs"), {**runner.described(sweep), "on": ["any"]}, False
-    )
-    driver = Driver(sweep, cluster, ledger, ["any"], console)
-    seen = []
+    progress = Progress(Console(file=io.StringIO(), force_terminal=True, width=150))
 
     def event(name, case, round_):
         if len(cluster.ran) == 3:
-            cluster.up.pop("alpha")
-        with console.capture() as shown:
-            console.print(driver.board.table(driver))
-        seen.append(shown.get())
+            cluster.up.pop("alpha", None)
+        progress._bars.refresh()
 
     cluster.event = event
-    driver.run()
-    ledger.close()
-    assert "VAR-d2 b2" in seen[0]
-    assert all("alpha" in table and "beta" in table and "to go" in table for table in seen)
-    lost = next(line for line in seen[-1].splitlines() if "alpha" in line)
-    assert lost.split()[-1] == "1"  # retried
-    assert re.search(r"0:00:\d\d", seen[-1])  # time left
-    assert "the node is gone; once more, elsewhere" in screen.getvalue()
+    out, what = str(tmp_path / "runs"), {**runner.described(sweep), "on": ["any"]}
+    with closing(SweepRecords(sweep, out, what, False)) as kept:
+        Driver(sweep, cluster, kept, ["any"], progress).run()
+    shown = progress.console.file.getvalue()
+    assert re.search(r"alpha VAR-d2 b\d, beta VAR-d2 b\d", shown)
+    assert re.search(r"3/8.*0:00:\d\d left", shown)
+    assert "the node is gone; once more, elsewhere" in shown
+    assert re.search(r"\[8/8\] beta: .*1 s", shown)
 
 
 def test_a_table_of_several_machines_has_a_case_where_it_was_measured(tmp_path):
