@@ -54,7 +54,7 @@ def grid(
     """The same classes and seeds by each method, a row each, as the papers' picture figures."""
     check_targets(targets, changes)
     from bench.figures import picture_rows
-    from bench.quality import chosen, grid_rows
+    from bench.quality import chosen, grid_rows, sampling
     from bench.tables import margin
 
     labels, drawn = numbers("--classes", classes), numbers("--seeds", seeds)
@@ -68,7 +68,7 @@ def grid(
     with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
             progress.count(name, 0, 1)
-            loaded = chosen.load(case, download)
+            loaded = sampling.load(case, download)
             chosen.check_labels(labels, loaded, "--classes")
             columns = [(label, seed) for label in labels for seed in drawn]
             images = chosen.decode(loaded, [c for c, _ in columns], [s for _, s in columns])
@@ -104,7 +104,7 @@ def edit(
     """Inpainting and editing without training: before, mask and after, side by side."""
     check_targets(plan, changes)
     from bench.figures import picture_rows
-    from bench.quality import chosen, edits, grid_rows
+    from bench.quality import chosen, edits, grid_rows, sampling
 
     files = picture_rows.files_of(out)
     cases = chosen.cases_of(plan, changes, device)
@@ -115,7 +115,7 @@ def edit(
     with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
             progress.count(name, 0, 1)
-            images, heads = edits.done(asked, opened, chosen.load(case, download))
+            images, heads = edits.done(asked, opened, sampling.load(case, download))
             rows.append(grid_rows.Row(name, images))
             progress.count(name, 1, 1)
     side = rows[0].images.shape[-1]
@@ -158,7 +158,7 @@ def inpaint(
     """
     check_targets(targets, changes)
     from bench.measure import machine
-    from bench.quality import chosen, crops, inpainting
+    from bench.quality import chosen, crops, inpainting, sampling
 
     cases = chosen.cases_of(targets, changes, device)
     source = inpainting.held_out(images)
@@ -170,7 +170,7 @@ def inpaint(
     with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
             progress.count(name, 0, count)
-            loaded = chosen.load(case, download)
+            loaded = sampling.load(case, download)
             if chosen.classes_of(loaded) != source.classes:
                 raise UsageError(
                     f"{source.name} has {source.classes} classes, {case.label} "

@@ -51,10 +51,10 @@ def spectra(
     with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
             progress.count(name, 0, images)
-            loaded, parts = chosen.load(case, download), []
+            loaded, parts = sampling.load(case, download), []
             for first in range(0, images, chosen.BATCH):
                 numbers = range(first, min(first + chosen.BATCH, images))
-                with chosen.one_line(case):
+                with sampling.one_line(case):
                     parts.append(sampling.tokens_of(loaded, case.seed, numbers).tokens)
                 progress.count(name, numbers.stop, images)
             found.append(fourier.spectra_of(name, loaded.vqvae, torch.cat(parts)))

@@ -1,5 +1,5 @@
-"""Models that an experiment names and that do not ship: which trainings make them, how long that
-takes, and the trainings themselves.
+"""Models that an experiment names and that do not ship: which trainings make them, and those
+trainings themselves.
 
 A missing file is matched with the configs in `experiments/train` by the folder that they write to.
 Where a config starts from a model of the mini world that is not here either, the shipped one takes
@@ -8,26 +8,18 @@ its place.
 
 from __future__ import annotations
 
-import json
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import codevar
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from bench.study.folders import EXPERIMENTS
 from codevar.files import SHIPPED, CheckpointError
 from codevar.progress import Progress
-from codevar.train import TrainError, checkpoint, loop, parallel, recipes
-from codevar.train.data import open_images, open_tokens, tokens_file
+from codevar.train import TrainError, checkpoint, loop, recipes
 from codevar.train.recipes import VARRecipe
-
-TRIAL_STEPS = 3  # the first warms up
-TRIAL_IMAGES = 128  # whose token maps are timed
 
 
 @dataclass(frozen=True)
@@ -72,13 +64,13 @@ def check(files: Sequence[Path], experiments: Sequence[str]) -> None:
     if folders := [Path(one.recipe.out).name for one in needed(files, 1.0)]:
         raise UsageError(
             f"models that do not ship are missing ({', '.join(folders)}): `bench.py reproduce "
-            f"{' '.join(experiments)} --train 0.2` trains them and says first how long that takes"
+            f"{' '.join(experiments)} --train 0.2` trains them and says first which they are"
         )
 
 
 def train(files: Sequence[Path], share: float, device: str, progress: Progress) -> None:
-    """Trains what is missing; says beforehand what that is and how long it takes here.  What was
-    begun goes on from its checkpoint.
+    """Trains what is missing; says beforehand what that is.  What was begun goes on from its
+    checkpoint.
 
     Raises UsageError for a file that no config makes, and for what stops a training.
     """
@@ -87,7 +79,7 @@ def train(files: Sequence[Path], share: float, device: str, progress: Progress) 
     if lost:
         raise UsageError(f"{lost[0]}: no such file, and no config in experiments/train makes it")
     try:
-        announce(todo, device, progress)
+        announce(todo, progress)
         for one in todo:
             out = Path(one.recipe.out)
             loop.train(one.recipe, out, device=device, resume=True, progress=progress)
@@ -100,58 +92,13 @@ def train(files: Sequence[Path], share: float, device: str, progress: Progress) 
         )
 
 
-def announce(todo: Sequence[Needed], device: str, progress: Progress) -> None:
-    """Says which models are trained and, from a few steps of each here, how long that takes."""
-    progress.say(
-        f"{len(todo)} trainings for what does not ship; {TRIAL_STEPS} steps of each timed:"
-    )
-    seconds: dict[Path, float] = {}  # by what is written
+def announce(todo: Sequence[Needed], progress: Progress) -> None:
+    """Says which models are trained, and for how many steps; each says its time left meanwhile."""
+    progress.say(f"{len(todo)} trainings for what does not ship:")
     for recipe in (one.recipe for one in todo):
         begun = checkpoint.about(Path(recipe.out))
         left = (recipe.steps or 0) - (begun["step"] if begun else 0)
-        trial = timed(recipe, device)
-        if not trial.tokens.exists() and trial.tokens not in seconds:
-            seconds[trial.tokens] = trial.tokens_s
-            progress.say(f"  {trial.tokens}: token maps, {told(trial.tokens_s)}")
-        seconds[Path(recipe.out)] = left * trial.step_s
         progress.say(
-            f"  {recipe.out}: {left} steps of {recipe.batch_size} images from {recipe.init}, "
-            f"{told(left * trial.step_s)}"
+            f"  {recipe.out}: {left} steps of {recipe.batch_size} images from {recipe.init}"
         )
-    progress.say(
-        f"{told(sum(seconds.values()))} in all.  Steps were timed uncompiled: compiling takes "
-        "minutes at first and makes them faster.  After a stop the same command goes on."
-    )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """step_s: seconds a step.  tokens, tokens_s: file of the token maps, seconds to make it."""
-
-    step_s: float
-    tokens: Path
-    tokens_s: float
-
-
-def timed(recipe: VARRecipe, device: str) -> Trial:
-    """A few uncompiled steps over a few images, in a folder that is then deleted."""
-    with tempfile.TemporaryDirectory() as folder:
-        images = max(TRIAL_IMAGES, recipe.batch_size)
-        few = recipe.data.model_copy(update={"images": images, "tokens": folder})
-        update = {"out": folder, "steps": TRIAL_STEPS, "log_every": 1, "compile": False}
-        update |= {"keep": (), "measure_every": 0, "data": few}
-        group = parallel.join(device)
-        vqvae = codevar.load_vqvae(recipe.vqvae, device=group.device)
-        started = time.perf_counter()
-        open_tokens(few, vqvae, group, lambda line: None)
-        tokens_s = (time.perf_counter() - started) / images * recipe.data.images
-        quiet = Progress(quiet=True)
-        loop.train(recipe.model_copy(update=update), Path(folder), device=device, progress=quiet)
-        lines = (Path(folder) / loop.METRICS).read_text().splitlines()
-    seconds = [json.loads(line)["seconds"] for line in lines[1:]]
-    file = tokens_file(recipe.data, open_images(recipe.data, group.device), vqvae)
-    return Trial(sum(seconds) / len(seconds), file, tokens_s)
-
-
-def told(seconds: float) -> str:
-    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+    progress.say("Each says how long it takes.  After a stop the same command goes on.")

@@ -5,22 +5,20 @@ Shapes: C pictures of a row, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
 import codevar
 from bench.measure import devices
 from bench.methods.loaded import Loaded
-from bench.methods.sources import reason
 from bench.quality import ablations
+from bench.quality.sampling import one_line
 from bench.study import experiment
 from bench.study.cases import Case, VARCase, methods, sampled
 from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
 from bench.study.names import name_of
-from codevar.files import is_oom
 from codevar.mini.world import CLASSES
 
 #: Keys of a case that do not change what it draws.
@@ -65,28 +63,6 @@ def title_of(targets: Sequence[str]) -> str:
 def names_of(cases: Sequence[VARCase]) -> list[str]:
     """What each is called: its method, and what else sets it apart from its likes."""
     return [name_of(case, cases, without=SPEED_ONLY) for case in cases]
-
-
-def load(case: VARCase, download: bool) -> Loaded:
-    """Raises UsageError for weights that are missing or do not fit, or too little memory."""
-    with one_line(case):
-        return Loaded.of(case, download)
-
-
-@contextmanager
-def one_line(case: VARCase) -> Iterator[None]:
-    """Around what a case's models do: a mistake of the user's, or too little memory, is told in
-    one line, as a UsageError."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except ValueError as e:  # of `codevar`, a CheckpointError among them
-        raise UsageError(f"{case.label}: {e}") from None
-    except Exception as e:
-        if not is_oom(e):
-            raise
-        raise UsageError(f"{case.label}: out of memory ({reason(e)})") from None
 
 
 def classes_of(loaded: Loaded) -> int:

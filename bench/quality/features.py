@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,19 +23,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
     FeatureExtractorInceptionV3,
 )
-from torch_fidelity.registry import register_feature_extractor
 
 import codevar.mini
 from bench.quality.images import ImageSet, Pixels, digest_of
 from bench.study.errors import UsageError
 from codevar.checkpoints import write_tensors
 from codevar.files import first_line, is_oom
-from codevar.mini.classifier import FEATURES, Classifier, load_classifier
+from codevar.mini.classifier import FEATURES, load_classifier
 
 VERSION = 1  # of what this file computes; features cached by another are not read
 MINI_WEIGHTS = Path(codevar.mini.__file__).parent / "weights" / "classifier.safetensors"
@@ -162,54 +159,20 @@ def inception_weights(download: bool) -> Path:
 # The mini world's classifier
 
 
-class MiniFeatures(FeatureExtractorBase):
-    """The classifier for torch-fidelity: `calculate_metrics(feature_extractor="codevar-mini",
-    feature_extractor_weights_path=PATH, ...)`, with features "128" and "logits"."""
-
-    def __init__(
-        self,
-        name: str,
-        features_list: Sequence[str],
-        feature_extractor_weights_path: str | os.PathLike[str] = MINI_WEIGHTS,
-        **_: Any,
-    ) -> None:
-        super().__init__(name, list(features_list))
-        self.classifier: Classifier = load_classifier(feature_extractor_weights_path)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return str(FEATURES), "logits"
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "logits" if metric == "isc" else str(FEATURES)
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    def forward(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        features_BD = self.classifier.features(images_B3HW.float() / 255)
-        found = {str(FEATURES): features_BD, "logits": self.classifier.head(features_BD)}
-        return tuple(found[name] for name in self.features_list)
-
-
-register_feature_extractor("codevar-mini", MiniFeatures)
-
-
 def mini(weights: Path, device: torch.device) -> Extractor:
     """pool: 128, of the classifier's last layer.  logits: of its classes."""
     if not weights.is_file():
         raise UsageError(f"{weights}: no such classifier; --weights names a .safetensors of one")
     try:
-        network = MiniFeatures("codevar-mini", [str(FEATURES), "logits"], weights).to(device)
+        network = load_classifier(weights, device)
     except (OSError, SafetensorError, RuntimeError, KeyError) as e:
         raise UsageError(f"{weights}: no classifier's weights ({first_line(e)})") from None
 
     def layers(images_B3HW: torch.Tensor) -> Layers:
-        return dict(zip(("pool", "logits"), network(images_B3HW), strict=True))
+        features_BD = network.features(images_B3HW.float() / 255)
+        return {"pool": features_BD, "logits": network.head(features_BD)}
 
-    widths = {"pool": FEATURES, "logits": network.classifier.head.out_features}
+    widths = {"pool": FEATURES, "logits": network.head.out_features}
     sha256, shipped = file_sha256(weights), weights == MINI_WEIGHTS
     return Extractor("codevar-mini", sha256, shipped, widths, layers, device)
 

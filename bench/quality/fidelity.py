@@ -208,7 +208,7 @@ def tokens(
     leader: (N, L) A's drawn tokens; None for A itself.
     """
     (case,) = sampled([make_case(samples.manifest["case"])], str(samples.folder))
-    loaded = load(case, device, download)
+    loaded = load(case, download, device)
     for source, sha in samples.manifest["weights_sha256"].items():
         if weights_sha256(source) != sha:
             raise UsageError(f"{source}: no longer the weights that made {samples.folder}")

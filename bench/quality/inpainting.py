@@ -22,9 +22,9 @@ from scipy.stats import binomtest
 import codevar
 import codevar.mini
 from bench.methods.loaded import Loaded
-from bench.quality.chosen import one_line
 from bench.quality.crops import Crop, read
 from bench.quality.sample_set import image_seed
+from bench.quality.sampling import one_line
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from codevar import VQVAE

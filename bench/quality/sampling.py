@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,7 +81,7 @@ def sample(
         before = from_first(group, lambda: look(folder, wanted, resume))
         if before and before["finished"] and not from_first(group, lambda: gaps(folder, before)):
             return SampleSet(folder, before)
-        loaded = together(group, lambda: load(wanted.case, str(group.device), download))
+        loaded = together(group, lambda: load(wanted.case, download, str(group.device)))
         manifest = from_first(group, lambda: begin(folder, wanted, loaded, before, env, group))
         missing = from_first(group, lambda: gaps(folder, manifest))
         make(loaded, folder, manifest, missing, group, progress)
@@ -111,10 +111,8 @@ def tokens_of(
 
 def pixels(loaded: Loaded, made: Generated) -> torch.Tensor:
     """(B, H, W, 3) uint8."""
-    try:
+    with one_line(loaded.case):
         images_BCHW = images_of(made, loaded.vqvae, loaded.how)
-    except FloatingPointError as e:
-        raise UsageError(f"{loaded.case.label}: {e}") from None
     # Cut off, not rounded, as the published sampling of VAR and CoDe does.
     images_BCHW = images_BCHW.mul_(255).to(torch.uint8)
     return images_BCHW.permute(0, 2, 3, 1).contiguous()
@@ -182,16 +180,29 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     return {**case, **{k: v for k, v in values.items() if k != "case"}, **case_seed}
 
 
-def load(case: VARCase, device: str, download: bool) -> Loaded:
-    """The case's models, on a device.  Raises UsageError."""
+def load(case: VARCase, download: bool, device: str | None = None) -> Loaded:
+    """The case's models, on its device or another.
+
+    Raises UsageError for weights that are missing or do not fit, or too little memory.
+    """
+    with one_line(case):
+        return Loaded.of(case.model_copy(update={"device": device or case.device}), download)
+
+
+@contextmanager
+def one_line(case: VARCase) -> Iterator[None]:
+    """Around what a case's models do: a mistake of the user's, or too little memory, is told in
+    one line, as a UsageError."""
     try:
-        return Loaded.of(case.model_copy(update={"device": device}), download)
-    except (CheckpointError, ValueError) as e:
-        raise UsageError(str(e)) from None
+        yield
+    except UsageError:
+        raise
+    except (ValueError, FloatingPointError) as e:  # of `codevar`, a CheckpointError among them
+        raise UsageError(f"{case.label}: {e}") from None
     except Exception as e:
         if not is_oom(e):
             raise
-        raise UsageError(f"no memory for the weights ({reason(e)})") from None
+        raise UsageError(f"{case.label}: out of memory ({reason(e)})") from None
 
 
 def begin(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import codevar
 from bench.cli import app, pictures
-from bench.quality import chosen, crops, edits, inpainting
+from bench.quality import chosen, crops, edits, inpainting, sampling
 from bench.study.errors import UsageError
 from codevar import PRESETS
 from codevar.mini.classifier import Classifier
@@ -33,7 +33,7 @@ def weights(tmp_path_factory):
 def loaded_of(weights):
     sets = [s.format(folder=weights) for s in ten_scales.SETTINGS]
     (case,) = chosen.cases_of(["var"], sets, "cpu")
-    return chosen.load(case, download=False)
+    return sampling.load(case, download=False)
 
 
 @pytest.fixture(scope="module")

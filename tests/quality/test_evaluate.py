@@ -17,7 +17,9 @@ import torch
 import torch_fidelity
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.registry import register_feature_extractor
 from typer.testing import CliRunner
 
 from bench.cli import app
@@ -26,7 +28,7 @@ from bench.metrics.frechet import Gaussian, frechet_distance
 from bench.quality import features, images
 from bench.quality.features import extract, inception, mini
 from bench.study import evaluations
-from codevar.mini.classifier import Classifier
+from codevar.mini.classifier import Classifier, load_classifier
 from codevar.mini.world import World
 
 CPU = torch.device("cpu")
@@ -166,6 +168,34 @@ class Tensors(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> torch.Tensor:
         return self.array[i]
+
+
+class MiniFeatures(FeatureExtractorBase):
+    """The classifier as torch-fidelity takes it."""
+
+    def __init__(self, name, features_list, feature_extractor_weights_path, **_):
+        super().__init__(name, list(features_list))
+        self.classifier = load_classifier(feature_extractor_weights_path)
+
+    @staticmethod
+    def get_provided_features_list():
+        return "128", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric):
+        return "logits" if metric == "isc" else "128"
+
+    @staticmethod
+    def can_be_compiled():
+        return False
+
+    def forward(self, images):
+        pool = self.classifier.features(images.float() / 255)
+        found = {"128": pool, "logits": self.classifier.head(pool)}
+        return tuple(found[name] for name in self.features_list)
+
+
+register_feature_extractor("codevar-mini", MiniFeatures)
 
 
 def test_figures_are_torch_fidelitys_with_the_same_extractor(run, sets, classifier, tmp_path):

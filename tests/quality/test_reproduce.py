@@ -208,8 +208,7 @@ def test_a_model_that_does_not_ship_is_trained_when_asked(trainable, tmp_path, m
     monkeypatch.setattr(loop.Run, "_step", stopped)
     first = trainable(*words, "--train", 0.2)
     assert first.exit_code != 0
-    told = first.stdout.index("runs/tiny/perturbed: 4 steps of 4 images from mini_small, about")
-    assert told < first.stdout.index(" in all.")
+    assert "runs/tiny/perturbed: 4 steps of 4 images from mini_small" in first.stdout
     monkeypatch.setattr(loop.Run, "_step", step)
 
     second = trainable(*words, "--train", 0.2)
