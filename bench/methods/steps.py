@@ -19,6 +19,7 @@ from codevar import graphs
 from codevar.outputs import OnScale
 from codevar.sampling import ScaleSampling, draw
 from codevar.stacks import Stack
+from codevar.transfer import send
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,11 @@ def generate(
     device = next(method.model.parameters()).device
     labels_B = torch.tensor(labels)
     labels_2B = torch.cat((labels_B, torch.full_like(labels_B, method.classes)))
-    if device.type == "cuda":
-        labels_2B = labels_2B.pin_memory()  # or the copy would wait for all that is queued
     generator = torch.Generator(device).manual_seed(seed)
     held = []
     on_step(0)
     with run.running(device):
-        state = method.start(labels_2B.to(device, non_blocking=True), generator, run.precision)
+        state = method.start(send(labels_2B, device), generator, run.precision)
         for done, i in enumerate(range(method.steps) if chosen is None else chosen, 1):
             method.step(state, i)
             held.append(state.nbytes)

@@ -106,22 +106,14 @@ def simulated(device: str, attention: str) -> Iterator[None]:
             "torch.cuda.is_bf16_supported": mock.Mock(return_value=True),
             "torch.Generator": mock.Mock(return_value=torch.Generator()),
             "torch.Tensor.pin_memory": lambda tensor: tensor,
-            # torch 2.9 does not know its shape.
-            "codevar.linear.product": lambda x, w: x.new_empty(len(x), len(w), dtype=torch.float32),
+            # Or a GPU that is there would get a context, and lose half a GiB to who only predicts.
+            "torch._subclasses.fake_tensor.init_gpu_context": lambda device: None,
         }
-        # Or a GPU that is there would get a context, and lose half a GiB to one who only predicts.
-        if hasattr(fake_tensor, "init_gpu_context"):
-            patches["torch._subclasses.fake_tensor.init_gpu_context"] = lambda device: None
         if attention != "math":
             patches["codevar.var.Attention.attend"] = staticmethod(attention_on_gpu)
             patches["torch.nn.functional.scaled_dot_product_attention"] = attention_on_gpu
-        if not torch.cuda.is_available() and not hasattr(torch._C, "_ensureCUDADeviceGuardSet"):
-            patches["torch.Tensor.__getitem__"] = getitem
-            patches["torch.Tensor.__setitem__"] = setitem
-            patches["torch.Tensor.contiguous"] = contiguous
-            patches["torch.Tensor.copy_"] = copy_into
-            backend = torch._C._ConvBackend.Cudnn  # type: ignore[attr-defined]
-            patches["torch._C._select_conv_backend"] = lambda **_: backend
+        if not torch.backends.cuda.is_built():
+            patches |= {f"torch.Tensor.{name}": made for name, made in WITHOUT_CUDA.items()}
     with ExitStack() as entered:
         entered.enter_context(torch.compiler.set_stance("force_eager"))
         for name, stand_in in patches.items():
@@ -215,8 +207,8 @@ def attention_on_gpu(query, key, value, attn_mask=None, scale=None, **_):
 
 
 def getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-    """Indexing by the operators that it stands for: up to torch 2.9 its own asks CUDA's driver to
-    change devices, which is not there."""
+    """Indexing by the operators that it stands for: where torch is built without CUDA, its own asks
+    to change devices, which no operator on fake tensors does."""
     wanted = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in wanted:
         at = wanted.index(Ellipsis)
@@ -224,29 +216,23 @@ def getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
         wanted[at : at + 1] = [slice(None)] * (tensor.dim() - given)
     dim = 0
     for i in wanted:
-        match i:
-            case None:
-                tensor, dim = aten.unsqueeze(tensor, dim), dim + 1
-            case int():
-                tensor = aten.select(tensor, dim, i)
-            case slice():
-                first, last, step = i.indices(tensor.shape[dim])
-                tensor, dim = aten.slice(tensor, dim, first, last, step), dim + 1
-            case _:
-                tensor, dim = aten.index_select(tensor, dim, i), dim + 1
+        if isinstance(i, int):
+            tensor = aten.select(tensor, dim, i)
+            continue
+        if i is None:
+            tensor = aten.unsqueeze(tensor, dim)
+        elif isinstance(i, slice):
+            tensor = aten.slice(tensor, dim, *i.indices(tensor.shape[dim]))
+        else:
+            tensor = aten.index_select(tensor, dim, i)
+        dim += 1
     return tensor
 
 
-def copy_into(
-    tensor: torch.Tensor, other: torch.Tensor, non_blocking: bool = False
-) -> torch.Tensor:
-    """The same for `copy_`, and for the next two."""
-    return aten.copy_(tensor, other)
-
-
-def contiguous(tensor: torch.Tensor, memory_format: Any = torch.contiguous_format) -> torch.Tensor:
-    return aten.contiguous(tensor, memory_format=memory_format)
-
-
-def setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
-    aten.copy_(getitem(tensor, index), value)
+#: The same for what else asks to.
+WITHOUT_CUDA: dict[str, Any] = {
+    "__getitem__": getitem,
+    "__setitem__": lambda tensor, index, value: aten.copy_(getitem(tensor, index), value),
+    "contiguous": lambda tensor, **options: aten.contiguous(tensor, **options),
+    "copy_": lambda tensor, other, non_blocking=False: aten.copy_(tensor, other),
+}

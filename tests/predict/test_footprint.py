@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.measure import memory
+from bench.predict import footprint
 from bench.predict.footprint import of_plan
 from bench.predict.prediction import CUBLAS_BYTES, largest_batch, memory_differs, predict
 from bench.predict.simulate import PRIME, watched
@@ -266,3 +267,13 @@ def test_sampling_presets_hold_the_same(drafter, refiner):
         for preset in PRESETS.values()
     ]
     assert lines[0].peak_bytes(1) == lines[1].peak_bytes(1)
+
+
+def test_a_torch_without_cuda_predicts_the_same_of_a_gpu(monkeypatch):
+    """Where torch is built for CPUs alone, indexing and copies of a GPU's tensors have stand-ins."""
+    case = make_case({"method": "var", "depth": 16, "device": "cuda", "precision": "bf16"})
+    here = footprint.footprint(case)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    there = footprint._footprint.__wrapped__(case, PRIME)
+    assert here.peak_bytes(8) == there.peak_bytes(8)
+    assert here.live_bytes(8) == there.live_bytes(8)
