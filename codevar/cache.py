@@ -1,100 +1,229 @@
 """Key/value caches of one model during one decode.
 
-Shapes: B rows (twice the images, for guidance), H heads, l new tokens, L cached, c per head.
-A layer that is left out of a pass appends nothing, so layers may hold different lengths.
+What a pass keeps is counted by `codevar.work`, so no cache counts on its own.
+
+Shapes: R rows of the batch, H heads, l new tokens, L cached, c per head.  A layer's parts are
+tensors (R, H, L, *): its keys and values or, in few bits, codes and factors of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from codevar.config import VARConfig
 
-class Cache(Protocol):
-    """What attention needs: append this pass, get everything back."""
+if TYPE_CHECKING:
+    from codevar.work import Room, Visit
 
-    def append(
-        self, layer: int, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adds a pass; returns all keys and values (B, H, L, c) of the layer."""
-        ...
+Parts = tuple[torch.Tensor, ...]
 
 
-class GrowingCache:
-    """As the papers measured it: each pass concatenates, keys and values keep the precision
-    they came in (float32 keys and half-precision values under autocast).
+@dataclass(frozen=True)
+class Form:
+    """How a cache keeps numbers: in bits, with a factor for each token and head, or as they are.
+
+    dtype: of attention.  bits: 16 (as they are), 8 or 4.
+    """
+
+    dtype: torch.dtype
+    bits: int = 16
+
+    def packed(self, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor) -> Parts:
+        """What is kept of keys and values."""
+        if self.bits == 16:
+            return k_BHlc, v_BHlc
+        return *quantised(k_BHlc, self.bits), *quantised(v_BHlc, self.bits)
+
+    def unpacked(self, parts: Parts) -> Parts:
+        """Keys and values of what is kept."""
+        if self.bits == 16:
+            return parts
+        halves = parts[:2], parts[2:]
+        return tuple(restored(*half, self.bits).to(self.dtype) for half in halves)
+
+    def token_bytes(self, config: VARConfig) -> int:
+        """Of a token's key and value in a layer, in few bits."""
+        return 2 * (config.width * self.bits // 8 + config.heads * 4)
+
+
+def quantised(x_BHlc: torch.Tensor, bits: int) -> Parts:
+    """Whole numbers (B, H, l, c), symmetric about 0, two in a byte where they have 4 bits; and the
+    float32 factor (B, H, l, 1) of each token and head."""
+    most = 2 ** (bits - 1) - 1
+    x_BHlc = x_BHlc.float()
+    factor_BHl1 = x_BHlc.abs().amax(dim=-1, keepdim=True).div_(most).clamp_min_(1e-30)
+    codes_BHlc = (x_BHlc / factor_BHl1).round_().to(torch.int8)
+    if bits == 4:
+        low, high = (codes_BHlc + 8).view(torch.uint8).chunk(2, dim=-1)
+        return low | high << 4, factor_BHl1
+    return codes_BHlc, factor_BHl1
+
+
+def restored(codes_BHlc: torch.Tensor, factor_BHl1: torch.Tensor, bits: int) -> torch.Tensor:
+    """(B, H, l, c) float32 of `quantised`."""
+    if bits == 4:
+        both = torch.cat((codes_BHlc & 15, codes_BHlc >> 4), dim=-1)
+        return (both.float() - 8).mul_(factor_BHl1)
+    return codes_BHlc * factor_BHl1
+
+
+def joined(one: Parts, other: Parts, dim: int = 2) -> Parts:
+    """Of tokens (dim 2) or rows (dim 0), those of one, then those of the other."""
+    if not one:
+        return other
+    return tuple(torch.cat(both, dim) for both in zip(one, other, strict=True))
+
+
+class Cache:
+    """What a model's layers hold.
 
     in_place: whether memory is allocated once, for what a later pass reads, and rows may come in
         chunks; a cache that is not keeps all that is appended.
     nbytes: held at present.
     """
 
-    in_place: ClassVar[bool] = False
+    in_place: ClassVar[bool]
+    nbytes: int
 
-    def __init__(self, room: Sequence[int], dtype: torch.dtype) -> None:
-        self.nbytes = 0
-        self._kv: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    def __init__(self, form: Form, room: Room) -> None:
+        """room: for what a cache that is allocated once is allocated."""
+        self.form, self.room = form, room
 
-    def append(self, layer, k_BHlc, v_BHlc):
-        self.nbytes += k_BHlc.nbytes + v_BHlc.nbytes
-        if layer in self._kv:
-            k_BHlc = torch.cat((self._kv[layer][0], k_BHlc), dim=2)
-            v_BHlc = torch.cat((self._kv[layer][1], v_BHlc), dim=2)
-        self._kv[layer] = k_BHlc, v_BHlc
-        return k_BHlc, v_BHlc
+    def append(
+        self, visit: Visit, rows: slice, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor
+    ) -> tuple[Parts, Parts]:
+        """Adds a pass.
+
+        rows: of the batch, those that these are.
+        Returns all keys and values of the layer, and the parts that are to be cut after the visit.
+        """
+        if self.in_place:
+            k_BHlc, v_BHlc = k_BHlc.to(self.form.dtype), v_BHlc.to(self.form.dtype)
+        new = self.form.packed(k_BHlc, v_BHlc)
+        self.allocate(new)
+        past = self.read(visit.layer, rows, visit.past)
+        if visit.kept == visit.past + visit.queries:
+            parts = self.extend(visit.layer, rows, past, new)
+        else:
+            parts = joined(past, new)
+        if self.form.bits == 16:
+            return parts, parts
+        return joined(self.form.unpacked(past), (k_BHlc, v_BHlc)), parts
+
+    def allocate(self, like: Parts) -> None:
+        """Memory for all layers, if it is allocated once."""
+
+    def read(self, layer: int, rows: slice, tokens: int) -> Parts:
+        """What these rows hold, so many tokens; () for none."""
+        raise NotImplementedError
+
+    def extend(self, layer: int, rows: slice, past: Parts, new: Parts) -> Parts:
+        """Adds the new; returns all that these rows then hold."""
+        raise NotImplementedError
+
+    def write(self, layer: int, rows: slice, parts: Parts) -> None:
+        """From now on these rows hold this and nothing else."""
+        raise NotImplementedError
+
+    def release(self, room: Room) -> None:
+        """Gives back the last rows, and goes on with this room."""
+        raise NotImplementedError
 
 
-class StaticCache:
+class GrowingCache(Cache):
+    """As the papers measured it: each pass concatenates, keys and values keep the precision
+    they came in (float32 keys and half-precision values under autocast)."""
+
+    in_place = False
+
+    def __init__(self, form, room):
+        super().__init__(form, room)
+        #: By layer, then by rows (first, behind the last): all, or each half of the batch.
+        self._parts: dict[int, dict[tuple[int, int], Parts]] = defaultdict(dict)
+
+    @property
+    def nbytes(self):
+        layers = self._parts.values()
+        return sum(t.nbytes for held in layers for parts in held.values() for t in parts)
+
+    def read(self, layer, rows, tokens):
+        held, wanted = self._parts[layer], (rows.start, rows.stop)
+        if tokens == 0:
+            return ()
+        if wanted not in held and len(held) == 1:  # a half of what was one
+            (whole,) = held.values()
+            half = len(whole[0]) // 2
+            self._parts[layer] = {
+                (first, first + half): tuple(t[first : first + half].clone() for t in whole)
+                for first in (0, half)
+            }
+        elif wanted not in held:
+            self._parts[layer] = {wanted: joined(*(held[key] for key in sorted(held)), dim=0)}
+        return self._parts[layer][wanted]
+
+    def extend(self, layer, rows, past, new):
+        parts = joined(past, new)
+        self.write(layer, rows, parts)
+        return parts
+
+    def write(self, layer, rows, parts):
+        key = rows.start, rows.stop
+        self._parts[layer].pop(key, None)
+        if parts[0].shape[2]:
+            self._parts[layer][key] = parts
+
+    def release(self, room):
+        for layer, held in self._parts.items():
+            for rows, parts in held.items():
+                if rows[1] > room.rows:  # a copy, or the others would stay alive with it
+                    parts = tuple(tensor[: room.rows].clone() for tensor in parts)
+                if rows[0] == 0:
+                    self._parts[layer] = {(0, room.rows): parts}
+
+
+class StaticCache(Cache):
     """Allocated once and written in place, with room for what a later pass reads again.  A layer's
-    last pass only joins it for as long as it attends.
+    last pass only joins it for as long as it attends, and so does what is cut."""
 
-    room: tokens of each layer (`codevar.work.room`).
-    """
+    in_place = True
 
-    in_place: ClassVar[bool] = True
+    def __init__(self, form, room):
+        super().__init__(form, room)
+        self._parts: list[Parts] = []
 
-    def __init__(self, room: Sequence[int], dtype: torch.dtype) -> None:
-        self.nbytes = 0
-        self.dtype = dtype
-        self._room = room
-        self._length = [0] * len(room)
-        self._kv: list[torch.Tensor] = []
+    @property
+    def nbytes(self):
+        return sum(tensor.nbytes for parts in self._parts for tensor in parts)
 
-    def append(self, layer, k_BHlc, v_BHlc, rows=slice(None), batch_size=0):
-        """rows: slice of the batch handled by this call, first chunk first.
-        batch_size: rows of the whole pass, where they come in chunks."""
-        k_BHlc, v_BHlc = k_BHlc.to(self.dtype), v_BHlc.to(self.dtype)
-        B, H, new, c = k_BHlc.shape
-        if not self._kv:
-            self._kv = [
-                torch.empty(2, batch_size or B, H, L, c, dtype=self.dtype, device=k_BHlc.device)
-                for L in self._room
-            ]
-            self.nbytes = sum(kv.nbytes for kv in self._kv)
-        if not rows.start:  # the other chunks are as long
-            self._length[layer] += new
-        end = self._length[layer]
-        start = end - new
-        if end > self._room[layer]:
-            k_BHLc, v_BHLc = self._kv[layer][:, rows, :, :start]
-            return torch.cat((k_BHLc, k_BHlc), dim=2), torch.cat((v_BHLc, v_BHlc), dim=2)
-        k_BHLc, v_BHLc = self._kv[layer][:, rows, :, :end]
-        k_BHLc[:, :, start:] = k_BHlc
-        v_BHLc[:, :, start:] = v_BHlc
-        return k_BHLc, v_BHLc
+    def allocate(self, like):
+        if not self._parts:
+            self._parts = [self._empty(tokens, like) for tokens in self.room.tokens]
 
+    def _empty(self, tokens: int, like: Parts) -> Parts:
+        return tuple(t.new_empty(self.room.rows, t.shape[1], tokens, t.shape[3]) for t in like)
 
-@dataclass(frozen=True)
-class CacheRows:
-    """A cache that is written in place, as a chunk of the batch's rows sees it."""
+    def read(self, layer, rows, tokens):
+        return tuple(t[rows, :, :tokens] for t in self._parts[layer]) if tokens else ()
 
-    cache: Any
-    rows: slice
-    batch_size: int
+    def extend(self, layer, rows, past, new):
+        start = past[0].shape[2] if past else 0
+        parts = self.read(layer, rows, start + new[0].shape[2])
+        for all_tokens, added in zip(parts, new, strict=True):
+            all_tokens[:, :, start:] = added
+        return parts
 
-    def append(self, layer, k_BHlc, v_BHlc):
-        """As `Cache.append`, for these rows."""
-        return self.cache.append(layer, k_BHlc, v_BHlc, self.rows, self.batch_size)
+    def write(self, layer, rows, parts):
+        for held, tensor in zip(self._parts[layer], parts, strict=True):
+            held[rows, :, : tensor.shape[2]] = tensor
+
+    def release(self, room):
+        self.room = room
+        for layer, old in enumerate(self._parts):
+            self._parts[layer] = self._empty(room.tokens[layer], old)
+            for t_new, t_old in zip(self._parts[layer], old, strict=True):
+                both = min(t_new.shape[2], t_old.shape[2])
+                t_new[:, :, :both] = t_old[: room.rows, :, :both]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import reprlib
+from collections.abc import Iterable
+from numbers import Real
 
 import torch
 
@@ -14,6 +16,19 @@ def whole(name: str, value: object) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise ValueError(f"{name} must be a whole number, not {shown(value)}") from None
+
+
+def number(name: str, value: object) -> float:
+    """The number.  Raises ValueError for what is none."""
+    if not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number, not {shown(value)}")
+    return float(value)
+
+
+def one_of(name: str, value: object, known: Iterable[object]) -> None:
+    """Raises ValueError for what is not among them."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {shown(value)}")
 
 
 def labels_of(labels: object, classes: int) -> torch.Tensor:

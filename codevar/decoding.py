@@ -3,11 +3,13 @@
 Reading is per model, caching is per layer.  To predict scale k a model runs one pass over all
 scales it has not read yet, up to k, with the layers that the plan gives for k.  So a refiner
 reads the draft in the pass that predicts its first scale, and a base model whose scale was
-predicted by another reads that scale when it comes back.  A layer that is left out of a pass is
-the identity, caches nothing of it and never catches up.
+predicted by another reads that scale when it comes back.  So does the half of the batch without a
+class where guidance comes back.  A layer that is left out of a pass is the identity, caches nothing
+of it and never catches up.
 
 Shapes: B images, L tokens of all scales, l of one, n of a pass, V codes, Z channels, h w cells
-of the feature map, C width of a model.  Batches of 2B are guidance: classes, then "no class".
+of the feature map, C width of a model, R rows: batches of 2B are guidance, classes, then "no
+class".
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from codevar import graphs
-from codevar.cache import Cache, CacheRows
+from codevar.cache import Form
 from codevar.checks import labels_of, shown
-from codevar.noise import Noise, Seed, by_images, noise_of
+from codevar.layer_run import LayerRun, Sources
+from codevar.noise import Noise, Seed, by_images, discard, noise_of, salt_of
 from codevar.outputs import Decoded, Generated, OnScale
 from codevar.packed import rows_that_fit_cache
 from codevar.plan import Plan, original
@@ -31,7 +34,7 @@ from codevar.stacks import stack as make_stack
 from codevar.transfer import send
 from codevar.var import VAR, Modulation
 from codevar.vqvae import VQVAE, Quantizer
-from codevar.work import Pass, room, work
+from codevar.work import Pass, rooms, work
 
 MIN_TOKENS_PER_MATMUL = 1024  # smaller products waste the time it takes to read the weights
 
@@ -110,6 +113,9 @@ def generate(
     if not isinstance(sampling, Sampling):
         raise ValueError(f"sampling must be a codevar.Sampling, not {shown(sampling)}")
     labels_2B = guidance_labels(plan, vqvae, labels, stack)
+    at = [sampling.at(k, plan.scales) for k in range(plan.scales.K)]
+    if not (all(s.guided for s in plan.steps) or any(scale.guidance for scale in at)):
+        raise ValueError("the plan turns guidance off at some scales, but cfg is 0 at all")
     noise = noise_of(seed, len(labels_2B) // 2, labels_2B.device)
     quantizer = vqvae.quantize
     loop = partial(scale_by_scale, plan, quantizer, sampling, stack, add, choose)
@@ -140,40 +146,76 @@ def scale_by_scale(
     input_maps: list[torch.Tensor] = []  # not tokens: an editing changes them
     tokens_BL = labels_2B.new_empty(images, scales.L)
     kv_cache_bytes = []
-    f_hat = torch.zeros(0)
+    f_hat = h_BZhw = torch.zeros(0)
 
     on_scale(0)
-    for p in passes:
-        if p.is_first:
-            readers[p.model] = Reader(p.model, room(passes, p.model), labels_2B, stack)
-        reader, k, at = readers[p.model], p.scale, settings[p.scale]
-        if choose or sampling.more_smooth:
-            logits_BlV = reader.filtered(p, input_maps, at)
-            tokens_Bl = choose(logits_BlV, k) if choose else draw(logits_BlV, at.temperature, noise)
-        elif stack.as_published:
-            # No name for the logits here: it would keep them in memory while they are drawn from.
-            tokens_Bl = draw_as_published(
-                reader.logits(p, input_maps), p.maps, settings[p.first : k + 1], noise
+    for k, step in enumerate(plan.steps):
+        here = [p for p in passes if p.scale == k]
+        if here and here[0].is_first:
+            own = [p for p in passes if p.model is step.model]
+            readers[step.model] = Reader(own, labels_2B, stack, noise)
+        if here:
+            reader = readers[step.model]
+            tokens_Bl, codes_BlZ = drawn(
+                reader, here, input_maps, settings, sampling, quantizer, choose, noise
             )
-        else:
-            tokens_Bl = draw_in_parts(at.guided(reader.features(p, input_maps)), reader, at, noise)
-        codes_BlZ = quantizer.codes(tokens_Bl)
-        if sampling.more_smooth:
-            codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
-        codes_BlZ = codes_BlZ + reader.zero_or_nan
+        elif k < passes[-1].scale:
+            for _ in range(1 + sampling.more_smooth):
+                discard(noise, images, scales.tokens[k], step.model.config.vocab, labels_2B.device)
         kv_cache_bytes.append(sum(r.cache_bytes for r in readers.values()))
-        if p.is_last:
-            del readers[p.model], reader
+        if here and here[-1].is_last:
+            del readers[step.model], reader
+        elif here and here[-1].is_last_unguided:
+            reader.release_unguided()
 
-        h_BZhw = quantizer.feature_map(codes_BlZ, k, scales)
+        if here:
+            h_BZhw = quantizer.feature_map(codes_BlZ, k, scales)
+            tokens_BL[:, scales.slices[k]] = tokens_Bl
+        else:
+            h_BZhw = torch.zeros_like(f_hat)
+            tokens_BL[:, scales.slices[k]].fill_(-1)
         if k == 0:
             f_hat = torch.zeros_like(h_BZhw)
         f_hat = add(f_hat, h_BZhw, k) if add else f_hat + h_BZhw
-        if k + 1 < scales.K:
+        if k < passes[-1].scale:
             input_maps.append(quantizer.input_map(f_hat, k + 1, scales))
-        tokens_BL[:, scales.slices[k]] = tokens_Bl
         on_scale(k + 1)
     return Generated(tokens_BL, f_hat, tuple(kv_cache_bytes))
+
+
+def drawn(
+    reader: Reader,
+    passes: Sequence[Pass],
+    input_maps: list[torch.Tensor],
+    settings: Sequence[ScaleSampling],
+    sampling: Sampling,
+    quantizer: Quantizer,
+    choose: Choose | None,
+    noise: Noise,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (B, l) of a scale and what codes (B, l, Z) they stand for.
+
+    passes: that predict it.  settings: of each scale.
+    """
+    k, guided = passes[0].scale, passes[-1].halves[-1] == 1
+    at = settings[k]
+    if choose or sampling.more_smooth:
+        logits_BlV = reader.filtered(passes, input_maps, at, guided)
+        tokens_Bl = choose(logits_BlV, k) if choose else draw(logits_BlV, at.temperature, noise)
+    elif reader.stack.as_published:
+        # No name for the logits here: it would keep them in memory while they are drawn from.
+        maps = passes[0].logit_maps
+        of_maps = [settings[s] for s in passes[0].scales[-len(maps) :]]
+        tokens_Bl = draw_as_published(
+            reader.logits(passes, input_maps), maps, of_maps, noise, guided
+        )
+    else:
+        h_BlC = reader.features(passes, input_maps)
+        tokens_Bl = draw_in_parts(at.guided(h_BlC) if guided else h_BlC, reader, at, noise)
+    codes_BlZ = quantizer.codes(tokens_Bl)
+    if sampling.more_smooth:
+        codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
+    return tokens_Bl, codes_BlZ + reader.zero_or_nan
 
 
 def draw_in_parts(
@@ -200,60 +242,74 @@ def slices(length: int, step: int) -> Iterator[slice]:
 class Reader:
     """One model during one decode: its condition, what it has read, its cache.
 
-    cache_bytes: held by the cache during the last pass.
+    cache_bytes: held by the cache at the end of the last pass.
     zero_or_nan: NaN if any logit of the last pass is not finite.  Tokens do not show it: the best
         of no numbers is a token like any other.
     """
 
     def __init__(
-        self, model: VAR, room: Sequence[int], labels_2B: torch.Tensor, stack: Stack
+        self, passes: Sequence[Pass], labels_2B: torch.Tensor, stack: Stack, noise: Noise
     ) -> None:
-        """room: tokens that each layer caches."""
-        self.model = model
-        self.stack = stack
-        self.cache = stack.cache(room, stack.precision)
+        """passes: all of the model."""
+        self.model = model = passes[0].model
+        self.stack, self.noise = stack, noise
+        self.images = passes[0].rows // len(passes[0].halves)
+        self.rooms = list(rooms(passes, model))
+        self.cache = stack.cache(Form(stack.precision, passes[0].bits), self.rooms[0])
         self.cache_bytes = 0
         self.zero_or_nan: torch.Tensor | int = 0
-        self.cond_BC = model.class_emb(labels_2B)
+        self.cond_RC = model.class_emb(labels_2B[: self.rooms[0].rows])
         self.positions_1LC = model.positions().float()
-        with stack.running(self.cond_BC.device):
-            self.block_condition = model.block_condition(self.cond_BC)
+        with stack.running(self.cond_RC.device):
+            self.block_condition = model.block_condition(self.cond_RC)
         self._modulations: dict[int, Modulation] = {}
+        self._sources: Sources = {}
         self._held: tuple[torch.Tensor, ...] = ()
 
-    def logits(self, p: Pass, input_maps: list[torch.Tensor]) -> torch.Tensor:
-        """(2B, n, V) float32 of the last `p.logit_tokens` positions.
+    def logits(self, passes: Sequence[Pass], input_maps: list[torch.Tensor]) -> torch.Tensor:
+        """(R, n, V) float32 of the last `Pass.logit_tokens` positions; the rows of all passes.
 
         input_maps: (B, l, Z) each, of the scales from the second on.
         """
-        return self.project(self.features(p, input_maps))
+        return self.project(self.features(passes, input_maps))
 
-    def filtered(self, p: Pass, input_maps: list[torch.Tensor], at: ScaleSampling) -> torch.Tensor:
-        """(B, l, V) float32 of the scale it predicts, guided, after top-k and top-p."""
+    def filtered(
+        self,
+        passes: Sequence[Pass],
+        input_maps: list[torch.Tensor],
+        at: ScaleSampling,
+        guided: bool,
+    ) -> torch.Tensor:
+        """(B, l, V) float32 of the scale they predict, guided, after top-k and top-p."""
         if self.stack.as_published:
-            return at.filtered(self.logits(p, input_maps)[:, -p.maps[-1] :])
-        return at.kept(self.project(at.guided(self.features(p, input_maps))))
+            logits_RlV = self.logits(passes, input_maps)[:, -passes[0].maps[-1] :]
+            return at.filtered(logits_RlV) if guided else at.kept(logits_RlV)
+        h_RlC = self.features(passes, input_maps)
+        return at.kept(self.project(at.guided(h_RlC) if guided else h_RlC))
 
-    def features(self, p: Pass, input_maps: list[torch.Tensor]) -> torch.Tensor:
-        """(2B, n, C), what `VAR.project` makes these logits of."""
-        with self.stack.running(self.cond_BC.device):
-            x_BnC = self._input(p, input_maps)
-            self._hold(x_BnC)
+    def features(self, passes: Sequence[Pass], input_maps: list[torch.Tensor]) -> torch.Tensor:
+        """(R, n, C), what `VAR.project` makes these logits of."""
+        h_RnC = [self._features(p, input_maps) for p in passes]
+        return torch.cat(h_RnC) if len(h_RnC) > 1 else h_RnC[0]
+
+    def _features(self, p: Pass, input_maps: list[torch.Tensor]) -> torch.Tensor:
+        with self.stack.running(self.cond_RC.device):
+            x_RnC = self._input(p, input_maps)
+            self._hold(x_RnC)
             masks = self._masks(p)
-            B, length, C = x_BnC.shape
+            R, length, C = x_RnC.shape
             rows_per_chunk = max(rows_that_fit_cache(length * C), MIN_TOKENS_PER_MATMUL // length)
-            if self.cache.in_place and not x_BnC.is_cuda and rows_per_chunk < B:
-                for rows in slices(B, rows_per_chunk):
-                    chunk = CacheRows(self.cache, rows, B)
-                    x_BnC[rows] = self._through(p, x_BnC[rows], masks, chunk, rows)
+            if self.cache.in_place and not x_RnC.is_cuda and rows_per_chunk < R:
+                for part in slices(R, rows_per_chunk):
+                    x_RnC[part] = self._through(p, x_RnC[part], masks, part)
             else:
-                x_BnC = self._through(p, x_BnC, masks, self.cache)
+                x_RnC = self._through(p, x_RnC, masks, slice(0, R))
             self.cache_bytes = self.cache.nbytes
             if p.is_last and not self.stack.as_published:
                 del self.cache
-            self._hold(*self._held, x_BnC)
+            self._hold(*self._held, x_RnC)
             self.zero_or_nan = 0
-            return self.model.features(x_BnC[:, -p.logit_tokens :], self.cond_BC)
+            return self.model.features(x_RnC[:, -p.logit_tokens :], self.cond_RC[p.row_slice])
 
     def project(self, h_BlC: torch.Tensor) -> torch.Tensor:
         """(B, l, V) float32 logits of features."""
@@ -261,30 +317,49 @@ class Reader:
         self.zero_or_nan = self.zero_or_nan + 0 * logits_BlV.sum()
         return logits_BlV
 
+    def release_unguided(self) -> None:
+        """Gives back what the half without a class has cached."""
+        self.cache.release(self.rooms[1])
+        self.cache_bytes = self.cache.nbytes
+
     def _through(
         self,
         p: Pass,
-        x_BnC: torch.Tensor,
+        x_RnC: torch.Tensor,
         masks: Sequence[torch.Tensor | None],
-        cache: Cache,
-        rows: slice | None = None,
+        part: slice,
     ) -> torch.Tensor:
-        """x through the layers.  rows: slice of the batch that x is; None for all."""
+        """x through the layers.  part: of the pass's rows, those that x is."""
+        first = p.row_slice.start
+        rows = slice(first + part.start, first + min(part.stop, p.rows))
         for visit, mask in zip(p.visits, masks, strict=True):
-            modulation = self._modulation(visit.layer)
-            if rows:
-                modulation = [m[rows] for m in modulation]
-            x_BnC = self.model.blocks[visit.layer](x_BnC, modulation, mask, cache, visit.layer)
-        return x_BnC
+            modulation = self._modulation(visit.layer, p)
+            if len(x_RnC) < p.rows:
+                modulation = [m[part] for m in modulation]
+            run = LayerRun(p, visit, rows, self.cache, self._sources, self._salt)
+            x_RnC = self.model.blocks[visit.layer](x_RnC, modulation, mask, run)
+            run.cut()
+        return x_RnC
+
+    def _salt(self) -> torch.Tensor:
+        """(R,) what tells the images apart; the halves of one are alike."""
+        return salt_of(self.noise, self.images, self.cond_RC.device).repeat(2)
 
     def _input(self, p: Pass, input_maps: list[torch.Tensor]) -> torch.Tensor:
-        """(2B, n, C) of the scales that the pass reads."""
-        model = self.model
-        maps = input_maps[max(p.first, 1) - 1 : p.scale]
-        inputs = [model.word_embed(m.to(model.dtype)).repeat(2, 1, 1) for m in maps]
-        if p.first == 0:
-            inputs.insert(0, model.first_input(self.cond_BC))
-        return torch.cat(inputs, dim=1) + self.positions_1LC[:, model.scales.span(p.first, p.scale)]
+        """(R, n, C) of the scales that the pass reads."""
+        model, scales = self.model, p.model.scales
+        inputs = [
+            model.word_embed(input_maps[k - 1].to(model.dtype)).repeat(len(p.halves), 1, 1)
+            for k in p.scales
+            if k > 0
+        ]
+        if p.scales[0] == 0:
+            inputs.insert(0, model.first_input(self.cond_RC[p.row_slice]))
+        x_RnC = torch.cat(inputs, dim=1)
+        if len(p.scales) == p.scale - p.scales[0] + 1:
+            return x_RnC + self.positions_1LC[:, scales.span(p.scales[0], p.scale)]
+        positions = [self.positions_1LC[:, scales.slices[k]] for k in p.scales]
+        return x_RnC + torch.cat(positions, dim=1)
 
     def _hold(self, *tensors: torch.Tensor) -> None:
         """The published loop has its input and its output in hand until the next scale, which
@@ -293,23 +368,26 @@ class Reader:
             self._held = tensors
 
     def _masks(self, p: Pass) -> Sequence[torch.Tensor | None]:
-        """(n, past + n) for each layer, where a pass over several scales may look; one scale sees
-        all."""
-        if p.first == p.scale:
+        """(queries, past + queries) for each layer, where a pass over several scales may look; one
+        scale sees all.  Tokens that are left out are the map's, which all look alike."""
+        if len(p.scales) == 1:
             return [None] * len(p.visits)
         most = max(visit.past for visit in p.visits)
-        mask_nn = self.model.scales.block_causal_mask(p.first, p.scale, self.cond_BC.device)
+        mask_nn = self.model.scales.block_causal_mask(p.scales, self.cond_RC.device)
         mask_nm = F.pad(mask_nn, (most, 0), value=True)
-        return [mask_nm[:, most - visit.past :] for visit in p.visits]
+        return [mask_nm[: v.queries, most - v.past : most + v.queries] for v in p.visits]
 
-    def _modulation(self, layer: int) -> Modulation:
-        if layer in self._modulations:
-            return self._modulations[layer]
-        modulation = self.model.modulation(layer, self.block_condition)
-        if self.stack.condition_once:
-            modulation = tuple(m.float() for m in modulation)
-            self._modulations[layer] = modulation
-        return modulation
+    def _modulation(self, layer: int, p: Pass) -> Modulation:
+        """For the rows of the pass."""
+        rows = p.row_slice
+        whole = p.rows == len(self.cond_RC)
+        if not self.stack.condition_once:
+            return self.model.modulation(layer, self.block_condition[rows])
+        if layer not in self._modulations:
+            modulation = self.model.modulation(layer, self.block_condition)
+            self._modulations[layer] = tuple(m.float() for m in modulation)
+        modulation = self._modulations[layer]
+        return modulation if whole else [m[rows] for m in modulation]
 
 
 def guidance_labels(

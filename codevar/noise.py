@@ -42,14 +42,11 @@ class ImageNoise:
         first = self.drawn + 1
         self.drawn += count
         places_n = torch.arange(first, first + count, device=self.start_B.device)
-        x_Bn = self.start_B[:, None] + places_n * signed(GAMMA)
-        for shift, factor in MIX:
-            high_Bn = x_Bn >> shift
-            high_Bn &= (1 << 64 - shift) - 1  # the shift copies the sign, SplitMix wants zeros
-            x_Bn ^= high_Bn
-            if factor != 1:
-                x_Bn *= signed(factor)
-        return x_Bn
+        return scrambled(self.start_B[:, None] + places_n * signed(GAMMA))
+
+    def skip(self, tokens: int, vocab: int) -> None:
+        """As if `exponentials` had been asked for so many."""
+        self.drawn += tokens * ((vocab + 1) // 2)
 
     def exponentials(self, like_BlV: torch.Tensor) -> torch.Tensor:
         """(B, l, V) float32, positive and finite."""
@@ -139,6 +136,47 @@ def exponentials(like_BlV: torch.Tensor, noise: Noise, as_published: bool = Fals
 
 def chunks(x: torch.Tensor) -> Iterable[torch.Tensor]:
     return x.view(-1).split(CHUNK)
+
+
+def discard(noise: Noise, images: int, tokens: int, vocab: int, device: torch.device) -> None:
+    """Goes on as if so many numbers had been drawn, as by `exponentials`."""
+    if isinstance(noise, ImageNoise):
+        noise.skip(tokens, vocab)
+        return
+    # On a GPU a generator's numbers depend on how many are drawn at once.
+    at_once = CHUNK if device.type == "cpu" else images * tokens * vocab
+    for first in range(0, images * tokens * vocab, at_once):
+        count = min(at_once, images * tokens * vocab - first)
+        exponentials(torch.empty(1, 1, count, device=device), noise)
+
+
+def salt_of(noise: Noise, images: int, device: torch.device) -> torch.Tensor:
+    """(B,) int64: what tells the images of a batch apart for `hashed`; of an image's own seed,
+    where it has one."""
+    if isinstance(noise, ImageNoise):
+        return noise.start_B
+    return scrambled(torch.arange(images, device=device))
+
+
+def hashed(salt_B: torch.Tensor, about: tuple[int, ...], count: int) -> torch.Tensor:
+    """(B, n) int64: random numbers that depend on nothing but the image and what they are about,
+    and so take none of the noise that tokens are drawn with."""
+    start = 0
+    for value in about:
+        start = mix(start + value + GAMMA)
+    places_n = torch.arange(count, device=salt_B.device)
+    return scrambled(salt_B[:, None] + places_n * signed(GAMMA) + signed(start))
+
+
+def scrambled(x: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finaliser, on int64, in place."""
+    for shift, factor in MIX:
+        high = x >> shift
+        high &= (1 << 64 - shift) - 1  # the shift copies the sign, SplitMix wants zeros
+        x ^= high
+        if factor != 1:
+            x *= signed(factor)
+    return x
 
 
 def mix(x: int) -> int:

@@ -10,25 +10,15 @@ Scales count from 1, layers from 0.  All raise ValueError, in one line, for what
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from codevar.checks import shown, whole
 from codevar.scales import Scales
+from codevar.steps import Eviction, Rule, Step, Tokens, Window, holds, numbers
 from codevar.var import VAR
-
-
-@dataclass(frozen=True)
-class Step:
-    """What predicts one scale."""
-
-    model: VAR
-    layers: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.model, VAR):
-            raise ValueError(f"a step's model must be a VAR, not {shown(self.model)}")
-        object.__setattr__(self, "layers", _numbers("layers", self.layers))
 
 
 @dataclass(frozen=True)
@@ -47,11 +37,13 @@ class Plan:
             _must_agree(first, other)
         if len(self.steps) != self.scales.K:
             raise ValueError(f"{len(self.steps)} steps for {self.scales.K} scales")
-        for step in self.steps:
-            known = range(step.model.config.depth)
-            rising = list(step.layers) == sorted(set(step.layers))
-            if not step.layers or not rising or not set(step.layers) <= set(known):
-                raise ValueError(f"layers must rise within 0..{known[-1]}, not {step.layers}")
+        if self.steps[0].skip:
+            raise ValueError("scale 1 cannot be skipped")
+        if self.steps[0].tokens and self.steps[0].tokens.drop > 0:
+            raise ValueError("scale 1 cannot be pruned: it is one token")
+        for model in self.models:
+            _check_cache(model, [step for step in self.steps if step.model is model])
+        _check_restored(self)
 
     @property
     def scales(self) -> Scales:
@@ -95,15 +87,9 @@ def subnet(model: VAR | Plan, depth: int, scales: Iterable[int]) -> Plan:
     """The equidistant subnet on the given scales, everything as before elsewhere (VARiant,
     Table 1: range(1, 4) is early, range(4, 7) mid, range(7, 11) late)."""
     plan = original(model)
-    chosen = _scales(scales, plan.scales.K)
     # Every step is asked, so that a depth which does not fit is refused whatever the scales.
-    subnets = [Step(s.model, equidistant(s.layers, depth)) for s in plan.steps]
-    return Plan(
-        tuple(
-            sub if k in chosen else step
-            for k, (sub, step) in enumerate(zip(subnets, plan.steps, strict=True), 1)
-        )
-    )
+    layers = {step: equidistant(step.layers, depth) for step in plan.steps}
+    return _changed(plan, scales, lambda step, k: {"layers": layers[step]})
 
 
 def swap_scale(base: VAR | Plan, other: VAR | Plan, scale: int) -> Plan:
@@ -114,6 +100,91 @@ def swap_scale(base: VAR | Plan, other: VAR | Plan, scale: int) -> Plan:
     steps = list(plan.steps)
     steps[scale - 1] = swapped.steps[scale - 1]
     return Plan(tuple(steps))
+
+
+def unguided(model: VAR | Plan, scales: Iterable[int]) -> Plan:
+    """No guidance at these scales: the half of the batch without a class does not run.  Where it
+    comes back it reads what it has missed in one pass."""
+    return _changed(model, scales, lambda step, k: {"guided": False})
+
+
+def skip_scales(model: VAR | Plan, scales: Iterable[int]) -> Plan:
+    """These scales predict nothing: their tokens are -1, and the image goes on without them."""
+    return _changed(model, scales, lambda step, k: {"skip": True})
+
+
+def prune_tokens(
+    model: VAR | Plan,
+    drop: Mapping[int, float],
+    layers: Iterable[int] | None = None,
+    selector: str = "fastvar",
+    restore_from: int | None = None,
+) -> Plan:
+    """Some tokens of a scale are left out of the layers (FastVAR): `Tokens`.
+
+    drop: the share that is left out, by scale.
+    """
+    if not isinstance(drop, Mapping):
+        raise ValueError(f"drop must be shares by scale, {{9: 0.4}}, not {shown(drop)}")
+    rules = {k: Tokens(share, selector, restore_from, layers) for k, share in drop.items()}
+    return _changed(model, rules, lambda step, k: {"tokens": rules[k]})
+
+
+def keep_cache(
+    model: VAR | Plan, first: int, last: int, layers: Iterable[int] | None = None
+) -> Plan:
+    """The first scales and the last stay in the cache, the others go once they are read."""
+    return _with_rule(model, Window(first, last, layers))
+
+
+def evict_cache(
+    model: VAR | Plan,
+    budget: int | Mapping[int, int],
+    score: str = "observed",
+    layers: Iterable[int] | None = None,
+) -> Plan:
+    """A layer keeps so many tokens a row and head, those of the highest score: `Eviction`.
+
+    budget: one for all scales, or by scale, and then nothing is evicted after the others.
+    """
+    K = original(model).scales.K
+    budgets = budget if isinstance(budget, Mapping) else dict.fromkeys(range(1, K + 1), budget)
+    rules = {k: Eviction(most, score, layers) for k, most in budgets.items()}
+    return _with_rule(model, rules)
+
+
+def quantise_cache(model: VAR | Plan, bits: int) -> Plan:
+    """Keys and values of earlier scales are kept in 8 or 4 bits, symmetric, with a factor for each
+    token and head; 16 leaves them as they are.  The scale in hand is attended as it is."""
+    every = range(1, original(model).scales.K + 1)
+    return _changed(model, every, lambda step, k: {"cache": replace(step.cache, bits=bits)})
+
+
+def early_exit(model: VAR | Plan, depth: Mapping[int, int]) -> Plan:
+    """Only the first layers run, so many by scale."""
+    if not isinstance(depth, Mapping):
+        raise ValueError(f"depth must be layers by scale, {{9: 20}}, not {shown(depth)}")
+
+    def first_layers(step: Step, k: int) -> dict[str, Any]:
+        if not 1 <= whole("depth", depth[k]) <= len(step.layers):
+            raise ValueError(f"depth must be 1..{len(step.layers)}, not {depth[k]}")
+        return {"layers": step.layers[: depth[k]]}
+
+    return _changed(model, depth, first_layers)
+
+
+def reads(plan: Plan) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """What is read: (scale that is predicted, half of the batch, scales read), all from 0.
+
+    Each half of a model reads all that it has not read yet, up to the scale it predicts, but for
+    what is skipped.  Half 0 has the classes, half 1 none.
+    """
+    read: Counter[tuple[VAR, int]] = Counter()
+    for k, step in enumerate(plan.steps):
+        for half in () if step.skip else range(1 + step.guided):
+            scales = range(read[step.model, half], k + 1)
+            yield k, half, tuple(s for s in scales if not plan.steps[s].skip)
+            read[step.model, half] = k + 1
 
 
 def equidistant(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
@@ -142,17 +213,55 @@ def _must_agree(one: VAR, other: VAR) -> None:
             )
 
 
+def _check_cache(model: VAR, steps: Sequence[Step]) -> None:
+    """One model's cache has one precision, and how much of each scale is in it is known."""
+    if len({step.cache.bits for step in steps}) > 1:
+        raise ValueError("the cache of a model must have the same bits at every scale")
+    for layer in range(model.config.depth):
+        rules = (rule for step in steps for rule in step.cache.rules)
+        if len({type(rule) for rule in rules if holds(rule, layer)}) > 1:
+            raise ValueError(f"layer {layer} has both a window and a budget: choose one")
+
+
+def _check_restored(plan: Plan) -> None:
+    """A layer restores from a map that it has computed whole."""
+    whole_maps: set[tuple[VAR, int, int, int]] = set()
+    for k, half, scales in reads(plan):
+        step = plan.steps[k]
+        for layer in step.layers:
+            prunes, here = step.prunes(layer), (step.model, half, layer)
+            whole_maps |= {(*here, s) for s in scales if s != k or not prunes}
+            source = step.tokens.restore_from if step.tokens else None
+            if prunes and source is not None and (*here, source - 1) not in whole_maps:
+                raise ValueError(
+                    f"layer {layer} cannot restore scale {k + 1} from scale {source}: "
+                    "it has not computed that one whole before"
+                )
+
+
+def _changed(
+    model: VAR | Plan, scales: Iterable[int], change: Callable[[Step, int], dict[str, Any]]
+) -> Plan:
+    """The plan with the steps of these scales changed, those of the others as they are."""
+    plan = original(model)
+    chosen = _scales(scales, plan.scales.K)
+    steps = enumerate(plan.steps, 1)
+    return Plan(tuple(replace(s, **change(s, k)) if k in chosen else s for k, s in steps))
+
+
+def _with_rule(model: VAR | Plan, rule: Rule | Mapping[int, Rule]) -> Plan:
+    K = original(model).scales.K
+    rules = rule if isinstance(rule, Mapping) else dict.fromkeys(range(1, K + 1), rule)
+
+    def added(step: Step, k: int) -> dict[str, Any]:
+        return {"cache": replace(step.cache, rules=(*step.cache.rules, rules[k]))}
+
+    return _changed(model, rules, added)
+
+
 def _scales(scales: Iterable[int], K: int) -> tuple[int, ...]:
-    chosen = _numbers("scales", scales)
+    chosen = numbers("scales", scales)
     for k in chosen:
         if not 1 <= k <= K:
             raise ValueError(f"scale must be 1..{K}, not {k}")
     return chosen
-
-
-def _numbers(name: str, values: Iterable[int]) -> tuple[int, ...]:
-    try:
-        numbers = tuple(values)
-    except TypeError:
-        raise ValueError(f"{name} must be a list of whole numbers, not {shown(values)}") from None
-    return tuple(whole(f"each of the {name}", number) for number in numbers)

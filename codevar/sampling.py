@@ -127,6 +127,12 @@ class ScaleSampling:
         cond, uncond = logits_2BlV.chunk(2)
         return self.kept(cond.mul_(1 + self.guidance).sub_(uncond.mul_(self.guidance)))
 
+    def combined(self, cond: torch.Tensor, uncond: torch.Tensor | None = None) -> torch.Tensor:
+        """Guided logits, in memory of their own."""
+        if uncond is None:
+            return cond
+        return (1 + self.guidance) * cond - self.guidance * uncond
+
     def guided(self, h_2BlC: torch.Tensor) -> torch.Tensor:
         """(B, l, C) what a linear head makes guided logits of: (1 + t) cond - t uncond can be
         taken before it as well as behind, for half the product and half the logits.
@@ -177,7 +183,11 @@ def draw(logits_BlV: torch.Tensor, temperature: float, noise: Noise) -> torch.Te
 
 
 def draw_as_published(
-    logits_2BnV: torch.Tensor, maps: Sequence[int], settings: Sequence[ScaleSampling], noise: Noise
+    logits_RnV: torch.Tensor,
+    maps: Sequence[int],
+    settings: Sequence[ScaleSampling],
+    noise: Noise,
+    guided: bool = True,
 ) -> torch.Tensor:
     """(B, l) tokens of the last map: guidance, `kept` and `draw` as the published code does them.
 
@@ -185,17 +195,17 @@ def draw_as_published(
     them, unguided but for the last, and has all their logits in hand meanwhile.  What is drawn for
     nothing has its own noise, so that a seed gives the same images on every stack.
 
-    maps, settings: tokens and sampling of each map.
+    maps, settings: tokens and sampling of each map.  guided: whether a second half of the rows is
+    unconditional.
     """
     *others, at = settings
-    cond_BnV, uncond_BnV = logits_2BnV.chunk(2)
+    cond_BnV, *uncond_BnV = logits_RnV.chunk(1 + guided)
     if not others:
-        guided_BlV = (1 + at.guidance) * cond_BnV - at.guidance * uncond_BnV
-        del logits_2BnV, cond_BnV, uncond_BnV
+        guided_BlV = at.combined(cond_BnV, *uncond_BnV)
+        del logits_RnV, cond_BnV, uncond_BnV
         return filter_and_draw_as_published(guided_BlV, at, noise)
     *others_BlV, last_BlV = cond_BnV.split(list(maps), dim=1)
-    uncond_BlV = uncond_BnV[:, -maps[-1] :]
-    last_BlV.copy_((1 + at.guidance) * last_BlV - at.guidance * uncond_BlV)
+    last_BlV.copy_(at.combined(last_BlV, *(u[:, -maps[-1] :] for u in uncond_BnV)))
     surplus = alike(noise)
     for other_BlV, other in zip(others_BlV, others, strict=True):
         filter_and_draw_as_published(other_BlV, other, surplus)

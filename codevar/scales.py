@@ -61,20 +61,22 @@ class Scales:
         """k / (K - 1): how far scale k (0-based) is along the pyramid."""
         return k / (self.K - 1) if self.K > 1 else 0.0
 
-    def level_of_token(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """(L,) the 0-based scale of every position."""
+    def level_of_token(
+        self, device: torch.device | str = "cpu", scales: Iterable[int] | None = None
+    ) -> torch.Tensor:
+        """(L,) the 0-based scale of every position; or of those of some scales."""
         import torch
 
         # Filled where it is needed: the counts as a tensor would be a copy that a GPU waits for.
-        parts = [torch.full((n,), k, device=device) for k, n in enumerate(self.tokens)]
-        return torch.cat(parts)
+        chosen = range(self.K) if scales is None else scales
+        return torch.cat([torch.full((self.tokens[k],), k, device=device) for k in chosen])
 
     def block_causal_mask(
-        self, first: int, last: int, device: torch.device | str = "cpu"
+        self, scales: Iterable[int], device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """(n, n) bool, True where a token of scales first..last may look: its own scale and
-        every earlier one."""
-        level = self.level_of_token(device)[self.span(first, last)]
+        """(n, n) bool, True where a token of these scales may look: its own and every earlier
+        one."""
+        level = self.level_of_token(device, scales)
         return level[:, None] >= level[None, :]
 
     @classmethod

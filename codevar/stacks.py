@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from codevar.cache import GrowingCache, StaticCache
+from codevar.cache import Form, GrowingCache, StaticCache
 from codevar.compiled import chain_var, merge_biases
 from codevar.config import VARConfig
 from codevar.packed import can_pack, pack_var
@@ -75,9 +75,11 @@ class Stack:
         """What matrix products run in."""
         return self.autocast or self.weights
 
-    def token_bytes(self, config: VARConfig) -> int:
+    def token_bytes(self, config: VARConfig, bits: int = 16) -> int:
         """Bytes of a token's key and value in a layer's cache; normalised keys come out of
-        autocast as float32."""
+        autocast as float32.  bits: below 16, of each number."""
+        if bits < 16:
+            return Form(self.precision, bits).token_bytes(config)
         value = self.precision.itemsize
         key = 4 if config.l2_norm and not self.cache.in_place else value
         return config.width * (key + value)

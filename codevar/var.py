@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codevar.cache import Cache
 from codevar.config import VARConfig
 from codevar.linear import PackedLinear, UnroundedLinear
+from codevar.pruning import taken
+
+if TYPE_CHECKING:
+    from codevar.layer_run import LayerRun
 
 MAX_LOG_SCALE = math.log(100)  # of attention's temperature
 
@@ -67,7 +71,7 @@ class VAR(nn.Module):
         first_B1C = self.first_input(cond_BC)
         rest_BLC = self.word_embed(inputs.to(self.dtype))
         x_BLC = torch.cat((first_B1C, rest_BLC), dim=1) + self.positions()
-        mask_LL = self.scales.block_causal_mask(0, self.scales.K - 1, x_BLC.device)
+        mask_LL = self.scales.block_causal_mask(range(self.scales.K), x_BLC.device)
         condition = self.block_condition(cond_BC)
         for layer, block in enumerate(self.blocks):
             x_BLC = block(x_BLC, self.modulation(layer, condition), mask_LL)
@@ -172,15 +176,41 @@ class Block(nn.Module):
         x_BLC: torch.Tensor,
         modulation: Modulation,
         mask: torch.Tensor | None = None,
-        cache: Cache | None = None,
-        layer: int = 0,
+        run: LayerRun | None = None,
     ) -> torch.Tensor:
+        """x with what both branches add.
+
+        mask: (L, K) where queries may look.  run: of a decode; without one nothing is cached.
+        """
+        if run and run.prunes:
+            return self._in_part(x_BLC, modulation, mask, run)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
-        h_BLC = self.norm(x_BLC, scale1, shift1)
-        x_BLC, h_BLC = self.add_and_norm(
-            x_BLC, self.attn(h_BLC, mask, cache, layer), gamma1, scale2, shift2
-        )
-        return self.add(x_BLC, self.ffn(h_BLC), gamma2)
+        out_BLC = self.attn(self.norm(x_BLC, scale1, shift1), mask, run)
+        if run:
+            run.save(out_BLC, gamma1, branch=0)
+        x_BLC, h_BLC = self.add_and_norm(x_BLC, out_BLC, gamma1, scale2, shift2)
+        out_BLC = self.ffn(h_BLC)
+        if run:
+            run.save(out_BLC, gamma2, branch=1)
+        return self.add(x_BLC, out_BLC, gamma2)
+
+    def _in_part(
+        self,
+        x_BLC: torch.Tensor,
+        modulation: Modulation,
+        mask: torch.Tensor | None,
+        run: LayerRun,
+    ) -> torch.Tensor:
+        """The same, where each branch computes some tokens and the others' output is restored."""
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
+        for branch, (gamma, scale, shift) in enumerate(
+            ((gamma1, scale1, shift1), (gamma2, scale2, shift2))
+        ):
+            kept_Bk = run.select(x_BLC, branch)
+            h_BkC = self.norm(taken(x_BLC, kept_Bk), scale, shift)
+            out_BkC = self.ffn(h_BkC) if branch else self.attn(h_BkC, mask, run)
+            x_BLC = x_BLC + run.restore(out_BkC * gamma, kept_Bk, branch)
+        return x_BLC
 
 
 def heads_of(
@@ -229,9 +259,9 @@ class Attention(nn.Module):
         self,
         x_BLC: torch.Tensor,
         mask: torch.Tensor | None,
-        cache: Cache | None,
-        layer: int,
+        run: LayerRun | None,
     ) -> torch.Tensor:
+        """(B, L, C) what the tokens take from each other and from the cache."""
         B, L, C = x_BLC.shape
         x_BLC = x_BLC.to(self.mat_qkv.weight.dtype)
         if self.mat_qkv.bias is None:
@@ -244,8 +274,8 @@ class Attention(nn.Module):
         else:
             q_BHLc, k_BHLc, v_BHLc = split(qkv_BL3C, self.heads)
             scale = 0.25 / math.sqrt(C // self.heads)
-        if cache is not None:
-            k_BHLc, v_BHLc = cache.append(layer, k_BHLc, v_BHLc)
+        if run:
+            k_BHLc, v_BHLc = run.append(q_BHLc, k_BHLc, v_BHLc, scale)
         out_BHLc = self.attend(
             q_BHLc.to(v_BHLc.dtype), k_BHLc.to(v_BHLc.dtype), v_BHLc, attn_mask=mask, scale=scale
         )

@@ -6,50 +6,85 @@ from it.  Counts follow from shapes alone, never from data, so they hold for eve
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
-from codevar.plan import Plan
+from codevar.plan import Plan, reads
 from codevar.stacks import Stack
+from codevar.steps import Eviction, Step, Tokens
 from codevar.var import VAR
+
+#: What a cache holds: (scale from 0, tokens of it), in order; -1 stands for what an eviction left.
+Held = tuple[tuple[int, int], ...]
+#: Tokens from..to of a cache that stay.
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Visit:
     """What one layer does in one pass.
 
-    rows: of the batch; twice the images, for guidance.
-    queries: tokens of a row that go through the layer.
+    rows: of the batch.
+    queries: tokens of a row that go through the layer: all that the pass reads, or, of the map
+        that it predicts, those that `prune` leaves.
     past: tokens of earlier passes that they attend to besides each other.
-    written: of the queries, those whose keys and values the cache keeps.
-    conditions: whether the layer's AdaLN is computed, and not known from an earlier pass.
+    kept: tokens in the cache afterwards.
+    cut: how they are chosen among all; None if all stay or, of what nobody reads, none is added.
+    conditions: rows whose AdaLN is computed, and not known from an earlier pass.
+    saves: scales (from 0) whose branches' outputs a later visit restores from.
     """
 
     layer: int
     rows: int
     queries: int
     past: int
-    written: int
-    conditions: bool
+    kept: int
+    conditions: int
+    cut: Spans | Eviction | None = None
+    prune: Tokens | None = None
+    saves: tuple[int, ...] = ()
+
+    @property
+    def observes(self) -> bool:
+        """Whether the attention of some tokens says what stays in the cache."""
+        return isinstance(self.cut, Eviction) and self.cut.observes
+
+    @property
+    def written(self) -> int:
+        """Tokens that the cache gains."""
+        return max(0, self.kept - self.past)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of a model: it reads scales first..scale and predicts the last of them (0-based).
+    """One run of a model: it reads scales and predicts the last of them (from 0).
 
+    halves: of the batch that run: 0 has the classes, 1 none.
+    model_rows: that ever run of its model.
     logit_rows, logit_tokens: rows of the batch, and tokens of a row, that get logits.
     is_first, is_last: among the passes of its model.
+    is_last_unguided: the model goes on without half 1, which gives its cache back.
+    bits: of what its cache keeps.
     """
 
     model: VAR
-    first: int
-    scale: int
+    scales: tuple[int, ...]
+    halves: tuple[int, ...]
     visits: tuple[Visit, ...]
+    model_rows: int
     logit_rows: int
     logit_tokens: int
     is_first: bool
     is_last: bool
+    is_last_unguided: bool
+    bits: int
+
+    @property
+    def scale(self) -> int:
+        """The one that it predicts."""
+        return self.scales[-1]
 
     @property
     def rows(self) -> int:
@@ -59,54 +94,176 @@ class Pass:
     @property
     def maps(self) -> tuple[int, ...]:
         """Tokens of each scale that it reads."""
-        return self.model.scales.tokens[self.first : self.scale + 1]
+        return tuple(self.model.scales.tokens[k] for k in self.scales)
+
+    @property
+    def logit_maps(self) -> tuple[int, ...]:
+        """Tokens of each scale that gets logits."""
+        return self.maps if self.logit_tokens == sum(self.maps) else self.maps[-1:]
+
+    @property
+    def row_slice(self) -> slice:
+        """Its rows among those of both halves."""
+        images = self.rows // len(self.halves)
+        return slice(self.halves[0] * images, (self.halves[-1] + 1) * images)
 
 
 def work(plan: Plan, batch_size: int, stack: Stack) -> list[Pass]:
     """The passes of a decode of so many images, in the order in which they run.
 
-    A pass reads all scales that its model has not read yet, up to the one it predicts.  A layer
-    that is left out caches nothing of it and never catches up.
+    A pass reads all scales that its half of the model has not read yet, up to the one it predicts.
+    A layer that is left out caches nothing of it and never catches up.  Two halves that have read
+    the same and hold the same run as one pass.
     """
-    rows = 2 * batch_size
-    last_pass = {step.model: k for k, step in enumerate(plan.steps)}
-    last_visit = {(s.model, layer): k for k, s in enumerate(plan.steps) for layer in s.layers}
-    scales_read: Counter[VAR] = Counter()
-    cached: Counter[tuple[VAR, int]] = Counter()
-    passes = []
-    for k, step in enumerate(plan.steps):
-        model, first = step.model, scales_read[step.model]
-        tokens = sum(plan.scales.tokens[first : k + 1])
-        # A cache that is allocated once has no room for what nobody reads.
-        unread = [i for i in step.layers if stack.cache.in_place and last_visit[model, i] == k]
-        known = [i for i in step.layers if stack.condition_once and cached[model, i]]
-        visits = tuple(
-            Visit(i, rows, tokens, cached[model, i], tokens * (i not in unread), i not in known)
-            for i in step.layers
-        )
-        cached.update({(model, i): tokens for i in step.layers})
-        passes.append(
-            Pass(
-                model,
-                first,
-                k,
-                visits,
-                # Guidance comes before the head, but in the published code, which also makes logits
-                # of all that a refiner reads at the hand-over.
-                logit_rows=rows if stack.as_published else batch_size,
-                logit_tokens=tokens if stack.as_published else plan.scales.tokens[k],
-                is_first=first == 0,
-                is_last=last_pass[model] == k,
-            )
-        )
-        scales_read[model] = k + 1
+    walk, passes = _Walk(plan, batch_size, stack), []
+    for k, found in groupby(reads(plan), key=lambda read: read[0]):
+        scales = {half: scales for _, half, scales in found}
+        together = len(scales) > 1 and scales[0] == scales[1] and walk.halves_agree(plan.steps[k])
+        for halves in [(0, 1)] if together else [(half,) for half in scales]:
+            passes.append(walk.run(plan.steps[k], scales[halves[0]], halves))
     return passes
 
 
+class _Walk:
+    """What models have read and layers hold while a plan is walked."""
+
+    def __init__(self, plan: Plan, batch_size: int, stack: Stack) -> None:
+        self.plan, self.batch_size, self.stack = plan, batch_size, stack
+        self.held: dict[tuple[VAR, int, int], Held] = defaultdict(tuple)
+        self.conditioned: set[tuple[VAR, int]] = set()
+        self.begun: set[VAR] = set()
+        self.last_pass: dict[tuple[VAR, int], int] = {}
+        self.last_visit: dict[tuple[VAR, int, int], int] = {}
+        self.sources: dict[tuple[VAR, int, int], set[int]] = defaultdict(set)
+        for k, half, _ in reads(plan):
+            step = plan.steps[k]
+            self.last_pass[step.model, half] = k
+            for layer in step.layers:
+                here = step.model, half, layer
+                self.last_visit[here] = k
+                if step.prunes(layer) and step.tokens and step.tokens.restore_from:
+                    self.sources[here].add(step.tokens.restore_from - 1)
+
+    def halves_agree(self, step: Step) -> bool:
+        """Whether both halves hold the same in all layers of the step."""
+        held = [[self.held[step.model, half, i] for i in step.layers] for half in (0, 1)]
+        return held[0] == held[1]
+
+    def run(self, step: Step, scales: tuple[int, ...], halves: tuple[int, ...]) -> Pass:
+        """The pass; what is held afterwards is noted."""
+        model, k, B = step.model, scales[-1], self.batch_size
+        is_first = model not in self.begun
+        self.begun.add(model)
+        ends = [self.last_pass.get((model, half), -1) for half in (0, 1)]
+        if self.stack.as_published:
+            # Also of all that a refiner reads at the hand-over; guidance comes behind the head.
+            rows = len(halves) * B
+            tokens = sum(model.scales.tokens[s] for s in scales)
+        else:
+            rows, tokens = B * (halves[0] == 0), model.scales.tokens[k]
+        return Pass(
+            model,
+            scales,
+            halves,
+            tuple(self.visit(step, layer, scales, halves) for layer in step.layers),
+            model_rows=B * (1 + (ends[1] >= 0)),
+            logit_rows=rows,
+            logit_tokens=tokens if len(halves) == 1 + step.guided else model.scales.tokens[k],
+            is_first=is_first,
+            is_last=k == max(ends) and (halves[-1] == 1 or ends[1] < k),
+            is_last_unguided=halves[-1] == 1 and ends[1] == k < ends[0],
+            bits=step.cache.bits,
+        )
+
+    def visit(
+        self, step: Step, layer: int, scales: tuple[int, ...], halves: tuple[int, ...]
+    ) -> Visit:
+        model, (*prefix, k) = step.model, scales
+        tokens, here = model.scales.tokens, [(model, half, layer) for half in halves]
+        held = self.held[here[0]]
+        kept = tokens[k]
+        if step.prunes(layer) and step.tokens:
+            kept = step.tokens.kept(kept)
+        added = (*((s, tokens[s]) for s in prefix), (k, kept))
+        cut, after = None, held + added
+        if any(self.last_visit[h] > k for h in here):
+            cut, after = _cut(step, layer, after, k)
+        elif self.stack.cache.in_place:  # which has no room for what nobody reads
+            after = held
+        conditions = len(halves)
+        if self.stack.condition_once:
+            guided = (model, 1) in self.last_pass
+            conditions = 0 if (model, layer) in self.conditioned else 1 + guided
+            self.conditioned.add((model, layer))
+        self.held.update(dict.fromkeys(here, after))
+        wanted = set.union(*(self.sources[h] for h in here))
+        return Visit(
+            layer,
+            rows=len(halves) * self.batch_size,
+            queries=_tokens(added),
+            past=_tokens(held),
+            kept=_tokens(after),
+            conditions=conditions * self.batch_size,
+            cut=cut,
+            prune=step.tokens if kept < tokens[k] else None,
+            saves=tuple(s for s, n in added if s in wanted and n == tokens[s]),
+        )
+
+
+def _cut(step: Step, layer: int, held: Held, k: int) -> tuple[Spans | Eviction | None, Held]:
+    """What the step's rule for the layer leaves of all that it holds, and how."""
+    rule = step.cache.of_layer(layer)
+    if rule is None:
+        return None, held
+    if isinstance(rule, Eviction):
+        if _tokens(held) <= rule.budget:
+            return None, held
+        if rule.score != "recent":
+            return rule, ((-1, rule.budget),)
+        surplus = _tokens(held) - rule.budget
+        return ((surplus, surplus + rule.budget),), _without_first(held, surplus)
+    spans, left, start = [(0, 0)], [], 0
+    for scale, tokens in held:
+        if rule.keeps(scale + 1, k + 1):
+            spans.append((start, start + tokens))
+            left.append((scale, tokens))
+        start += tokens
+    return (tuple(spans), tuple(left)) if len(left) < len(held) else (None, held)
+
+
+def _without_first(held: Held, tokens: int) -> Held:
+    left = []
+    for scale, count in held:
+        gone = min(tokens, count)
+        tokens -= gone
+        left.append((scale, count - gone))
+    return tuple((scale, count) for scale, count in left if count)
+
+
+def _tokens(held: Held) -> int:
+    return sum(tokens for _, tokens in held)
+
+
 def room(passes: Iterable[Pass], model: VAR) -> list[int]:
-    """Tokens that each layer of the model caches.  Of VAR's 680, 424 where it is what a later pass
-    reads: two fifths are the last scale's."""
-    written: Counter[int] = Counter()
+    """The most tokens that each layer of the model keeps after a pass.  Of VAR's 680, 424 in a
+    cache without room for what no later pass reads: two fifths are the last scale's."""
+    most = [0] * model.config.depth
     for visit in (visit for p in passes if p.model is model for visit in p.visits):
-        written[visit.layer] += visit.written
-    return [written[layer] for layer in range(model.config.depth)]
+        most[visit.layer] = max(most[visit.layer], visit.kept)
+    return most
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a cache that is allocated once needs: for so many rows, tokens by layer."""
+
+    rows: int
+    tokens: tuple[int, ...]
+
+
+def rooms(passes: Iterable[Pass], model: VAR) -> Iterator[Room]:
+    """Of the model's cache; a second one where its unguided half stops before the other."""
+    own = [p for p in passes if p.model is model]
+    end = next((i for i, p in enumerate(own, 1) if p.is_last_unguided), len(own))
+    for part in filter(None, (own[:end], own[end:])):
+        yield Room(max(p.row_slice.stop for p in part), tuple(room(part, model)))

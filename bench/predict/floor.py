@@ -98,7 +98,7 @@ def bytes_moved(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
         logits = p.logit_rows * p.logit_tokens * p.model.config.vocab
         moved[p.scale] += (
             weights_read(p) * run.weights.itemsize
-            + run.token_bytes(p.model.config) * cache
+            + run.token_bytes(p.model.config, p.bits) * cache
             + 2 * logits * FLOAT32_BYTES
         )
     return tuple(moved)

@@ -34,7 +34,7 @@ from codevar.outputs import OnScale
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
 from codevar.var import Block, Modulation
-from codevar.work import work
+from codevar.work import Visit, work
 
 
 def footprint(case: Case) -> Footprint:
@@ -73,7 +73,9 @@ def of_plan(
         vqvae = VQVAE(config).cast(run.weights)
     passes = work(plan, images, run)
     for model in plan.models:
-        computed = {p.visits[-1].layer for p in passes if p.model is model}
+        own = [p.visits for p in passes if p.model is model]
+        # Layers of a pass that do the same are alike: the last of each kind is computed.
+        computed = {v.layer for visits in own for v in {kind(v): v for v in visits}.values()}
         for layer in set(range(model.config.depth)) - computed:
             last = cast("Block", model.blocks[max(computed)])
             model.blocks[layer] = Keeps(model.config, run, last.inplace_residual)
@@ -97,15 +99,22 @@ class Keeps(Block):
         width = 6 * self.config.width
         return (condition.new_empty(len(condition), width, dtype=torch.float32),)
 
-    def forward(self, x_BLC, modulation, mask=None, cache=None, layer=0):
-        out_BLC = x_BLC if self.inplace_residual else torch.empty_like(x_BLC)
+    def forward(self, x_BLC, modulation, mask=None, run=None):
+        out_BLC = x_BLC if self.inplace_residual and not run.prunes else torch.empty_like(x_BLC)
+        for branch in (0, 1) if run.visit.saves else ():
+            run.save(x_BLC, torch.ones((), device=x_BLC.device), branch)
         if self.run.cache.in_place:  # there as soon as any layer writes to it
             return out_BLC
-        B, L, C = x_BLC.shape
+        B, L, C = len(x_BLC), run.visit.queries, self.config.width
         # Values are a view of queries, keys and values, which stay until the next pass joins.
         shape = 3, B, self.config.heads, L, C // self.config.heads
-        _, key, value = x_BLC.new_empty(shape, dtype=self.run.precision).unbind()
+        query, key, value = x_BLC.new_empty(shape, dtype=self.run.precision).unbind()
         if self.config.l2_norm:
             key = torch.empty_like(key, dtype=torch.float32)
-        cache.append(layer, key, value)
+        run.append(query, key, value, 1.0)
         return out_BLC
+
+
+def kind(visit: Visit) -> tuple[object, ...]:
+    """What makes layers of one pass unlike each other."""
+    return visit.queries, visit.cut, visit.saves

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from codevar import VQVAE, VQVAEConfig
 from codevar.noise import CHUNK
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
-from codevar.work import Pass, work
+from codevar.steps import OBSERVED
+from codevar.work import Pass, rooms, work
 
 MIB = 2**20
 # Held from the first matrix product on.  Torch's default, but for Hopper and later: 32 MiB.
@@ -146,15 +148,37 @@ def params_bytes(plan: Plan, vqvae_sizes: VQVAEConfig, run: Stack) -> int:
 
 def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     """By scale.  A cache that is allocated once is there from its model's first pass on, another
-    grows pass by pass.  Both are gone after the model's last scale."""
-    totals, passes = [0] * plan.scales.K, work(plan, batch_size, run)
-    ends = {p.model: p.scale for p in passes if p.is_last}
-    starts = {p.model: p.scale for p in passes if p.is_first and run.cache.in_place}
-    for p in passes:
-        tokens = sum(visit.rows * visit.written for visit in p.visits)
-        for k in range(starts.get(p.model, p.scale), ends[p.model] + 1):
-            totals[k] += tokens * run.token_bytes(p.model.config)
+    grows pass by pass.  Both are gone after the model's last scale, and what the unguided half
+    has in them after that half's."""
+    totals = [0] * plan.scales.K
+    for model in plan.models:
+        own = [p for p in work(plan, batch_size, run) if p.model is model]
+        by_scale = static_tokens(own) if run.cache.in_place else growing_tokens(own)
+        for k in range(own[0].scale, own[-1].scale + 1):
+            totals[k] += by_scale(k) * run.token_bytes(model.config, own[0].bits)
     return tuple(totals)
+
+
+def static_tokens(passes: list[Pass]) -> Callable[[int], int]:
+    """Of all rows and layers of a model, by scale."""
+    held = [room.rows * sum(room.tokens) for room in rooms(passes, passes[0].model)]
+    ends = next((p.scale for p in passes if p.is_last_unguided), passes[-1].scale)
+    return lambda k: held[k > ends]
+
+
+def growing_tokens(passes: list[Pass]) -> Callable[[int], int]:
+    """The same at the end of each scale."""
+
+    def tokens(k: int) -> int:
+        held: dict[tuple[int, int], int] = {}
+        for p in (p for p in passes if p.scale <= k):
+            for half in p.halves:
+                held |= {(half, visit.layer): visit.kept for visit in p.visits}
+        gone = any(p.is_last_unguided and p.scale < k for p in passes)
+        images = passes[0].rows // len(passes[0].halves)
+        return images * sum(n for (half, _), n in held.items() if not (half and gone))
+
+    return tokens
 
 
 def flops(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
@@ -162,25 +186,29 @@ def flops(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     AdaLN once an image or once a pass."""
     totals = [0] * plan.scales.K
     for p in work(plan, batch_size, run):
-        totals[p.scale] += input_flops(p, batch_size) + block_flops(p) + head_flops(p)
+        totals[p.scale] += input_flops(p) + block_flops(p) + head_flops(p)
     return tuple(totals)
 
 
-def input_flops(p: Pass, batch_size: int) -> int:
+def input_flops(p: Pass) -> int:
     """Embedding of the input maps, one for both halves of guidance; scale 1 has none."""
-    maps = p.maps[1:] if p.is_first else p.maps
-    return 2 * batch_size * sum(maps) * p.model.config.channels * p.model.config.width
+    maps = p.maps[1:] if p.scales[0] == 0 else p.maps
+    images = p.rows // len(p.halves)
+    return 2 * images * sum(maps) * p.model.config.channels * p.model.config.width
 
 
 def block_flops(p: Pass) -> int:
-    """The layers, and the condition's products that they need."""
+    """The layers, the condition's products that they need, and what scores a cache."""
     config, C = p.model.config, p.model.config.width
     linear = 2 * (4 * C * C + 2 * C * config.ffn_width)
     conditions = sum(visit.conditions for visit in p.visits)
     if config.shared_adaln:
-        conditions = p.is_first
-    return p.rows * conditions * 12 * C * C + sum(
-        v.rows * v.queries * (linear + 4 * C * (v.past + v.queries)) for v in p.visits
+        conditions = p.model_rows * p.is_first
+    observed = min(OBSERVED, p.maps[-1])
+    return conditions * 12 * C * C + sum(
+        v.rows * v.queries * (linear + 4 * C * (v.past + v.queries))
+        + v.rows * v.observes * 2 * C * observed * (v.past + v.queries)
+        for v in p.visits
     )
 
 

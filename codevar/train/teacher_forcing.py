@@ -61,7 +61,7 @@ def logits(
     b = sum(scales.tokens[: min(bridge, last + 1)])
     x_BnC = torch.cat((var.first_input(cond_BC), var.word_embed(inputs_BnZ.to(var.dtype))), dim=1)
     x_BnC = x_BnC + var.positions()[:, :n]
-    mask_nn = scales.block_causal_mask(0, last, x_BnC.device)
+    mask_nn = scales.block_causal_mask(range(last + 1), x_BnC.device)
     condition = var.block_condition(cond_BC)
 
     def run(block: nn.Module, x: torch.Tensor, modulation) -> torch.Tensor:

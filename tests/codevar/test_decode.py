@@ -45,12 +45,12 @@ def recording(stack, kept):
     """The stack with a cache that notes, by heads and layer, what memory it last gave out."""
 
     class Recording(stack.cache):
-        def append(self, layer, *pass_):
-            k_BHLc, v_BHLc = super().append(layer, *pass_)
-            kept[k_BHLc.shape[1], layer] = [
+        def append(self, visit, *pass_):
+            (k_BHLc, v_BHLc), parts = super().append(visit, *pass_)
+            kept[k_BHLc.shape[1], visit.layer] = [
                 StorageWeakRef(x.untyped_storage()) for x in (k_BHLc, v_BHLc)
             ]
-            return k_BHLc, v_BHLc
+            return (k_BHLc, v_BHLc), parts
 
     return replace(stack, cache=Recording)
 
@@ -155,7 +155,7 @@ def without_a_cache(plan, vqvae, labels, sampling, tokens):
             read = torch.zeros_like(level, dtype=torch.bool)
             for p in (p for p in passes if p.model is model):
                 runs = any(visit.layer == layer for visit in p.visits)
-                read |= runs & (level >= p.first) & (level <= p.scale)
+                read |= runs & (level >= p.scales[0]) & (level <= p.scale)
             mask = level[read][:, None] >= level[read][None, :]
             x[:, read] = block(x[:, read], block.modulation(cond), mask)
         for k, step in enumerate(plan.steps):

@@ -28,9 +28,9 @@ def of_model(plan, model, stack=STATIC):
 
 def test_passes_read_what_the_model_has_missed(d30, d16):
     plan = swap_scale(d30, d16, scale=4)
-    assert [(p.first, p.scale) for p in of_model(plan, d16)] == [(0, 3)]
+    assert [(p.scales[0], p.scale) for p in of_model(plan, d16)] == [(0, 3)]
     passes = of_model(plan, d30)
-    assert [(p.first, p.scale) for p in passes][2:5] == [(2, 2), (3, 4), (5, 5)]
+    assert [(p.scales[0], p.scale) for p in passes][2:5] == [(2, 2), (3, 4), (5, 5)]
     assert [p.is_first for p in passes] == [True] + [False] * 8
     assert [p.is_last for p in passes] == [False] * 8 + [True]
 
@@ -48,9 +48,9 @@ def test_a_layer_attends_to_what_it_has_itself_cached(d30):
 
 def test_modern_computes_adaln_once_and_the_published_code_in_each_pass(d30):
     plan = variant(d30, depth=2, bridge_scales=1)
-    computed = lambda stack: [sum(v.conditions for v in p.visits) for p in work(plan, 1, stack)]  # noqa: E731
-    assert computed(STATIC) == [30] + [0] * 9
-    assert computed(GROWING) == [30] + [2] * 9
+    rows = lambda stack: [sum(v.conditions for v in p.visits) for p in work(plan, 1, stack)]  # noqa: E731
+    assert rows(STATIC) == [60] + [0] * 9
+    assert rows(GROWING) == [60] + [4] * 9
 
 
 @pytest.mark.parametrize("N", [6, 9])

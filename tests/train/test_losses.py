@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from codevar.cache import StaticCache
 from codevar.train import losses, teacher_forcing
 from codevar.train.objectives import Prediction
 from codevar.train.recipes import DataConfig, OptimizerConfig, TrainVAR
@@ -64,6 +63,23 @@ def test_a_drafter_runs_no_later_scale(prepared, vqvae, drafter, labels):
     assert lengths == [91]
 
 
+class Appended:
+    """A layer's cache and no more."""
+
+    prunes = False
+    keys = values = torch.empty(0)
+
+    def append(self, q_BHlc, k_BHlc, v_BHlc, scale):
+        new = k_BHlc, v_BHlc
+        held = self.keys, self.values
+        both = zip(held, new, strict=True)
+        self.keys, self.values = (torch.cat((a, b), 2) if a.numel() else b for a, b in both)
+        return self.keys, self.values
+
+    def save(self, *branch, **which):
+        pass
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("bridge", [0, 4, 6, 10])
 def test_a_subnet_trains_what_it_decodes(prepared, vqvae, drafter, labels, bridge):
@@ -74,7 +90,7 @@ def test_a_subnet_trains_what_it_decodes(prepared, vqvae, drafter, labels, bridg
     cond = drafter.class_emb(labels)
     x_BLC = torch.cat((drafter.first_input(cond), drafter.word_embed(inputs)), dim=1)
     x_BLC = x_BLC + drafter.positions()
-    cache = StaticCache((scales.L,) * drafter.config.depth, torch.float32)
+    caches = [Appended() for _ in drafter.blocks]
     for k, where in enumerate(scales.slices):
         x = x_BLC[:, where]
         for layer, block in enumerate(drafter.blocks):
@@ -82,7 +98,7 @@ def test_a_subnet_trains_what_it_decodes(prepared, vqvae, drafter, labels, bridg
                 modulation = drafter.modulation(layer, cond)
                 # The attention of training wants a mask; a decode's has none.
                 block.attn.attend, mine = F.scaled_dot_product_attention, block.attn.attend
-                x = block(x, modulation, None, cache, layer)
+                x = block(x, modulation, None, caches[layer])
                 block.attn.attend = mine
         wanted = drafter.logits(x, cond)
         torch.testing.assert_close(at_once[:, where], wanted, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,133 @@
+"""What one layer sees of the decode in one pass: its cache, and what is left out of it.
+
+Shapes: B rows of the batch, H heads, n tokens of the pass, l of the map that it predicts, k of
+them that are kept, L cached, c per head, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from codevar import eviction, pruning
+from codevar.cache import Cache, Parts
+from codevar.steps import Eviction
+from codevar.work import Pass, Visit
+
+#: Outputs of a layer's branch for a map, kept to restore from: by (layer, branch, scale).
+Sources = dict[tuple[int, int, int], torch.Tensor]
+
+
+@dataclass
+class LayerRun:
+    """One visit, for some rows of the batch.
+
+    rows: which.  salt: what tells the images of all rows apart, for random choices.
+    sources: what the model's layers keep to restore from, for all its rows.
+    """
+
+    reading: Pass
+    visit: Visit
+    rows: slice
+    cache: Cache
+    sources: Sources
+    salt: Callable[[], torch.Tensor]
+    _all: Parts = ()
+    _kept: torch.Tensor | None = None
+
+    @property
+    def prunes(self) -> bool:
+        """Whether some tokens are left out of the branches."""
+        return self.visit.prune is not None
+
+    def append(
+        self, q_BHlc: torch.Tensor, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor, scale: float
+    ) -> Parts:
+        """All keys and values (B, H, L, c) of the layer, this pass added.
+
+        scale: of the products of queries and keys.
+        """
+        parts, held = self.cache.append(self.visit, self.rows, k_BHlc, v_BHlc)
+        if self.visit.cut is not None:
+            self._all = held
+            if isinstance(self.visit.cut, Eviction):
+                self._kept = self._chosen(self.visit.cut, q_BHlc, parts[0], scale)
+        return parts
+
+    def cut(self) -> None:
+        """Leaves in the cache what the visit keeps; once attention is done with all."""
+        if self.visit.cut is None:
+            return
+        if self._kept is not None:
+            at_BHn1 = self._kept[..., None]
+            left = tuple(t.gather(2, at_BHn1.expand(-1, -1, -1, t.shape[-1])) for t in self._all)
+        else:
+            spans = self.visit.cut
+            assert isinstance(spans, tuple)
+            left = tuple(torch.cat([t[:, :, a:b] for a, b in spans], dim=2) for t in self._all)
+        self._all, self._kept = (), None
+        self.cache.write(self.visit.layer, self.rows, left)
+
+    def _chosen(
+        self, rule: Eviction, q_BHlc: torch.Tensor, k_BHLc: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """(B, H, n) positions of the keys that stay."""
+        _, heads, keys, _ = k_BHLc.shape
+        map_tokens = self.reading.maps[-1]
+        if rule.score == "random":
+            about = self.visit.layer, self.reading.scale, heads
+            return eviction.random(self.salt()[self.rows], about, keys, heads, rule.budget)
+        side = self.reading.model.scales.patch_sizes[self.reading.scale]
+        of_map_o = eviction.observers(side, q_BHlc.device)
+        q_BHoc = q_BHlc.index_select(2, of_map_o + q_BHlc.shape[2] - map_tokens) * scale
+        choose = {"observed": eviction.observed, "observed_maxpool": eviction.observed_maxpool}
+        return choose[rule.score](q_BHoc, k_BHLc, of_map_o + keys - map_tokens, rule.budget)
+
+    def select(self, x_BnC: torch.Tensor, branch: int) -> torch.Tensor:
+        """(B, queries) the tokens that go through a branch: a prefix whole, and of the map the
+        kept ones."""
+        assert self.visit.prune is not None
+        B, n, _ = x_BnC.shape
+        length = self.reading.maps[-1]
+        prefix, kept = n - length, self.visit.queries - (n - length)
+        if self.visit.prune.selector == "random":
+            about = self.visit.layer, self.reading.scale, branch
+            kept_Bk = pruning.random(self.salt()[self.rows], about, length, kept)
+        else:
+            kept_Bk = pruning.farthest(x_BnC[:, prefix:], kept)
+        first_Bp = torch.arange(prefix, device=x_BnC.device).expand(B, -1)
+        return torch.cat((first_Bp, kept_Bk + prefix), dim=1)
+
+    def restore(self, out_BkC: torch.Tensor, kept_Bk: torch.Tensor, branch: int) -> torch.Tensor:
+        """(B, n, C) a branch's output for all tokens, from that for some."""
+        assert self.visit.prune is not None
+        B, _, C = out_BkC.shape
+        prefix, length = sum(self.reading.maps[:-1]), self.reading.maps[-1]
+        self._save(out_BkC, branch)
+        source = self.visit.prune.restore_from
+        if source is None:
+            full_BnC = out_BkC.new_zeros(B, prefix + length, C)
+        else:
+            of_map = self.sources[self.visit.layer, branch, source - 1][self.rows]
+            full_BlC = pruning.enlarged(of_map, length)
+            full_BnC = torch.nn.functional.pad(full_BlC, (0, 0, prefix, 0))
+        return pruning.put(full_BnC, kept_Bk, out_BkC)
+
+    def save(self, out_BnC: torch.Tensor, gamma_B1C: torch.Tensor, branch: int) -> None:
+        """Keeps a branch's output, gated, for the maps that a later visit restores from."""
+        if self.visit.saves:
+            self._save(out_BnC * gamma_B1C, branch)
+
+    def _save(self, gated_BnC: torch.Tensor, branch: int) -> None:
+        start = 0
+        for scale, tokens in zip(self.reading.scales, self.reading.maps, strict=True):
+            of_map_BmC = gated_BnC[:, start : start + tokens]
+            if scale in self.visit.saves:
+                key = self.visit.layer, branch, scale
+                if key not in self.sources:
+                    rows = self.cache.room.rows
+                    self.sources[key] = of_map_BmC.new_empty(rows, *of_map_BmC.shape[1:])
+                self.sources[key][self.rows] = of_map_BmC
+            start += tokens

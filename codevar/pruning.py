@@ -1,0 +1,44 @@
+"""Which tokens of a map go through a layer's branch, and what the others get.
+
+Shapes: B rows of the batch, l tokens of the map, k that are kept, m of the map that is restored
+from, C width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from codevar.noise import hashed
+
+
+def farthest(x_BlC: torch.Tensor, kept: int) -> torch.Tensor:
+    """(B, k) the tokens farthest from their map's mean, by falling distance (FastVAR, Section
+    3.2: what changes quickly from place to place)."""
+    distance_Bl = (x_BlC - x_BlC.mean(dim=1, keepdim=True)).square().sum(dim=-1)
+    return distance_Bl.topk(kept).indices
+
+
+def random(salt_B: torch.Tensor, about: tuple[int, ...], tokens: int, kept: int) -> torch.Tensor:
+    """(B, k) any tokens: the control."""
+    return hashed(salt_B, about, tokens).topk(kept).indices
+
+
+def enlarged(source_BmC: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(B, l, C) a square map at another size, each cell the mean of what it covers (FastVAR,
+    Section 3.3)."""
+    small, large = math.isqrt(source_BmC.shape[1]), math.isqrt(tokens)
+    source_BCpp = source_BmC.mT.unflatten(-1, (small, small))
+    return F.interpolate(source_BCpp, size=(large, large), mode="area").flatten(2).mT
+
+
+def taken(x_BlC: torch.Tensor, kept_Bk: torch.Tensor) -> torch.Tensor:
+    """(B, k, C) these tokens."""
+    return x_BlC.gather(1, kept_Bk[..., None].expand(-1, -1, x_BlC.shape[-1]))
+
+
+def put(x_BlC: torch.Tensor, kept_Bk: torch.Tensor, new_BkC: torch.Tensor) -> torch.Tensor:
+    """x with these tokens in their places, in place."""
+    return x_BlC.scatter_(1, kept_Bk[..., None].expand_as(new_BkC), new_BkC)

@@ -1,0 +1,158 @@
+"""What a plan says of one scale: which model predicts it, with which of its layers, and what is
+left out to make it cheaper.
+
+Scales count from 1, layers from 0.  Where a rule names no layers it holds for all of them.  All
+raise ValueError, in one line, for what cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from codevar.checks import number, one_of, shown, whole
+from codevar.var import VAR
+
+SELECTORS = ("fastvar", "random")
+SCORES = ("observed", "observed_maxpool", "random", "recent")
+BITS = (16, 8, 4)  # 16: as they are
+OBSERVED = 16  # tokens of a map whose queries score the cache, at most
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Only a share of the map goes through a layer's two branches; the others get what a restorer
+    says.
+
+    drop: share of the tokens that is left out.
+    selector: which stay: one of SELECTORS (`codevar.pruning`).
+    restore_from: the scale whose output of the same branch, enlarged, the others get; None: zeros.
+    """
+
+    drop: float
+    selector: str = "fastvar"
+    restore_from: int | None = None
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= number("drop", self.drop) < 1:
+            raise ValueError(f"drop must be at least 0 and below 1, not {self.drop}")
+        one_of("selector", self.selector, SELECTORS)
+        _keep_layers(self)
+
+    def kept(self, tokens: int) -> int:
+        """Of a map of so many tokens."""
+        return tokens - int(self.drop * tokens)
+
+
+@dataclass(frozen=True)
+class Window:
+    """After the scale a layer keeps the pyramid's first scales and the last up to this one."""
+
+    first: int
+    last: int
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("first", "last"):
+            if whole(name, getattr(self, name)) < 0:
+                raise ValueError(f"{name} must be 0 or more scales, not {getattr(self, name)}")
+        _keep_layers(self)
+
+    def keeps(self, scale: int, now: int) -> bool:
+        """Whether a scale stays after scale `now`."""
+        return scale <= self.first or scale > now - self.last
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """After the scale a layer keeps at most so many tokens a row and head: those of the highest
+    score, one of SCORES (`codevar.eviction`)."""
+
+    budget: int
+    score: str = "observed"
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        one_of("score", self.score, SCORES)
+        least = OBSERVED + 1 if self.observes else 1
+        if whole("budget", self.budget) < least:
+            raise ValueError(f"budget must be {least} tokens or more, not {self.budget}")
+        _keep_layers(self)
+
+    @property
+    def observes(self) -> bool:
+        """Whether the score is the attention of some of the map's tokens."""
+        return self.score.startswith("observed")
+
+
+Rule = Window | Eviction
+
+
+@dataclass(frozen=True)
+class CacheRules:
+    """What is kept of keys and values after a scale: all, or what the last of the rules that names
+    the layer says, in so many bits a number."""
+
+    rules: tuple[Rule, ...] = ()
+    bits: int = 16
+
+    def __post_init__(self) -> None:
+        one_of("bits", self.bits, BITS)
+
+    def of_layer(self, layer: int) -> Rule | None:
+        """The rule of a layer, if there is one."""
+        return next((rule for rule in reversed(self.rules) if holds(rule, layer)), None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What predicts one scale, and how.
+
+    guided: whether the half of the batch without a class runs.
+    skip: the scale predicts nothing: no token, and nothing is added to the image.
+    """
+
+    model: VAR
+    layers: tuple[int, ...]
+    guided: bool = True
+    tokens: Tokens | None = None
+    cache: CacheRules = CacheRules()
+    skip: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, VAR):
+            raise ValueError(f"a step's model must be a VAR, not {shown(self.model)}")
+        object.__setattr__(self, "layers", numbers("layers", self.layers))
+        known = range(self.model.config.depth)
+        rising = list(self.layers) == sorted(set(self.layers))
+        if not self.layers or not rising or not set(self.layers) <= set(known):
+            raise ValueError(f"layers must rise within 0..{known[-1]}, not {self.layers}")
+        for layer in self.layers:
+            rule = self.cache.of_layer(layer)
+            if isinstance(rule, Eviction) and rule.observes and self.prunes(layer):
+                raise ValueError(f"layer {layer} is pruned, so its cache cannot be observed")
+
+    def prunes(self, layer: int) -> bool:
+        """Whether only a part of the tokens goes through the layer."""
+        return self.tokens is not None and self.tokens.drop > 0 and holds(self.tokens, layer)
+
+
+def holds(rule: Tokens | Rule, layer: int) -> bool:
+    """Whether the rule is one for this layer."""
+    return rule.layers is None or layer in rule.layers
+
+
+def numbers(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    """The whole numbers of a list."""
+    try:
+        found = tuple(values)
+    except TypeError:
+        raise ValueError(f"{name} must be a list of whole numbers, not {shown(values)}") from None
+    return tuple(whole(f"each of the {name}", value) for value in found)
+
+
+def _keep_layers(rule: Tokens | Rule) -> None:
+    """Layers in any list become a tuple, which is hashed."""
+    if rule.layers is not None:
+        object.__setattr__(rule, "layers", numbers("layers", rule.layers))
