@@ -42,8 +42,10 @@ class Form:
         """Keys and values of what is kept."""
         if self.bits == 16:
             return parts
-        halves = parts[:2], parts[2:]
-        return tuple(restored(*half, self.bits).to(self.dtype) for half in halves)
+        k_codes, k_factor, v_codes, v_factor = parts
+        k_BHLc = restored(k_codes, k_factor, self.bits)
+        v_BHLc = restored(v_codes, v_factor, self.bits)
+        return k_BHLc.to(self.dtype), v_BHLc.to(self.dtype)
 
     def token_bytes(self, config: VARConfig) -> int:
         """Of a token's key and value in a layer, in few bits."""
@@ -83,15 +85,18 @@ class Cache:
 
     in_place: whether memory is allocated once, for what a later pass reads, and rows may come in
         chunks; a cache that is not keeps all that is appended.
-    nbytes: held at present.
     """
 
     in_place: ClassVar[bool]
-    nbytes: int
 
     def __init__(self, form: Form, room: Room) -> None:
         """room: for what a cache that is allocated once is allocated."""
         self.form, self.room = form, room
+
+    @property
+    def nbytes(self) -> int:
+        """Held at present."""
+        raise NotImplementedError
 
     def append(
         self, visit: Visit, rows: slice, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor
@@ -152,6 +157,7 @@ class GrowingCache(Cache):
 
     def read(self, layer, rows, tokens):
         held, wanted = self._parts[layer], (rows.start, rows.stop)
+        half = rows.stop // 2
         if tokens == 0:
             return ()
         if wanted not in held and len(held) == 1:  # a half of what was one
@@ -162,7 +168,7 @@ class GrowingCache(Cache):
                 for first in (0, half)
             }
         elif wanted not in held:
-            self._parts[layer] = {wanted: joined(*(held[key] for key in sorted(held)), dim=0)}
+            self._parts[layer] = {wanted: joined(held[0, half], held[half, rows.stop], dim=0)}
         return self._parts[layer][wanted]
 
     def extend(self, layer, rows, past, new):

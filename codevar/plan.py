@@ -126,7 +126,8 @@ def prune_tokens(
     """
     if not isinstance(drop, Mapping):
         raise ValueError(f"drop must be shares by scale, {{9: 0.4}}, not {shown(drop)}")
-    rules = {k: Tokens(share, selector, restore_from, layers) for k, share in drop.items()}
+    among = _layers(layers)
+    rules = {k: Tokens(share, selector, restore_from, among) for k, share in drop.items()}
     return _changed(model, rules, lambda step, k: {"tokens": rules[k]})
 
 
@@ -134,7 +135,7 @@ def keep_cache(
     model: VAR | Plan, first: int, last: int, layers: Iterable[int] | None = None
 ) -> Plan:
     """The first scales and the last stay in the cache, the others go once they are read."""
-    return _with_rule(model, Window(first, last, layers))
+    return _with_rule(model, Window(first, last, _layers(layers)))
 
 
 def evict_cache(
@@ -149,7 +150,7 @@ def evict_cache(
     """
     K = original(model).scales.K
     budgets = budget if isinstance(budget, Mapping) else dict.fromkeys(range(1, K + 1), budget)
-    rules = {k: Eviction(most, score, layers) for k, most in budgets.items()}
+    rules = {k: Eviction(most, score, _layers(layers)) for k, most in budgets.items()}
     return _with_rule(model, rules)
 
 
@@ -211,6 +212,10 @@ def _must_agree(one: VAR, other: VAR) -> None:
             raise ValueError(
                 f"the models of a plan must agree in {name}: {values[0]} and {values[1]}"
             )
+
+
+def _layers(layers: Iterable[int] | None) -> tuple[int, ...] | None:
+    return None if layers is None else numbers("layers", layers)
 
 
 def _check_cache(model: VAR, steps: Sequence[Step]) -> None:

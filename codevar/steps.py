@@ -38,7 +38,6 @@ class Tokens:
         if not 0 <= number("drop", self.drop) < 1:
             raise ValueError(f"drop must be at least 0 and below 1, not {self.drop}")
         one_of("selector", self.selector, SELECTORS)
-        _keep_layers(self)
 
     def kept(self, tokens: int) -> int:
         """Of a map of so many tokens."""
@@ -57,7 +56,6 @@ class Window:
         for name in ("first", "last"):
             if whole(name, getattr(self, name)) < 0:
                 raise ValueError(f"{name} must be 0 or more scales, not {getattr(self, name)}")
-        _keep_layers(self)
 
     def keeps(self, scale: int, now: int) -> bool:
         """Whether a scale stays after scale `now`."""
@@ -78,7 +76,6 @@ class Eviction:
         least = OBSERVED + 1 if self.observes else 1
         if whole("budget", self.budget) < least:
             raise ValueError(f"budget must be {least} tokens or more, not {self.budget}")
-        _keep_layers(self)
 
     @property
     def observes(self) -> bool:
@@ -150,9 +147,3 @@ def numbers(name: str, values: Iterable[int]) -> tuple[int, ...]:
     except TypeError:
         raise ValueError(f"{name} must be a list of whole numbers, not {shown(values)}") from None
     return tuple(whole(f"each of the {name}", value) for value in found)
-
-
-def _keep_layers(rule: Tokens | Rule) -> None:
-    """Layers in any list become a tuple, which is hashed."""
-    if rule.layers is not None:
-        object.__setattr__(rule, "layers", numbers("layers", rule.layers))
