@@ -28,6 +28,7 @@ from bench.cli import (
     train,
 )
 from bench.study.errors import UsageError
+from bench.study.folders import PROGRAM
 
 # The base of typer's own complaints (its module has moved between versions).
 Complaint: Any = typer.BadParameter.__mro__[-4]
@@ -50,7 +51,9 @@ class OneLineErrors(TyperGroup):
 
 
 def fail(message: str) -> NoReturn:
-    print(f"bench.py: {' '.join(message.split())}", file=sys.stderr)
+    """Says in one line what is wrong, and ends with exit code 2."""
+    line = f"bench.py: {' '.join(message.split())}"
+    print(line.replace("bench.py", PROGRAM), file=sys.stderr)
     sys.exit(2)
 
 

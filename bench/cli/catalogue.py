@@ -7,20 +7,20 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Changes, ExperimentName, OutputFormat, finite
+from bench.cli import options
 from bench.study import experiment, printing
 from bench.study.errors import UsageError, bytes_of
 from bench.study.printing import Format
 
 
-def list_experiments(format: OutputFormat = Format.rich) -> None:
+def list_experiments(format: options.OutputFormat = Format.rich) -> None:
     """Experiments, methods and published models."""
     from bench.tables.catalogue import catalogue
 
     printing.show(catalogue(), format)
 
 
-def env(format: OutputFormat = Format.rich) -> None:
+def env(format: options.OutputFormat = Format.rich) -> None:
     """This machine."""
     from bench.measure import machine
     from bench.tables import tables
@@ -33,9 +33,9 @@ def env(format: OutputFormat = Format.rich) -> None:
 
 
 def predict(
-    experiment_: ExperimentName = "code_table1",
-    changes: Changes = [],  # noqa: B006
-    format: OutputFormat = Format.rich,
+    experiment_: options.ExperimentName = "code_table1",
+    changes: options.Changes = [],  # noqa: B006
+    format: options.OutputFormat = Format.rich,
     max_batch: Annotated[
         bool, typer.Option("--max-batch", help="the largest batch that fits into --memory")
     ] = False,
@@ -49,11 +49,11 @@ def predict(
     rate: Annotated[
         float | None,
         typer.Option(
-            min=0.001, callback=finite, help="hours instead, at so many TFLOP/s of a card"
+            min=0.001, callback=options.finite, help="hours instead, at so many TFLOP/s of a card"
         ),
     ] = None,
     price: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="of an hour of a card")
+        float | None, typer.Option(min=0, callback=options.finite, help="of an hour of a card")
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="cards that share the work")] = 1,
     images: Annotated[

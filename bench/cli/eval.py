@@ -62,8 +62,7 @@ def evaluate(
     from bench.quality.reference import Reference, open_reference
     from bench.quality.reference import save_statistics as save
 
-    chosen = devices.default_device() if device in (None, "auto") else str(device)
-    devices.check_device(chosen)
+    chosen = devices.chosen_device(device)
     images = open_images(samples)
     held = open_reference(reference, images.size) if reference else Reference("none")
     network = features.extractor_of(

@@ -9,19 +9,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.cli.options import Changes, Device, ExperimentName, OutputFormat
+from bench.cli import options
 from bench.cli.targets import check_measured, with_quality
 from bench.study import experiment, printing, records
 from bench.study.errors import UsageError
-from bench.study.folders import RESULTS
+from bench.study.folders import PROGRAM, RESULTS
 from bench.study.printing import Format
 
 
 def run(
-    experiment_: ExperimentName = "quick",
-    changes: Changes = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
-    device: Device = None,
+    experiment_: options.ExperimentName = "quick",
+    changes: options.Changes = [],  # noqa: B006
+    out: options.RunFolder = None,
+    device: options.Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="only what --out does not have, or what failed there")
     ] = False,
@@ -31,9 +31,7 @@ def run(
     throughput: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="also a stream of batches, so long")
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="fetch published checkpoints that are not cached")
-    ] = False,
+    download: options.Download = False,
     trace: Annotated[
         Path | None, typer.Option(help="folder for a profiler trace of the only case")
     ] = None,
@@ -100,10 +98,10 @@ def run(
 
 
 def selfcheck(
-    device: Device = None,
+    device: options.Device = None,
     depth: Annotated[int, typer.Option(min=1, max=60, help="VAR-d of this depth")] = 4,
     pairs: Annotated[int, typer.Option(min=6, help="at most, with and without the timer")] = 600,
-    format: OutputFormat = Format.rich,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
     """Whether measuring changes what is measured; exit code 1 if by more than 1 %."""
     import torch
@@ -112,8 +110,7 @@ def selfcheck(
     from bench.measure.selfcheck import selfcheck as check
     from bench.tables import tables
 
-    chosen = devices.default_device() if device in (None, "auto") else str(device)
-    devices.check_device(chosen)
+    chosen = devices.chosen_device(device)
     found = check(torch.device(chosen), depth, pairs)
     printing.show(tables.checked(found, chosen, depth), format)
     raise typer.Exit(1 if found.verdict == "failed" else 0)
@@ -123,15 +120,13 @@ def profile(
     run: Annotated[
         Path | None, typer.Argument(help="a run that there is: only its times over the floor")
     ] = None,
-    device: Device = None,
+    device: options.Device = None,
     depth: Annotated[int, typer.Option(min=4, max=30, help="VAR-d of this depth")] = 16,
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
-    ] = None,
-    changes: Changes = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with --out")] = False,
-    format: OutputFormat = Format.rich,
+    precision: options.Precision = None,
+    changes: options.Changes = [],  # noqa: B006
+    out: options.RunFolder = None,
+    resume: options.Resume = False,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
     """This machine's ceilings, and each method's time over its floor, on one page.
 
@@ -158,8 +153,7 @@ def profile(
         top = find_ceilings.of_run(run, measured.devices[0], Console(stderr=True))
         printing.show(pages.page(measured, top), format)
         return
-    chosen = devices.default_device() if device in (None, "auto") else str(device)
-    devices.check_device(chosen)
+    chosen = devices.chosen_device(device)
     axes = [*pages.axes_of(chosen.partition(":")[0], depth, precision), *changes]
     sweep = experiment.load("profile", [*axes, f"device={chosen}"])
     devices.check_devices(sweep.cases)
@@ -174,7 +168,7 @@ def profile(
     printing.show(printed, format)
     words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
     words += [f"--precision {precision}"] if precision else []
-    command = " ".join(["python bench.py profile", f"--device {chosen}", *words])
+    command = " ".join([f"{PROGRAM} profile", f"--device {chosen}", *words])
     for path in roofline.write(printed, measured, top, folder, command):
         console.print(path, soft_wrap=True, highlight=False)
     check_measured(measured)

@@ -1,27 +1,66 @@
-"""Options that several commands have."""
+"""Options that several commands have, each declared once."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bench.study.folders import PROGRAM
 from bench.study.printing import Format
 
 ExperimentName = Annotated[
     str, typer.Argument(metavar="EXPERIMENT", help="a name from `list`, or a TOML file")
 ]
+#: Experiments or methods whose cases are drawn or measured one after another.
+Drawn = Annotated[list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="each of its cases")]
 Changes = Annotated[
     list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis: batch_size=1,8")
 ]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
 ]
+Download = Annotated[
+    bool, typer.Option("--download", help="fetch published weights that are not cached")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="how to print")]
 Targets = Annotated[
     list[str] | None,
     typer.Argument(help="experiments (their newest run) or folders of runs; default: newest run"),
+]
+BatchSize = Annotated[int, typer.Option(min=1, max=1024, help="images at a time")]
+PerClass = Annotated[int, typer.Option(min=1, help="images of each class")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with what --out holds")]
+RunFolder = Annotated[Path | None, typer.Option(help="folder of the run")]
+RecordFolder = Annotated[
+    Path | None, typer.Option(help="folder of the record, if not one in results/MACHINE")
+]
+PlotFolder = Annotated[Path, typer.Option(help="folder for the pictures")]
+PictureFile = Annotated[
+    Path, typer.Option("--out", "-o", help="FILE.png; a PDF is written beside it")
+]
+Reference = Annotated[
+    str | None, typer.Option(metavar="REF", help=f"also FIDs; REF as `{PROGRAM} eval` takes it")
+]
+Extractor = Annotated[
+    str | None, typer.Option(help="inception, mini or a classifier's file; default: by REF")
+]
+ExtractorWeights = Annotated[Path | None, typer.Option(help="file of the extractor's weights")]
+Cache = Annotated[Path | None, typer.Option(help="folder of features that are kept")]
+Bootstrap = Annotated[
+    int, typer.Option(min=0, metavar="N", help="95 % intervals from N halves of the samples")
+]
+Precision = Annotated[
+    str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
+]
+Box = Annotated[
+    tuple[int, int, int, int] | None,
+    typer.Option(metavar="X0 Y0 X1 Y1", help="where new content is wanted, in pixels"),
+]
+Mask = Annotated[
+    Path | None, typer.Option(help="a picture that is light where new content is wanted")
 ]
 
 

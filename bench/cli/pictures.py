@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bench.cli.targets import check_targets
+from bench.cli import options
+from bench.cli.targets import check_targets, record_folder
 from bench.study import printing, storage
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS, with_committed
@@ -20,36 +22,17 @@ if TYPE_CHECKING:
     from bench.study.cases import VARCase
 
 
-Changes = Annotated[
-    list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis: weights=mini")
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")]
-Download = Annotated[
-    bool, typer.Option("--download", help="fetch published weights that are not cached")
-]
-OutputFormat = Annotated[Format, typer.Option("--format", help="how to print")]
-BoxOption = Annotated[
-    tuple[int, int, int, int] | None,
-    typer.Option(metavar="X0 Y0 X1 Y1", help="where new content is wanted, in pixels"),
-]
-MaskOption = Annotated[
-    Path | None, typer.Option(help="a picture that is light where new content is wanted")
-]
-
-
 def grid(
-    targets: Annotated[
-        list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="a row for each of its cases")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="FILE.png; a PDF is written beside it")],
+    targets: options.Drawn,
+    out: options.PictureFile,
     classes: Annotated[str, typer.Option(help="0,3,7 or 0-9")] = "0-7",
     seeds: Annotated[str, typer.Option(help="of each class, one after another")] = "0",
-    changes: Changes = [],  # noqa: B006
+    changes: options.Changes = [],  # noqa: B006
     run: Annotated[
         Path | None, typer.Option(help="the run whose speed and memory stand in the margin")
     ] = None,
-    device: Device = None,
-    download: Download = False,
+    device: options.Device = None,
+    download: options.Download = False,
 ) -> None:
     """The same classes and seeds by each method, a row each, as the papers' picture figures."""
     check_targets(targets, changes)
@@ -77,11 +60,10 @@ def grid(
             heads = [grid_rows.Head(chosen.class_name(c, count), len(drawn)) for c in labels]
             progress.count(name, 1, 1)
     shown = f"seed {drawn[0]}" if len(drawn) == 1 else f"seeds {', '.join(map(str, drawn))}"
-    footer = " ".join([f"Each class with {shown}, {presets(cases)}.", *known.sources])
+    footer = " ".join([f"Each class with {shown}, {sampled_how(cases)}", *known.sources])
     title = chosen.title_of(targets) or ("Same classes and seeds" if rows[1:] else rows[0].label)
-    picture_rows.save(picture_rows.draw(rows, heads, title, footer + said_of_weights(cases)), files)
-    for path in files:
-        print(path)
+    picture_rows.save(picture_rows.draw(rows, heads, title, footer), files)
+    print(*files, sep="\n")
 
 
 def edit(
@@ -89,17 +71,17 @@ def edit(
         str, typer.Argument(metavar="IMAGE", help="a picture, or mini:7: the mini world's 7th test")
     ],
     plan: Annotated[list[str], typer.Option(help="a method, as often as wanted: a row each")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="FILE.png; a PDF is written beside it")],
+    out: options.PictureFile,
     label: Annotated[int | None, typer.Option("--class", help="of the new content")] = None,
     own_class: Annotated[
         bool, typer.Option("--own-class", help="inpaint: --class is the picture's own")
     ] = False,
-    box: BoxOption = None,
-    mask: MaskOption = None,
+    box: options.Box = None,
+    mask: options.Mask = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    changes: Changes = [],  # noqa: B006
-    device: Device = None,
-    download: Download = False,
+    changes: options.Changes = [],  # noqa: B006
+    device: options.Device = None,
+    download: options.Download = False,
 ) -> None:
     """Inpainting and editing without training: before, mask and after, side by side."""
     check_targets(plan, changes)
@@ -119,37 +101,32 @@ def edit(
             rows.append(grid_rows.Row(name, images))
             progress.count(name, 1, 1)
     side = rows[0].images.shape[-1]
-    footer = " ".join([edits.told(opened, side), f"Seed {seed}, {presets(cases)}."])
+    footer = f"{edits.told(opened, side)} Seed {seed}, {sampled_how(cases)}"
     title = "Inpainting and editing, zero-shot"
-    picture_rows.save(picture_rows.draw(rows, heads, title, footer + said_of_weights(cases)), files)
-    for path in files:
-        print(path)
+    picture_rows.save(picture_rows.draw(rows, heads, title, footer), files)
+    print(*files, sep="\n")
 
 
 def inpaint(
-    targets: Annotated[
-        list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="a record for each case")
-    ],
+    targets: options.Drawn,
     images: Annotated[
         str, typer.Option(metavar="SOURCE", help="mini:test, or a folder with one for each class")
     ] = "mini:test",
     count: Annotated[int, typer.Option(min=1, help="pictures")] = 500,
-    box: BoxOption = None,
-    mask: MaskOption = None,
+    box: options.Box = None,
+    mask: options.Mask = None,
     another_class: Annotated[
         bool, typer.Option("--another-class", help="edit: the class after each picture's own")
     ] = False,
     classifier: Annotated[
         Path | None, typer.Option(help="of `train classifier`; the mini world's own by default")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=1024)] = 16,
-    changes: Changes = [],  # noqa: B006
-    device: Device = None,
-    download: Download = False,
-    out: Annotated[
-        Path | None, typer.Option(help="folder of the records; results/MACHINE/inpainting")
-    ] = None,
-    format: OutputFormat = Format.rich,
+    batch_size: options.BatchSize = 16,
+    changes: options.Changes = [],  # noqa: B006
+    device: options.Device = None,
+    download: options.Download = False,
+    out: options.RecordFolder = None,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
     """How well a method inpaints held-out pictures: distance outside the mask, class inside.
 
@@ -164,8 +141,7 @@ def inpaint(
     source = inpainting.held_out(images)
     if box and mask:
         raise UsageError("--box and --mask: give one of them")
-    folder = out or RESULTS / machine.environment()["machine"] / "inpainting"
-    storage.prepare(folder)
+    folder = record_folder(out, "inpainting")
     env, lines = machine.environment(), []
     with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):
@@ -178,22 +154,23 @@ def inpaint(
                 )
             side = inpainting.side_of(loaded.vqvae)
             middle = (side // 4, side // 4, side - side // 4, side - side // 4)
-            wanted = crops.file_mask(mask, side, side) if mask else None
-            if wanted is None:
-                wanted = crops.box_mask(box or middle, side, side)
+            if mask:
+                area = crops.file_mask(mask, side, side)
+            else:
+                area = crops.box_mask(box or middle, side, side)
             judge = inpainting.judge_of(classifier, source, case.device)
             figures = inpainting.measure(
                 loaded,
                 source,
                 count,
-                wanted,
+                area,
                 judge,
                 another_class,
                 batch_size,
                 lambda done, name=name: progress.count(name, done, count),  # type: ignore[misc]
             )
             line = inpainting.record_of(loaded, source, figures, env)
-            append(folder / inpainting.FILE, line)
+            storage.append_record(folder / inpainting.FILE, line)
             lines.append({**line, "name": name})
     printing.show(inpainting.printed(lines), format)
     print(f"records: {folder / inpainting.FILE}", file=sys.stderr)
@@ -209,18 +186,16 @@ def iqa(
     weights: Annotated[
         Path | None, typer.Option(help="folder with MUSIQ's and CLIP's files; pyiqa's cache")
     ] = None,
-    download: Download = False,
-    batch_size: Annotated[int, typer.Option(min=1, max=1024)] = 16,
-    device: Device = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder of the records; results/MACHINE/evaluations")
-    ] = None,
-    format: OutputFormat = Format.rich,
+    download: options.Download = False,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = None,
+    out: options.RecordFolder = None,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
     """MUSIQ, CLIPIQA and NIQE of pictures, by pyiqa (CoDe, Table 5)."""
     import torch
 
-    from bench.measure import devices, machine
+    from bench.measure import devices
     from bench.quality import features
     from bench.quality import iqa as scoring
     from bench.quality.evaluate import evaluate
@@ -228,12 +203,10 @@ def iqa(
     from bench.quality.reference import Reference
     from bench.study import evaluations
 
-    chosen = devices.default_device() if device in (None, "auto") else str(device)
-    devices.check_device(chosen)
+    chosen = devices.chosen_device(device)
     asked = [name.strip() for name in metrics.split(",")] if metrics else None
     sets = [open_images(path) for path in samples]
-    folder = out or RESULTS / machine.environment()["machine"] / "evaluations"
-    storage.prepare(folder)
+    folder = record_folder(out, "evaluations")
     lines: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
     with Progress(Console(stderr=True)) as progress:
@@ -274,20 +247,9 @@ def numbers(option: str, text: str) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def presets(cases: list[VARCase]) -> str:
-    return f"preset {'/'.join(dict.fromkeys(case.sampling for case in cases))}"
-
-
-def said_of_weights(cases: list[VARCase]) -> str:
-    """What a reader must know of random weights."""
-    seeded = [case.weights == "seeded" for case in cases]
-    if not any(seeded):
-        return ""
-    return " Weights are random, from a seed: the pictures show nothing of a method."
-
-
-def append(file: Path, line: dict[str, Any]) -> None:
-    try:
-        storage.append_line(file, line)
-    except OSError as e:
-        raise UsageError(f"{file}: cannot be written ({e.strerror}); choose --out") from None
+def sampled_how(cases: Sequence[VARCase]) -> str:
+    """The presets of the cases, and what a reader must know of random weights."""
+    said = f"preset {'/'.join(dict.fromkeys(case.sampling for case in cases))}."
+    if any(case.weights == "seeded" for case in cases):
+        said += " Weights are random, from a seed: the pictures show nothing of a method."
+    return said

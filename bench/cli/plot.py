@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bench.cli import options
 from bench.cli.targets import find
 from bench.study import experiment
 from bench.study.folders import PLOTS
@@ -21,7 +21,7 @@ def plot(
         ),
     ] = None,
     figure: Annotated[list[str] | None, typer.Option(help="only these figures")] = None,
-    out: Annotated[Path, typer.Option(help="folder for the pictures")] = PLOTS,
+    out: options.PlotFolder = PLOTS,
 ) -> None:
     """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
     for target in targets or []:

@@ -11,6 +11,7 @@ import typer
 from bench.cli.compare import compared
 from bench.cli.targets import find
 from bench.study.errors import UsageError
+from bench.study.folders import PROGRAM
 
 
 def report(
@@ -37,7 +38,7 @@ def report(
     """One HTML page to read it all: figures, tables, images, machine, raw samples."""
     words = [*(targets or []), *(["--compare", *compare] if compare else [])]
     words += [word for path in samples or [] for word in ("--samples", str(path))]
-    command = shlex.join(["bench.py", "report", *words])
+    command = shlex.join([PROGRAM, "report", *words])
     if compare and (targets or samples):
         raise UsageError("--compare makes a page of its own: leave out RUN and --samples")
     if threshold and not compare:

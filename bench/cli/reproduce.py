@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bench.cli import options
 from bench.study import experiment, printing
 from bench.study.cases import sampled
 from bench.study.errors import UsageError
-from bench.study.folders import PLOTS, RESULTS
+from bench.study.folders import PLOTS, PROGRAM, RESULTS
 from bench.study.printing import Format
 
 
@@ -21,21 +22,15 @@ def reproduce(
         list[str], typer.Argument(metavar="EXPERIMENT...", help="names from `list`, or TOML files")
     ],
     reference: Annotated[
-        str, typer.Option(metavar="REF", help="as `bench.py eval` takes it")
+        str, typer.Option(metavar="REF", help=f"as `{PROGRAM} eval` takes it")
     ] = "mini:test:2000",
-    per_class: Annotated[int, typer.Option(min=1, help="images of each class")] = 200,
-    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="of sampling")] = 50,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="95 % intervals from N halves of the samples")
-    ] = 100,
+    per_class: options.PerClass = 200,
+    batch_size: options.BatchSize = 50,
+    bootstrap: options.Bootstrap = 100,
     speed: Annotated[bool, typer.Option(help="also measure speed and memory")] = True,
-    weights: Annotated[
-        Path | None, typer.Option(help="file of the extractor's weights, if not the shipped one's")
-    ] = None,
-    changes: Annotated[
-        list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis")
-    ] = [],  # noqa: B006
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
+    weights: options.ExtractorWeights = None,
+    changes: options.Changes = [],  # noqa: B006
+    device: options.Device = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -55,9 +50,7 @@ def reproduce(
             "shipped ones had about 0.2",
         ),
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="fetch weights that are not cached")
-    ] = False,
+    download: options.Download = False,
 ) -> None:
     """Experiments from nothing to their tables and figures: images, quality, speed, memory.
 

@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.study import experiment, storage
+from bench.cli import options
+from bench.cli.targets import record_folder
+from bench.study import experiment
 from bench.study.cases import make_case
-from bench.study.folders import RESULTS
 
 if TYPE_CHECKING:
     from bench.quality.sample_set import Manifest
 
 
 class Form(StrEnum):
+    """How images lie on disk."""
+
     png = "png"
     npz = "npz"
 
 
 class Preset(StrEnum):
+    """Sampling settings by name."""
+
     var = "var"
     code = "code"
     mini = "mini"
@@ -33,23 +38,19 @@ def sample(
         str, typer.Argument(metavar="EXPERIMENT|METHOD", help="a name from `list`, or a TOML file")
     ],
     out: Annotated[Path, typer.Option(help="folder; of several cases each has one in it")],
-    changes: Annotated[
-        list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis: depth=16")
-    ] = [],  # noqa: B006
-    per_class: Annotated[int, typer.Option(min=1, help="images of each class")] = 50,
+    changes: options.Changes = [],  # noqa: B006
+    per_class: options.PerClass = 50,
     format: Annotated[Form, typer.Option(help="PNG files, or one samples.npz")] = Form.png,
-    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 32,
+    batch_size: options.BatchSize = 32,
     preset: Annotated[
         Preset | None, typer.Option(help="the papers' sampling settings, if not the case's own")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="of the set, if not the case's own")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with what --out holds")] = False,
-    download: Annotated[
-        bool, typer.Option("--download", help="fetch published checkpoints that are not cached")
-    ] = False,
+    device: options.Device = None,
+    resume: options.Resume = False,
+    download: options.Download = False,
 ) -> None:
     """Images of every class, equally many, to disk; torchrun in front of it shares the work."""
     axes = {"device": device, "sampling": preset and preset.value}
@@ -97,20 +98,14 @@ def fidelity(
     a: Annotated[Path, typer.Argument(metavar="A", help="a sample set: what is compared with")],
     b: Annotated[Path, typer.Argument(metavar="B", help="the same on another stack or precision")],
     images: Annotated[int, typer.Option(min=1, help="of so many the tokens are compared")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 32,
-    reference: Annotated[
-        str | None, typer.Option(metavar="REF", help="also FIDs; REF as `bench.py eval` takes it")
-    ] = None,
-    extractor: Annotated[
-        str | None, typer.Option(help="inception, mini or a classifier's file; default: by REF")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="file of the extractor's weights")] = None,
-    cache: Annotated[Path | None, typer.Option(help="folder of features that are kept")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="folder of the record")] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="fetch published weights that are not cached")
-    ] = False,
+    batch_size: options.BatchSize = 32,
+    reference: options.Reference = None,
+    extractor: options.Extractor = None,
+    weights: options.ExtractorWeights = None,
+    cache: options.Cache = None,
+    device: options.Device = None,
+    out: options.RecordFolder = None,
+    download: options.Download = False,
 ) -> None:
     """Whether a stack or a precision changes tokens, images and FID: two sets, side by side."""
     import torch
@@ -121,7 +116,7 @@ def fidelity(
     from bench.quality.sample_set import SampleSet
     from bench.study import printing
 
-    chosen = devices.default_device() if device == "auto" else device
+    chosen = devices.chosen_device(device)
     sets = SampleSet.open(a), SampleSet.open(b)
     devices.check_devices([make_case({**s.manifest["case"], "device": chosen}) for s in sets])
     fid = None
@@ -133,8 +128,7 @@ def fidelity(
             comparing.fids, reference=reference, extractor=network, cache=kept, batch_size=64
         )
     env = machine.environment()
-    folder = out or RESULTS / env["machine"] / "fidelity"
-    storage.prepare(folder)
+    folder = record_folder(out, "fidelity")
     found = comparing.compare(*sets, chosen, images, batch_size, download, fid)
     path = comparing.append(folder, found, env, chosen)
     printing.show(comparing.printed(found), "rich")

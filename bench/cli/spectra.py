@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bench.cli.pictures import (
-    Changes,
-    Device,
-    Download,
-    OutputFormat,
-    presets,
-    said_of_weights,
-)
+from bench.cli import options
+from bench.cli.pictures import sampled_how
 from bench.cli.targets import check_targets
 from bench.study import printing
 from bench.study.errors import UsageError
@@ -25,19 +18,18 @@ from codevar.progress import Progress
 
 
 def spectra(
-    targets: Annotated[
-        list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="a panel for each case")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="FILE.png; a PDF and a CSV are written beside it")
-    ],
+    targets: options.Drawn,
+    out: options.PictureFile,
     images: Annotated[int, typer.Option(min=1, max=4096, help="of each case")] = 64,
-    changes: Changes = [],  # noqa: B006
-    device: Device = None,
-    download: Download = False,
-    format: OutputFormat = Format.rich,
+    changes: options.Changes = [],  # noqa: B006
+    device: options.Device = None,
+    download: options.Download = False,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
-    """Fourier spectra of what the first and last three scales add to images (CoDe, Figure 3 b)."""
+    """Fourier spectra of what the first and last three scales add to images (CoDe, Figure 3 b).
+
+    A CSV file with its numbers is written beside the picture.
+    """
     check_targets(targets, changes)
     import torch
 
@@ -60,7 +52,7 @@ def spectra(
             found.append(fourier.spectra_of(name, loaded.vqvae, torch.cat(parts)))
     if len({(len(one.made), len(one.made[0].cycles)) for one in found}) > 1:
         raise UsageError("these cases have token maps of different sizes: name them one by one")
-    footer = f"{images} images, {presets(cases)}.{said_of_weights(cases)}"
+    footer = f"{images} images, {sampled_how(cases)}"
     result = fourier.printed(found)
     picture_rows.save(spectra_figure.draw(found, footer), files)
     table = files[0].with_suffix(".csv")
@@ -70,5 +62,4 @@ def spectra(
     except OSError as e:
         raise UsageError(f"{table}: cannot be written ({e.strerror})") from None
     printing.show(result, format)
-    for path in (*files, table):
-        print(path)
+    print(*files, table, sep="\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bench.cli.options import Device, OutputFormat, Targets, finite
+from bench.cli import options
 from bench.cli.targets import every_run, find
 from bench.study import evaluations, printing
 from bench.study.cases import make_case
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.tables import frames
 
 
-def table(targets: Targets = None, format: OutputFormat = Format.rich) -> None:
+def table(targets: options.Targets = None, format: options.OutputFormat = Format.rich) -> None:
     """The papers' columns: measured, predicted and as printed there.
 
     Runs of one experiment, say of several machines, share one table.
@@ -47,7 +47,7 @@ def history(
     ] = None,
     method: Annotated[str, typer.Option(help="only methods with this in their name")] = "",
     results: Annotated[Path, typer.Option(help="folder with a folder for each machine")] = RESULTS,
-    format: OutputFormat = Format.rich,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
     """Each case over commits and machines."""
     from bench.tables.history import history as over_time
@@ -56,24 +56,22 @@ def history(
 
 
 def recommend(
-    targets: Targets = None,
+    targets: options.Targets = None,
     memory: Annotated[
         str, typer.Option(help="what the decode may take: of a card of 48 GiB some 44.5GiB")
     ] = "16GiB",
     batch: Annotated[int, typer.Option(min=1, max=1024, help="images at a time")] = 1,
     max_fid: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="the worst FID to accept")
+        float | None, typer.Option(min=0, callback=options.finite, help="the worst FID to accept")
     ] = None,
     max_latency: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="seconds a batch may take")
+        float | None, typer.Option(min=0, callback=options.finite, help="seconds a batch may take")
     ] = None,
     stack: Annotated[str, typer.Option(help="published, modern or compiled")] = "modern",
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
-    ] = None,
-    device: Device = None,
-    out: Annotated[Path, typer.Option(help="folder for the picture")] = PLOTS,
-    format: OutputFormat = Format.rich,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    out: options.PlotFolder = PLOTS,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
     """The Pareto-best methods for a memory and a batch size, with where each figure is from."""
     size = bytes_of(memory)
@@ -83,7 +81,7 @@ def recommend(
     from bench.measure import devices, machine
     from bench.tables import advice as advisor
 
-    chosen = devices.default_device() if device in (None, "auto") else str(device)
+    chosen = devices.chosen_device(device)
     settings = {
         "batch_size": batch,
         "stack": stack,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.study import evaluations, experiment, records
+from bench.study import evaluations, experiment, records, storage
 from bench.study.cases import methods
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
-from bench.study.folders import RESULTS, with_committed
+from bench.study.folders import PROGRAM, RESULTS, with_committed
 
 if TYPE_CHECKING:
     from bench.tables.frames import Run
@@ -25,7 +25,7 @@ def check_measured(*runs: Run) -> None:
     if all(record["status"] in records.FAILED for run in runs for record in run.records):
         folders = ", ".join(str(run.folder) for run in runs)
         print(
-            f"bench.py: nothing was measured, every case failed: see the logs in {folders}; "
+            f"{PROGRAM}: nothing was measured, every case failed: see the logs in {folders}; "
             "--resume tries again",
             file=sys.stderr,
         )
@@ -58,7 +58,7 @@ def find(targets: list[str] | None) -> list[Run]:
     """The runs that the user means; an experiment that was never run comes without records."""
     newest = records.runs(*with_committed(RESULTS))
     if not targets and not newest:
-        raise UsageError(f"no run under {RESULTS}; `bench.py run` makes one")
+        raise UsageError(f"no run under {RESULTS}; `{PROGRAM} run` makes one")
     named: list[Path | Sweep] = []
     for target in targets or [str(newest[0][0])]:
         if Path(target).is_dir():
@@ -80,3 +80,15 @@ def check_targets(targets: Sequence[str], changes: Sequence[str]) -> None:
     for target in targets:
         if target not in methods():
             experiment.load(target, changes)
+
+
+def record_folder(out: Path | None, name: str) -> Path:
+    """The folder that a command adds its record to: --out, or the machine's own in results/.
+
+    Raises UsageError, before any work, for one that cannot be written.
+    """
+    from bench.measure import machine
+
+    folder = out or RESULTS / machine.environment()["machine"] / name
+    storage.prepare(folder)
+    return folder

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.study.errors import UsageError
+from bench.study.folders import PROGRAM
 from codevar.files import CheckpointError
 from codevar.train import TrainError, recipes
 
@@ -61,7 +62,7 @@ def runs_of(recipe: str, configs: list[Path], changes: list[str]) -> list[recipe
     for file in files:
         for run in recipes.load(file, {key.strip(): value for key, _, value in split}):
             if recipe not in ("all", run.recipe):
-                raise UsageError(f"{file} is for {run.recipe}: bench.py train {run.recipe}")
+                raise UsageError(f"{file} is for {run.recipe}: {PROGRAM} train {run.recipe}")
             try:
                 run.check_files()
             except TrainError as e:

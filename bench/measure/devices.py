@@ -14,6 +14,16 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def chosen_device(asked: str | None) -> str:
+    """The device that an option names; `auto`, or none, is a GPU where there is one.
+
+    Raises UsageError for one that is not there.
+    """
+    device = default_device() if asked in (None, "auto") else str(asked)
+    check_device(device)
+    return device
+
+
 def check_devices(cases: list[Case]) -> None:
     """Refuses what this machine cannot run, before anything runs."""
     for case in cases:

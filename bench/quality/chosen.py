@@ -31,8 +31,7 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
 
     Raises UsageError for what does not exist or cannot run on this machine.
     """
-    chosen = devices.default_device() if device in (None, "auto") else str(device)
-    devices.check_device(chosen)
+    chosen = devices.chosen_device(device)
     found: list[Case] = []
     if all(target in methods() for target in targets):
         blocks = [{"method": target} for target in dict.fromkeys(targets)]

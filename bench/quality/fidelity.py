@@ -35,7 +35,7 @@ from bench.quality.wanted import FREE
 from bench.study.cases import make_case, sampled
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
-from bench.study.storage import append_line
+from bench.study.storage import append_record
 from codevar import Scales
 from codevar.checkpoints import weights_sha256
 from codevar.files import is_oom
@@ -280,11 +280,7 @@ def append(folder: Path, found: dict[str, Any], env: dict[str, Any], device: str
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     file = folder / FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        append_line(file, {**here, **found})
-    except OSError as e:
-        raise UsageError(f"{file}: cannot be written ({e.strerror})") from None
+    append_record(file, {**here, **found})
     return file
 
 

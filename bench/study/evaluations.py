@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing's own before Python 3.12 lacks what pydantic needs
 
-from bench.study.errors import UsageError
-from bench.study.storage import append_line, parsed_lines
+from bench.study.storage import append_record, parsed_lines
 
 SCHEMA = 1
 FILE = "evaluations.jsonl"
@@ -74,11 +73,7 @@ LINE = TypeAdapter(Line)
 def append(folder: Path, evaluation: Evaluation) -> Path:
     """Adds a line to the folder's file.  Raises UsageError, with the file as it was."""
     file = folder / FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        append_line(file, evaluation)
-    except OSError as e:
-        raise UsageError(f"{file}: cannot be written ({e.strerror}); choose --out") from None
+    append_record(file, evaluation)
     return file
 
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench.study.folders import PROGRAM
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -35,6 +37,9 @@ class Printed:
     text: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     more: list[Printed] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.notes = [note.replace("bench.py", PROGRAM) for note in self.notes]
 
 
 def show(printed: Printed, format: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ def prepare(folder: Path) -> None:
         raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose --out") from None
 
 
-def append_line(path: Path, values: dict[str, Any]) -> None:
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """Adds a JSON line, on disk when it returns.  Raises OSError with the file as it was."""
     line = (json.dumps(values, allow_nan=False) + "\n").encode()
     with open(path, "ab+", buffering=0) as file:
@@ -40,6 +40,16 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
         except OSError:
             file.truncate(before)
             raise
+
+
+def append_record(file: Path, values: Mapping[str, Any]) -> None:
+    """Adds a JSON line to a file that need not be there.  Raises UsageError, with the file as it
+    was."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        append_line(file, values)
+    except OSError as e:
+        raise UsageError(f"{file}: cannot be written ({e.strerror}); choose --out") from None
 
 
 def parsed_lines(file: Path, parse: Callable[[str], Parsed]) -> tuple[list[Parsed], list[str]]:
