@@ -50,9 +50,9 @@ def decodes(request):
     """A case, and the seconds by scale of each of its decodes once it is warm."""
     loaded, device = Loaded.of(request.param, download=False), torch.device(DEVICE)
     for _ in range(2):
-        timing.once(loaded.decode, device)
+        timing.time_by_scale(loaded.decode, device)
     least = request.config.getoption("benchmark_min_rounds")
-    return loaded.case, [timing.once(loaded.decode, device) for _ in range(least)]
+    return loaded.case, [timing.time_by_scale(loaded.decode, device) for _ in range(least)]
 
 
 @pytest.mark.benchmark(timer=TOLD)

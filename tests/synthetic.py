@@ -56,7 +56,7 @@ def fake_run(
     with mock.patch.object(runner, "in_process", invented):
         records = [
             runner.run_case(case, sweep, Path(), ENV, round_=round_)
-            for round_, case in runner.left_to_do(sweep, [])
+            for round_, case in runner.remaining_measurements(sweep, [])
         ]
     return Run(sweep, records, env=ENV)
 

@@ -128,7 +128,7 @@ def test_a_replay_never_waits_and_is_timed_by_scale(ready):
         decode(lambda k: None)
     with never_waiting():
         decode(lambda k: None)
-    by_scale = timing.once(decode, CUDA)
+    by_scale = timing.time_by_scale(decode, CUDA)
     assert len(by_scale) == 10
     assert all(seconds > 0 for seconds in by_scale)
     (captured,) = [k.graphs for k in graphs.known_of(plan) if len(k.graphs.labels_2B) == 8]
@@ -170,7 +170,7 @@ def test_memory_is_what_shapes_predict(meta, name, precision):
         return generate(plan, vqvae, [1] * images, stack=how, on_scale=on_scale)
 
     decode(lambda k: None)  # cuBLAS takes its workspace
-    used, _ = memory.measure(decode, [drafter, refiner, vqvae], CUDA)
+    used, _ = memory.measure_memory(decode, [drafter, refiner, vqvae], CUDA)
     assert used.kv_cache_by_scale_mib == [b / 2**20 for b in kv_cache_bytes(plan, images, how)]
     parts = used.params_mib + used.kv_cache_mib + used.running_mib
     assert used.total_mib == pytest.approx(parts)
@@ -232,7 +232,7 @@ def test_scales_add_up_to_the_total(models):
     decode(lambda k: None)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    by_scale = timing.once(decode, CUDA)
+    by_scale = timing.time_by_scale(decode, CUDA)
     end.record()
     end.synchronize()
     assert len(by_scale) == 10
@@ -274,7 +274,7 @@ def job(case):
 @pytest.mark.parametrize("attention", ["math", "efficient", "flash"])
 def test_a_case_runs_in_its_process(tmp_path, attention):
     case = make_case({"method": "var", "depth": 2, "device": "cuda", "attention": attention})
-    result = runner.in_process(job(case), 300, tmp_path / "log")
+    result = runner.run_in_process(job(case), 300, tmp_path / "log")
     assert result["status"] == "ok", result
     assert result["samples"]["latency_s"]
 
@@ -282,7 +282,7 @@ def test_a_case_runs_in_its_process(tmp_path, attention):
 def test_too_large_a_batch_is_out_of_memory(tmp_path):
     values = {"method": "var", "depth": 16, "device": "cuda", "batch_size": 64}
     case = make_case(values | {"memory_limit_gib": 4})
-    result = runner.in_process(job(case), 300, tmp_path / "log")
+    result = runner.run_in_process(job(case), 300, tmp_path / "log")
     assert result["status"] == "oom"
     assert child.is_oom(torch.OutOfMemoryError())
 
@@ -290,7 +290,7 @@ def test_too_large_a_batch_is_out_of_memory(tmp_path):
 @computes
 def test_ceilings_are_those_of_a_gpu(monkeypatch):
     monkeypatch.setattr(find_ceilings, "FIGURE_S", 0.2)
-    found = find_ceilings.measure(CUDA)
+    found = find_ceilings.measure_ceilings(CUDA)
     rates = {product.precision for product in found.products}
     assert rates == {"float32", "tf32", "bf16", "fp16"}
     assert found.rate(torch.bfloat16) > found.rate(torch.float32)

@@ -91,7 +91,7 @@ def run(
     printing.show(tables.measured(*measured), Format.rich)
     console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
     for kind, to in keep.items():
-        file = tracing.file_of(kind, to, sweep.cases[0])
+        file = tracing.output_file(kind, to, sweep.cases[0])
         said = file if file.exists() else f"none was made, see {folder / 'logs'}"
         console.print(f"{kind}: {said}", soft_wrap=True, highlight=False)
     check_measured(*measured)
@@ -150,7 +150,7 @@ def profile(
         if len(measured.devices) > 1:
             several = " and ".join(measured.devices)
             raise UsageError(f"{run}: was measured on {several}, which have ceilings of their own")
-        top = find_ceilings.of_run(run, measured.devices[0], Console(stderr=True))
+        top = find_ceilings.ceilings_of_run(run, measured.devices[0], Console(stderr=True))
         printing.show(pages.page(measured, top), format)
         return
     chosen = devices.chosen_device(device)
@@ -162,7 +162,7 @@ def profile(
     folder = out or RESULTS / found["machine"] / f"profile-{now}"
     console = Console()
     runner.run(sweep, folder, found, console, resume)
-    top = find_ceilings.of_run(folder, chosen, console)
+    top = find_ceilings.ceilings_of_run(folder, chosen, console)
     measured = frames.load(folder)
     printed = pages.page(measured, top)
     printing.show(printed, format)

@@ -37,7 +37,7 @@ THROTTLES = (
 )
 
 
-def use(device: torch.device) -> None:
+def make_current(device: torch.device) -> None:
     """Whatever names no GPU means this one from now on; "cuda" is the first."""
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
@@ -78,21 +78,21 @@ class Card:
         """
         if self._whole is None:
             return {"nvml": self._error} if self._error else {}
-        cuda = answer(pynvml.nvmlSystemGetCudaDriverVersion)
+        cuda = ask_nvml(pynvml.nvmlSystemGetCudaDriverVersion)
         ecc = self._ask(pynvml.nvmlDeviceGetEccMode)
         facts = {
-            "driver": answer(pynvml.nvmlSystemGetDriverVersion),
+            "driver": ask_nvml(pynvml.nvmlSystemGetDriverVersion),
             "cuda_driver": None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
-            "power_limit_w": per_1000(self._ask(pynvml.nvmlDeviceGetEnforcedPowerLimit)),
-            "power_limit_default_w": per_1000(
+            "power_limit_w": from_milli(self._ask(pynvml.nvmlDeviceGetEnforcedPowerLimit)),
+            "power_limit_default_w": from_milli(
                 self._ask(pynvml.nvmlDeviceGetPowerManagementDefaultLimit)
             ),
             "max_sm_clock_mhz": self._ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM),
             "max_memory_clock_mhz": self._ask(
                 pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_MEM
             ),
-            "persistence_mode": flag(self._ask(pynvml.nvmlDeviceGetPersistenceMode)),
-            "ecc": None if ecc is None else flag(ecc[0]),
+            "persistence_mode": is_enabled(self._ask(pynvml.nvmlDeviceGetPersistenceMode)),
+            "ecc": None if ecc is None else is_enabled(ecc[0]),
             "mig": self._is_mig(),
         }
         return {key: value for key, value in facts.items() if value is not None}
@@ -112,7 +112,7 @@ class Card:
             "temperature_c": self._ask(
                 pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU
             ),
-            "power_w": per_1000(self._ask(pynvml.nvmlDeviceGetPowerUsage)),
+            "power_w": from_milli(self._ask(pynvml.nvmlDeviceGetPowerUsage)),
             "throttle_reasons": self._reasons(),
             "gpu_utilization_percent": None if rates is None else rates.gpu,
         }
@@ -162,7 +162,7 @@ class Card:
         """
         if self._is_mig():
             return None
-        return per_1000(self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption))
+        return from_milli(self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption))
 
     def others(self) -> list[dict[str, Any]] | None:
         """Other processes on the GPU, the largest first: pid, name, mib (None where NVML does
@@ -193,15 +193,15 @@ class Card:
         """What all processes hold, without what the driver reserves for itself."""
         if self._slice is None:
             return None
-        memory = answer(pynvml.nvmlDeviceGetMemoryInfo, self._slice, pynvml.nvmlMemory_v2)
+        memory = ask_nvml(pynvml.nvmlDeviceGetMemoryInfo, self._slice, pynvml.nvmlMemory_v2)
         return None if memory is None else memory.used
 
     def _used_by_pid(self) -> dict[int, int | None] | None:
         """Bytes of each process that computes or draws; a desktop does both."""
         if self._slice is None:
             return None
-        computing = answer(pynvml.nvmlDeviceGetComputeRunningProcesses, self._slice)
-        drawing = answer(pynvml.nvmlDeviceGetGraphicsRunningProcesses, self._slice)
+        computing = ask_nvml(pynvml.nvmlDeviceGetComputeRunningProcesses, self._slice)
+        drawing = ask_nvml(pynvml.nvmlDeviceGetGraphicsRunningProcesses, self._slice)
         if computing is None:
             return None
         return {p.pid: p.usedGpuMemory for p in [*(drawing or []), *computing]}
@@ -212,13 +212,13 @@ class Card:
 
     def _is_mig(self) -> bool | None:
         modes = self._ask(pynvml.nvmlDeviceGetMigMode)  # now, and after the next reset
-        return None if modes is None else flag(modes[0])
+        return None if modes is None else is_enabled(modes[0])
 
     def _ask(self, question: Callable[..., Any], *more: Any) -> Any:
-        return None if self._whole is None else answer(question, self._whole, *more)
+        return None if self._whole is None else ask_nvml(question, self._whole, *more)
 
 
-def answer(question: Callable[..., Any], *arguments: Any) -> Any:
+def ask_nvml(question: Callable[..., Any], *arguments: Any) -> Any:
     """What NVML answers, or None where it does not."""
     try:
         return question(*arguments)
@@ -226,12 +226,13 @@ def answer(question: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def per_1000(value: int | None) -> float | None:
+def from_milli(value: int | None) -> float | None:
     """NVML counts in mW and mJ."""
     return None if value is None else value / 1000
 
 
-def flag(value: int | None) -> bool | None:
+def is_enabled(value: int | None) -> bool | None:
+    """NVML's flag as a bool; None where it did not answer."""
     return None if value is None else value == pynvml.NVML_FEATURE_ENABLED
 
 

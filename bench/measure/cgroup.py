@@ -15,10 +15,11 @@ NO_LIMIT = 2**60  # version 1 says so with about 2**63
 def cpu_quota() -> float | None:
     """CPUs' worth of time, the least that any of the groups allows."""
     shares = []
-    for group in groups("cpu"):
-        limit = read(group / "cpu.max")
+    for group in control_groups("cpu"):
+        limit = read_text(group / "cpu.max")
         if limit is None:
-            time, period = read(group / "cpu.cfs_quota_us"), read(group / "cpu.cfs_period_us")
+            time = read_text(group / "cpu.cfs_quota_us")
+            period = read_text(group / "cpu.cfs_period_us")
             limit = f"{time} {period}" if time and period else "max"
         time, _, period = limit.partition(" ")
         if time not in ("max", "-1"):
@@ -36,26 +37,26 @@ def memory_available() -> int | None:
     the kernel would drop first count as free."""
     free = []
     for group, limit in memory_limits():
-        used = read(group / "memory.current") or read(group / "memory.usage_in_bytes") or "0"
-        stat = dict(line.split() for line in (read(group / "memory.stat") or "").splitlines())
+        used = read_text(group / "memory.current") or read_text(group / "memory.usage_in_bytes")
+        stat = dict(line.split() for line in (read_text(group / "memory.stat") or "").splitlines())
         droppable = stat.get("total_inactive_file") or stat.get("inactive_file") or "0"
-        free.append(limit - int(used) + int(droppable))
+        free.append(limit - int(used or 0) + int(droppable))
     return min(free, default=None)
 
 
 def memory_limits() -> Iterator[tuple[Path, int]]:
     """The groups that limit memory, with their limits in bytes."""
-    for group in groups("memory"):
-        limit = read(group / "memory.max") or read(group / "memory.limit_in_bytes") or "max"
-        if limit != "max" and int(limit) < NO_LIMIT:
+    for group in control_groups("memory"):
+        limit = read_text(group / "memory.max") or read_text(group / "memory.limit_in_bytes")
+        if limit not in (None, "max") and int(limit) < NO_LIMIT:
             yield group, int(limit)
 
 
-def groups(controller: str) -> Iterator[Path]:
+def control_groups(controller: str) -> Iterator[Path]:
     """Folders of the groups that this process is in, each with all above it: any may have the
     tightest limit.  A container may see its group under another path than the host's, but its
     own is then at the top."""
-    for line in (read(ROOT / "proc/self/cgroup") or "").splitlines():
+    for line in (read_text(ROOT / "proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
@@ -64,7 +65,8 @@ def groups(controller: str) -> Iterator[Path]:
         yield from (top / level for level in (group, *group.parents))
 
 
-def read(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """What a file says; None where it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:

@@ -24,7 +24,7 @@ import psutil
 import torch
 
 from bench.measure import memory, timing, tracing
-from bench.measure.card import Card, use
+from bench.measure.card import Card, make_current
 from bench.methods.generator import Generator
 from bench.methods.loaded import Loaded, load
 from bench.methods.sources import reason
@@ -36,7 +36,8 @@ from codevar.plan import Plan
 
 
 def main() -> None:
-    die_with(runner=int(sys.argv[1]))
+    """Answers jobs until standard input ends."""
+    die_with_runner(runner=int(sys.argv[1]))
     os.close(int(sys.argv[2]))  # tells the runner that all is imported
     out, sys.stdout = sys.stdout, sys.stderr
     for number, line in enumerate(sys.stdin, 1):
@@ -53,7 +54,7 @@ def main() -> None:
         print(json.dumps(result), file=out, flush=True)
 
 
-def die_with(runner: int) -> None:
+def die_with_runner(runner: int) -> None:
     """A runner that is killed takes its case along, so that nothing measures beside an orphan."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
@@ -69,9 +70,9 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
     says nothing.
     """
     device, effort = torch.device(case.device), timing.Effort(**job["effort"])
-    use(device)
+    make_current(device)
     limit_memory(device, case.memory_limit_gib)
-    importing, began = since_start(), time.perf_counter()
+    importing, began = seconds_since_start(), time.perf_counter()
     loaded = load(case, job["download"])
     loading = time.perf_counter() - began
 
@@ -83,7 +84,7 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
     if before_graphs := device.type == "cuda" and loaded.in_graph:
         with graphs.launched():
             loaded.decode(lambda k: None)
-        used, made = memory.measure(loaded.decode, loaded.networks, device)
+        used, made = memory.measure_memory(loaded.decode, loaded.networks, device)
     aside = time.perf_counter() - began
     first, decoder = timing.Marks(device), timing.Marks(device)
     made = loaded.decode(first)
@@ -96,13 +97,13 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
         "prepare_s": loaded.prepare_s,
         "first_latency_s": None if loaded.stands_for else sum(first.seconds()),
         "first_vqvae_latency_s": sum(decoder.seconds()),
-        "first_image_s": since_start() - aside if fresh else None,
+        "first_image_s": seconds_since_start() - aside if fresh else None,
     }
     if not before_graphs:
-        used, made = memory.measure(loaded.decode, loaded.networks, device)
+        used, made = memory.measure_memory(loaded.decode, loaded.networks, device)
     card = Card(device)
     before = card.state()
-    taken = timing.sample(loaded.decode, images, device, effort, card, loaded.stands_for)
+    taken = timing.take_samples(loaded.decode, images, device, effort, card, loaded.stands_for)
     for kind, file in job["keep"].items():
         tracing.save(kind, loaded.decode, device, Path(file), loaded.step_names)
     if not taken.latency_s:
@@ -120,7 +121,7 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
     if case.stack == "compiled" and (why := cannot_compile(device)):
         result["not_compiled"] = why
     if isinstance(loaded, Loaded):
-        result |= captured(loaded.plan, start_up, result["memory"])
+        result |= note_graphs(loaded.plan, start_up, result["memory"])
         scales, vocab = loaded.plan.scales, loaded.vqvae.config.vocab
         result["sampling"] = loaded.case.sampling_settings().numbers(scales, vocab)
     if loaded.stands_for:
@@ -128,13 +129,13 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
     if before:
         result["gpu"] = {"before": before, "after": card.state(), "others": card.others()}
     if job["stream_seconds"]:
-        result["stream"] = asdict(stream(loaded, device, job["stream_seconds"]))
+        result["stream"] = asdict(run_stream(loaded, device, job["stream_seconds"]))
     if job["paired_with"]:
-        result["paired"] = paired(loaded, make_case(job["paired_with"]), job, effort)
+        result["paired"] = run_paired(loaded, make_case(job["paired_with"]), job, effort)
     return result
 
 
-def captured(plan: Plan, start_up: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+def note_graphs(plan: Plan, start_up: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
     """Notes what the decode's CUDA graphs took, if there are any; or why there are none."""
     for found in graphs.known_of(plan):
         if found.graphs is None:
@@ -144,7 +145,7 @@ def captured(plan: Plan, start_up: dict[str, Any], used: dict[str, Any]) -> dict
     return {}
 
 
-def since_start() -> float:
+def seconds_since_start() -> float:
     """Seconds since this process began."""
     if sys.platform == "linux":  # psutil's date rests on that of the boot: off by up to a second
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -152,24 +153,24 @@ def since_start() -> float:
     return time.time() - psutil.Process().create_time()
 
 
-def stream(loaded: Generator, device: torch.device, seconds: float) -> timing.Stream:
+def run_stream(loaded: Generator, device: torch.device, seconds: float) -> timing.Stream:
     """Labels in, images out, other labels in each batch."""
 
     def batch(i: int) -> None:
         loaded.images(loaded.decode(lambda k: None, i))
 
-    return timing.stream(batch, device, seconds)
+    return timing.time_stream(batch, device, seconds)
 
 
-def paired(
+def run_paired(
     loaded: Generator, other: Case, job: dict[str, Any], effort: timing.Effort
 ) -> dict[str, Any]:
     """The case and its baseline in turn; or why not, where both do not fit."""
     device = torch.device(other.device)
     try:
         baseline = load(other, job["download"])
-        timing.once(baseline.decode, device)
-        found = timing.paired(baseline.decode, loaded.decode, device, effort, Card(device))
+        timing.time_by_scale(baseline.decode, device)
+        found = timing.take_pairs(baseline.decode, loaded.decode, device, effort, Card(device))
     except Exception as e:
         if not is_oom(e):
             raise

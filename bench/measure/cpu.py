@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 
 from bench.measure import cgroup
-from bench.measure.cgroup import read
+from bench.measure.cgroup import read_text
 
 CPUS = "sys/devices/system/cpu"
 
 
-def facts() -> dict[str, Any]:
+def cpu_facts() -> dict[str, Any]:
     """cpu_mhz: now.  cpu_allowed: CPUs this process may run on (affinity).  cpu_quota: CPUs' worth
     of time that the container may use, None for no limit.  load_average: over 1, 5, 15 minutes."""
     clock = psutil.cpu_freq()
@@ -25,7 +25,8 @@ def facts() -> dict[str, Any]:
         "cpu_mhz": round(clock.current) if clock and clock.current else None,
         "cpu_max_mhz": round(clock.max) if clock and clock.max else None,
         "cpu_turbo": turbo(),
-        "cpu_sockets": len(values(f"{CPUS}/cpu[0-9]*/topology/physical_package_id")) or None,
+        "cpu_sockets": len(distinct_values(f"{CPUS}/cpu[0-9]*/topology/physical_package_id"))
+        or None,
         "numa_nodes": len(list(cgroup.ROOT.glob("sys/devices/system/node/node[0-9]*"))) or None,
         "cpu_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "cpu_quota": cgroup.cpu_quota(),
@@ -35,17 +36,19 @@ def facts() -> dict[str, Any]:
 
 def governor() -> str | None:
     """Who sets the clock: "performance", "powersave", ...; several if CPUs differ."""
-    return ", ".join(values(f"{CPUS}/cpu[0-9]*/cpufreq/scaling_governor")) or None
+    return ", ".join(distinct_values(f"{CPUS}/cpu[0-9]*/cpufreq/scaling_governor")) or None
 
 
 def turbo() -> bool | None:
     """Whether the clock may rise above its nominal figure."""
-    if (no_turbo := read(cgroup.ROOT / CPUS / "intel_pstate/no_turbo")) is not None:
+    if (no_turbo := read_text(cgroup.ROOT / CPUS / "intel_pstate/no_turbo")) is not None:
         return no_turbo == "0"
-    boost = read(cgroup.ROOT / CPUS / "cpufreq/boost")
+    boost = read_text(cgroup.ROOT / CPUS / "cpufreq/boost")
     return None if boost is None else boost == "1"
 
 
-def values(pattern: str) -> list[str]:
+def distinct_values(pattern: str) -> list[str]:
     """What the files of that pattern say, each answer once."""
-    return sorted({text for path in cgroup.ROOT.glob(pattern) if (text := read(path)) is not None})
+    return sorted(
+        {text for path in cgroup.ROOT.glob(pattern) if (text := read_text(path)) is not None}
+    )

@@ -11,6 +11,7 @@ from bench.study.errors import UsageError
 
 
 def default_device() -> str:
+    """The GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from bench.measure import machine, timing
-from bench.measure.card import use
+from bench.measure.card import make_current
 from bench.predict.ceilings import FILE, Ceilings, Product, load
 from bench.study import storage
 from bench.study.errors import UsageError
@@ -43,13 +43,14 @@ SQUARE = {"cpu": 4096, "cuda": 8192}
 KINDS = {"cpu": ("float32", "bf16"), "cuda": ("float32", "tf32", "bf16", "fp16")}
 
 
-def measure(device: torch.device) -> Ceilings:
+def measure_ceilings(device: torch.device) -> Ceilings:
     """Takes about a second for each figure."""
-    use(device)
+    make_current(device)
+    shapes = product_shapes(device)
     products = [
-        product(kind, *shape, device) for kind in KINDS[device.type] for shape in shapes(device)
+        measure_product(kind, *shape, device) for kind in KINDS[device.type] for shape in shapes
     ]
-    copied, read = bandwidths(device)
+    copied, read = measure_bandwidths(device)
     one = torch.zeros(1, device=device)
     return Ceilings(
         device=str(device),
@@ -62,13 +63,13 @@ def measure(device: torch.device) -> Ceilings:
     )
 
 
-def shapes(device: torch.device) -> list[tuple[int, int, int]]:
+def product_shapes(device: torch.device) -> list[tuple[int, int, int]]:
     """M, K, N: a block's first feed-forward product at two widths and batches, and a square."""
     blocks = [(M, C, 4 * C) for M in ROWS[device.type] for C in WIDTHS]
     return [*blocks, (SQUARE[device.type],) * 3]
 
 
-def product(kind: str, M: int, K: int, N: int, device: torch.device) -> Product:
+def measure_product(kind: str, M: int, K: int, N: int, device: torch.device) -> Product:
     """One product as the models call it, on either stack."""
     dtype = PRECISIONS["float32" if kind == "tf32" else kind]
     x_MK = torch.randn(M, K, device=device).to(dtype)
@@ -77,14 +78,14 @@ def product(kind: str, M: int, K: int, N: int, device: torch.device) -> Product:
     if device.type == "cpu" and can_pack(dtype):
         layer = packed(weight_NK, None)
         ways.append(lambda: layer(x_MK))
-    with torch.no_grad(), tf32(kind == "tf32"):
+    with torch.no_grad(), allow_tf32(kind == "tf32"):
         seconds = min(seconds_of(way, device) for way in ways)
     return Product(precision=kind, M=M, K=K, N=N, flop_per_s=2 * M * K * N / seconds)
 
 
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether float32 products may use TF32; as before on leaving."""
+def allow_tf32(allowed: bool) -> Iterator[None]:
+    """Whether float32 products may use TF32 inside; as before on leaving."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     try:
@@ -93,7 +94,7 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def bandwidths(device: torch.device) -> tuple[float, float]:
+def measure_bandwidths(device: torch.device) -> tuple[float, float]:
     """Bytes/s of a copy (read and written) and of reading alone, over 1 GiB: beyond any cache.
     Less where memory is scarce."""
     free = psutil.virtual_memory().available
@@ -115,7 +116,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
                 work()
             mark(1)
 
-        return sum(timing.once(run, device)) / calls
+        return sum(timing.time_by_scale(run, device)) / calls
 
     block(1)
     calls = math.ceil(BLOCK_S / block(3))
@@ -125,7 +126,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return best
 
 
-def of_run(folder: Path, device: str, console: Console) -> Ceilings:
+def ceilings_of_run(folder: Path, device: str, console: Console) -> Ceilings:
     """Those in a run's folder, or else measured now and put there.
 
     Raises UsageError where they are another device's.
@@ -135,14 +136,14 @@ def of_run(folder: Path, device: str, console: Console) -> Ceilings:
             raise UsageError(f"{folder / FILE}: is of {found.device}, the run of {device}")
         return found
     console.print(f"ceilings of {device}: about half a minute", highlight=False)
-    found = in_process(device)
+    found = measure_in_process(device)
     storage.write_json(folder / FILE, found.model_dump())
     return found
 
 
-def in_process(device: str) -> Ceilings:
+def measure_in_process(device: str) -> Ceilings:
     """Measured in a process of its own, set up as those of the cases are.  Raises UsageError."""
-    others = machine.Others()
+    others = machine.OtherLoad()
     done = subprocess.run(
         [sys.executable, "-m", "bench.measure.find_ceilings", device],
         cwd=CODE,
@@ -157,4 +158,4 @@ def in_process(device: str) -> Ceilings:
 
 
 if __name__ == "__main__":
-    print(measure(torch.device(sys.argv[1])).model_dump_json())
+    print(measure_ceilings(torch.device(sys.argv[1])).model_dump_json())

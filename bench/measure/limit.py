@@ -1,9 +1,9 @@
 """How much memory a case may take, and what becomes of one that needs more.
 
-A case that cannot fit is not started (`foreseen`).  One that starts on a CPU is watched from
-outside and ended above its limit (`MemoryWatch`); on a GPU the allocator refuses.  No verdict
-rests on an exception's words: which allocation fails first, and what is said then, depends on the
-machine.
+A case that cannot fit is not started (`foresee_out_of_memory`).  One that starts on a CPU is
+watched from outside and ended above its limit (`MemoryWatch`); on a GPU the allocator refuses.  No
+verdict rests on an exception's words: which allocation fails first, and what is said then, depends
+on the machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GIB = 2**30
 SAMPLE_EVERY_S = 0.05  # a process fills some 0.2 GiB meanwhile
 
 
-def limit_of(case: Case, env: dict[str, Any]) -> float:
+def memory_limit_of(case: Case, env: dict[str, Any]) -> float:
     """Bytes that a case may take: its `memory_limit_gib`, or less where its device has less.
 
     On a GPU that is its memory as `machine.environment` has it; on a CPU what is free now, in the
@@ -55,12 +55,15 @@ def ulimit_left() -> float:
     return min(left, default=math.inf)
 
 
-def foreseen(case: Case, limit: float, records: Sequence[Record]) -> dict[str, Any] | None:
+def foresee_out_of_memory(
+    case: Case, limit: float, records: Sequence[Record]
+) -> dict[str, Any] | None:
     """The result of a case that is not started, as it would run out of memory: weights and KV
     cache alone exceed the limit, or these records have it so with a smaller batch.  Else None."""
     need = predict(case).need_bytes
     if need > limit:
-        reason = f"needs {gib(need)} for weights and KV cache, may take {gib(limit)}"
+        needs, most = format_bytes(need), format_bytes(limit)
+        reason = f"needs {needs} for weights and KV cache, may take {most}"
         return {"status": "oom_predicted", "reason": reason}
     smaller = [
         record["batch_size"]
@@ -92,7 +95,8 @@ def resident_bytes(process: psutil.Process) -> int:
     return used.rss - getattr(used, "shared", 0)
 
 
-def gib(n: float) -> str:
+def format_bytes(n: float) -> str:
+    """Bytes for a reader: "1.5 GiB", "37 MiB"."""
     return f"{n / GIB:.1f} GiB" if n >= GIB / 10 else f"{n / MIB:.0f} MiB"
 
 
@@ -119,6 +123,7 @@ class MemoryWatch(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        """Watches until the child ends, exceeds its limit, or the context is left."""
         with os.fdopen(self.ready, "rb") as pipe, suppress(psutil.Error):
             child = psutil.Process(self.child.pid)
             pipe.read()  # until the child closes its end, or ends

@@ -58,23 +58,23 @@ def environment() -> dict[str, Any]:
         "cpu_cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "cpu_threads": psutil.cpu_count(),
         "cpu_features": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"}),
-        **processor.facts(),
+        **processor.cpu_facts(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "gpus": gpus(),
         "cuda": torch.version.cuda,
         "cudnn": cudnn(),
-        "variables": variables(),
+        "variables": speed_variables(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         **git(),
     }
-    found["machine"] = slug(os.environ.get("CODEVAR_MACHINE", "")) or name(found)
+    found["machine"] = slug(os.environ.get("CODEVAR_MACHINE", "")) or machine_name(found)
     return found
 
 
-def name(found: dict[str, Any]) -> str:
+def machine_name(found: dict[str, Any]) -> str:
     """A short name, good for a folder: the GPU's, or the CPU's with its cores."""
     kind = found["gpus"][0]["name"] if found["gpus"] else found["cpu"]
     cores = "" if found["gpus"] else f" {found['cpu_threads']} threads"
@@ -82,6 +82,7 @@ def name(found: dict[str, Any]) -> str:
 
 
 def slug(text: str) -> str:
+    """Lower case, with a dash for whatever a folder's name should not hold."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
@@ -114,23 +115,24 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def cudnn() -> str | None:
+    """cuDNN's version."""
     number = torch.backends.cudnn.version()  # 92600 is 9.26.0
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}" if number else None
 
 
-def variables() -> dict[str, str]:
+def speed_variables() -> dict[str, str]:
     """Without the folders of paths, which say who somebody is and nothing of speed."""
     every = {**CHILD_ENVIRON, **os.environ}
     found = {key: value for key, value in every.items() if VARIABLES.fullmatch(key)}
     return {key: re.sub(r"[^\s:=]*/", "", value) for key, value in sorted(found.items())}
 
 
-def busy(*devices: torch.device) -> list[str]:
+def find_disturbances(*devices: torch.device) -> list[str]:
     """What would spoil a measurement on these devices, each in one line with what to do.
 
     Watches the machine for half a second.
     """
-    others = Others()
+    others = OtherLoad()
     time.sleep(0.5)
     found, cores, quota = [], others.cores(), cgroup.cpu_quota()
     if cores > BUSY_CORES:
@@ -147,7 +149,7 @@ def busy(*devices: torch.device) -> list[str]:
         found.append("the machine runs on battery, which slows it down: plug it in")
     for device in devices:
         if device.type == "cuda":
-            found += busy_gpu(device)
+            found += find_gpu_disturbances(device)
         elif "powersave" in (processor.governor() or ""):
             found.append(
                 "the CPU's governor is powersave: sudo cpupower frequency-set -g performance"
@@ -155,7 +157,7 @@ def busy(*devices: torch.device) -> list[str]:
     return found
 
 
-def busy_gpu(device: torch.device) -> list[str]:
+def find_gpu_disturbances(device: torch.device) -> list[str]:
     """The same of a GPU."""
     card, found = Card(device), []
     facts, state, others = card.facts(), card.state() or {}, card.others() or []
@@ -183,11 +185,12 @@ def busy_gpu(device: torch.device) -> list[str]:
 
 
 def on_battery() -> bool:
+    """Whether the machine runs on battery now."""
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return battery is not None and battery.power_plugged is False
 
 
-class Others:
+class OtherLoad:
     """Cores that everything but our own children kept busy, on average since it was made.
 
     A second process is enough to make a decode on a CPU many times slower, so a record says
@@ -198,6 +201,7 @@ class Others:
         self._began, self._busy, self._ours = time.monotonic(), *self._seconds()
 
     def cores(self) -> float:
+        """The mean number of cores since this object was made."""
         busy, ours = self._seconds()
         passed = time.monotonic() - self._began
         return max(0.0, (busy - self._busy) - (ours - self._ours)) / max(passed, 1e-9)
@@ -243,7 +247,7 @@ def git() -> dict[str, Any]:
     }
 
 
-def commit_of(found: Mapping[str, Any]) -> str:
+def short_commit(found: Mapping[str, Any]) -> str:
     """In short, of an environment or a record."""
     return (found.get("commit") or "unknown")[:9] + (" + changes" if found.get("dirty") else "")
 
@@ -256,4 +260,5 @@ def _version(package: str) -> str | None:
 
 
 def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -71,7 +71,7 @@ class Memory:
 
 
 @dataclass
-class Watched:
+class AllocatorReadings:
     """What the allocator said during one decode, in bytes.
 
     peaks, live: by scale.  unaccounted: before each scale, after the last, and at the end.
@@ -89,11 +89,11 @@ class Watched:
 
 def tensor_bytes(models: Iterable[nn.Module]) -> int:
     """Bytes of the weights, shared ones once."""
-    weights = {held(p)[0]: p.nbytes for model in models for p in model.parameters()}
+    weights = {storage_of(p)[0]: p.nbytes for model in models for p in model.parameters()}
     return sum(weights.values())
 
 
-def held(tensor: torch.Tensor) -> tuple[int, int]:
+def storage_of(tensor: torch.Tensor) -> tuple[int, int]:
     """What a tensor keeps in memory: something that tells it from others, and bytes.  Weights
     packed for a CPU's kernels have no storage to ask."""
     if tensor.is_mkldnn:
@@ -102,7 +102,7 @@ def held(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.nbytes()
 
 
-def measure(
+def measure_memory(
     run: Callable[[OnScale], Made], models: Iterable[nn.Module], device: torch.device
 ) -> tuple[Memory, Made]:
     """Runs one decode and accounts for it; what it made comes back too."""
@@ -142,12 +142,12 @@ def known_bytes(device: torch.device) -> int:
     for thing in gc.get_objects():
         # isinstance would wake up lazy modules
         if type(thing) in TENSORS and thing.device == device:
-            where, nbytes = held(thing)
+            where, nbytes = storage_of(thing)
             found[where] = nbytes
     return sum(found.values())
 
 
-def looked_at(k: int) -> bool:
+def is_counted_after(k: int) -> bool:
     """Whether tensors are counted after step k; -1 is the end.  It takes a walk over all of
     Python's objects, so of hundreds of steps only after some."""
     return k <= 16 or k % 32 == 0
@@ -155,19 +155,19 @@ def looked_at(k: int) -> bool:
 
 def _on_cuda(
     run: Callable[[OnScale], Made], device: torch.device, params: int
-) -> tuple[Made, Watched]:
+) -> tuple[Made, AllocatorReadings]:
     """Runs the decode between readings of the caching allocator."""
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # so that `reserved` is of this decode
     others = known_bytes(device) - params  # nothing, in a process of its own
-    seen, readings = Watched(), []
+    seen, readings = AllocatorReadings(), []
 
     def on_scale(k: int) -> None:
         readings.append(now := torch.cuda.memory_stats(device))
         # As requested: allocated is rounded up to 512 bytes a tensor.
-        if looked_at(k):
+        if is_counted_after(k):
             seen.unaccounted.append(now["requested_bytes.all.current"] - known_bytes(device))
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -190,20 +190,20 @@ def _on_cuda(
     return made, seen
 
 
-def _on_cpu(run: Callable[[OnScale], Made], params: int) -> tuple[Made, Watched]:
+def _on_cpu(run: Callable[[OnScale], Made], params: int) -> tuple[Made, AllocatorReadings]:
     """The same, by replaying the profiler's allocations on top of the weights."""
     known: list[int | None] = []
 
     def mark(k: int) -> None:
         with record_function(f"after scale {k}"):
             pass
-        known.append(known_bytes(torch.device("cpu")) if looked_at(k) else None)
+        known.append(known_bytes(torch.device("cpu")) if is_counted_after(k) else None)
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         made = run(mark)
         mark(-1)
     results = profiler.profiler.kineto_results  # `profiler.events()` drops most allocations
-    seen, live, peak, marks = Watched(), params, params, []
+    seen, live, peak, marks = AllocatorReadings(), params, params, []
     for event in sorted(results.events(), key=lambda e: e.start_ns()):
         if event.name() == "[memory]":
             live += event.nbytes()

@@ -35,7 +35,7 @@ from bench.study.storage import Record
 from codevar.progress import Progress
 
 GIB = 2**30
-#: A job, the seconds that it may take and its log, to a result: as `in_process`.
+#: A job, the seconds that it may take and its log, to a result: as `run_in_process`.
 Measure = Callable[[dict[str, Any], float, Path], dict[str, Any]]
 
 
@@ -54,16 +54,16 @@ def run(
     """
     check_devices(sweep.cases)
     check_weights(sweep.cases)
-    tracing.prepare(keep or {}, sweep.cases)
-    folder = RunFolder(path, described(sweep), env, resume)
+    tracing.prepare_folders(keep or {}, sweep.cases)
+    folder = RunFolder(path, describe_run(sweep), env, resume)
     try:
-        todo = left_to_do(sweep, folder.records)
+        todo = remaining_measurements(sweep, folder.records)
         if folder.records:
             total = len(sweep.cases) * sweep.experiment.rounds
             console.print(f"{len(folder.records)} of {total} measurements were done before")
         if todo:
             devices = dict.fromkeys(case.device for _, case in todo)
-            for line in machine.busy(*map(torch.device, devices)):
+            for line in machine.find_disturbances(*map(torch.device, devices)):
                 console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
         lost: set[str] = set()  # what failed once is not tried in further rounds
         done = 0.0
@@ -78,7 +78,8 @@ def run(
                 before = folder.records
                 record = run_case(case, sweep, folder.path, env, download, round_, kept, before)
                 folder.append(record)
-                progress.say(f"[{number}/{len(todo)}] {in_words(case)}: {outcome(record)}")
+                said = f"{describe_case(case)}: {describe_outcome(record)}"
+                progress.say(f"[{number}/{len(todo)}] {said}")
                 if record["status"] != "ok":
                     lost.add(case.key)
         return folder.records
@@ -91,7 +92,7 @@ def run(
         folder.close()
 
 
-def described(sweep: Sweep) -> dict[str, Any]:
+def describe_run(sweep: Sweep) -> dict[str, Any]:
     """What a run's `run.json` says."""
     return {
         "name": sweep.name,
@@ -102,7 +103,7 @@ def described(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def left_to_do(sweep: Sweep, records: list[Record]) -> list[tuple[int, Case]]:
+def remaining_measurements(sweep: Sweep, records: list[Record]) -> list[tuple[int, Case]]:
     """(round, case) of what was not measured yet.
 
     Every other round goes backwards: a machine that slows down steadily then treats the cases
@@ -131,13 +132,13 @@ def run_case(
 ) -> Record:
     """The record of one case in one round, whatever happens to its process.
 
-    measure: what runs the case, `in_process` by default.
+    measure: what runs the case, `run_in_process` by default.
     before: the run's records so far; a case that needs more memory than there is, or that differs
     from one which ran out by a larger batch alone, is not started.
     """
-    most = limit.limit_of(case, env)
-    if known := limit.foreseen(case, most, before):
-        return as_record(case, sweep, env, round_, known, None, now(), 0.0)
+    most = limit.memory_limit_of(case, env)
+    if known := limit.foresee_out_of_memory(case, most, before):
+        return make_record(case, sweep, env, round_, known, None, now(), 0.0)
     experiment, predicted = sweep.experiment, predict(case)
     other = sweep.baseline_case(case) if experiment.paired else None
     alone = other is not None and other != case and not limit.fits_beside(case, other, most)
@@ -147,12 +148,12 @@ def run_case(
         "stream_seconds": experiment.stream_seconds,
         "paired_with": other.model_dump() if other and other != case and not alone else None,
         "download": download,
-        "keep": {k: str(tracing.file_of(k, to, case)) for k, to in (keep or {}).items()},
+        "keep": {k: str(tracing.output_file(k, to, case)) for k, to in (keep or {}).items()},
     }
     began, started_at = time.monotonic(), now()
-    others, kills = machine.Others(), machine.oom_kills()
+    others, kills = machine.OtherLoad(), machine.oom_kills()
     log = folder / "logs" / f"{case.key}-{round_}.log"
-    result = (measure or in_process)(job, experiment.timeout_s, log)
+    result = (measure or run_in_process)(job, experiment.timeout_s, log)
     if result["status"] == "killed":
         result["status"] = "oom" if machine.oom_kills() > kills else "error"
     if result["status"] == "oom":
@@ -163,10 +164,10 @@ def run_case(
         result["paired"] = {"baseline": other.key, "reason": "no memory for both, as predicted"}
     if result["status"] == "ok" and (hashes := hashes_of(case)):
         result["weights_sha256"] = hashes
-    return as_record(case, sweep, env, round_, result, load, started_at, took)
+    return make_record(case, sweep, env, round_, result, load, started_at, took)
 
 
-def as_record(
+def make_record(
     case: Case,
     sweep: Sweep,
     env: dict[str, Any],
@@ -206,30 +207,30 @@ def as_record(
     }
 
 
-def in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, Any]:
+def run_in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, Any]:
     """Runs `bench.measure.child`; its result, or a status and the reason why there is none."""
     case = make_case(job["case"])
-    most = limit.limit_of(case, {"gpus": []})  # of a GPU its allocator takes care
-    child, ready = start(log)
+    most = limit.memory_limit_of(case, {"gpus": []})  # of a GPU its allocator takes care
+    child, ready = start_child(log)
     watch = limit.MemoryWatch(child, ready, most if case.device == "cpu" else math.inf)
     try:
         with watch:
             output, _ = child.communicate(json.dumps(job).encode(), timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        return too_long(timeout_s)
+        return timeout_result(timeout_s)
     finally:
-        end(child)
+        kill(child)
     if watch.ended:
-        held, may = limit.gib(watch.peak_bytes), limit.gib(most)
+        held, may = limit.format_bytes(watch.peak_bytes), limit.format_bytes(most)
         return {"status": "oom", "reason": f"held {held}, may take {may}"}
-    result = parsed(output, child, log)
+    result = parse_result(output, child, log)
     if result["status"] == "failed":  # no telling by its words whether memory was what it lacked
         too_large = case.device == "cpu" and limit.may_exceed(case, most)
         result["status"] = "oom" if too_large else "error"
     return result
 
 
-def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
+def start_child(log: Path) -> tuple[subprocess.Popen[bytes], int]:
     """A child that waits for jobs, its standard error in the log; and the read end of a pipe whose
     other end it closes once its imports are done."""
     environ = {
@@ -256,40 +257,43 @@ def start(log: Path) -> tuple[subprocess.Popen[bytes], int]:
     return child, ready
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def kill(child: subprocess.Popen[bytes]) -> None:
     """Kills a child that still runs, and its process group."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 
 
-def too_long(timeout_s: float) -> dict[str, Any]:
+def timeout_result(timeout_s: float) -> dict[str, Any]:
+    """The result of a case that took longer than it may."""
     return {"status": "timeout", "reason": f"took longer than {timeout_s:g} s"}
 
 
-def parsed(output: bytes, child: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
+def parse_result(output: bytes, child: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
     """A child's result; where it left none, how it ended."""
     try:
         return json.loads(output)
     except ValueError:
         if child.wait() == -signal.SIGKILL:
             return {"status": "killed", "reason": "killed by SIGKILL"}
-        return {"status": "failed", "reason": f"crashed: {how_it_ended(child.returncode, log)}"}
+        return {"status": "failed", "reason": f"crashed: {describe_exit(child.returncode, log)}"}
 
 
-def how_it_ended(returncode: int, log: Path) -> str:
+def describe_exit(returncode: int, log: Path) -> str:
+    """The signal that ended a child, or its exit code and last words."""
     if returncode < 0:
         return signal.Signals(-returncode).name
     lines = log.read_text(errors="replace").strip().splitlines()
     return f"exit {returncode}" + (f", {lines[-1]}" if lines else "")
 
 
-def in_words(case: Case) -> str:
+def describe_case(case: Case) -> str:
+    """A case in a few words."""
     how = f"batch {case.batch_size}, {case.stack} {case.precision}, {case.device}"
     return f"{case.label}, {how}"
 
 
-def outcome(record: Record) -> str:
+def describe_outcome(record: Record) -> str:
     """What became of a case, in a few words."""
     if (status := record["status"]) != "ok":
         return f"{OUT_OF_MEMORY.get(status, status.upper())} ({record['reason']})"

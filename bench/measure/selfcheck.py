@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 import codevar
-from bench.measure.card import use
+from bench.measure.card import make_current
 from bench.measure.timing import Marks, median_interval
 from codevar import PRESETS
 from codevar.decoding import generate
@@ -46,7 +46,7 @@ def selfcheck(device: torch.device, depth: int, pairs: int) -> Selfcheck:
     """Decodes VAR-d`depth` (random weights) in pairs, with the marks and without, whichever
     comes first changing from pair to pair, so that a drifting machine cancels out.  At most
     `pairs` of them; every LOOK it ends if they have decided."""
-    use(device)
+    make_current(device)
     var = codevar.load_var(f"seeded:var_d{depth}", device=device)
     vqvae = codevar.load_vqvae("seeded:vae_ch160v4096z32", device=device)
     plan, how = original(var), stack("modern")
@@ -85,6 +85,7 @@ def selfcheck(device: torch.device, depth: int, pairs: int) -> Selfcheck:
 
 
 def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what was queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -22,7 +22,7 @@ ENDING_S = 10  # that a process may take to end which has closed its output
 
 
 class SharedProcess:
-    """Runs jobs as `runner.in_process` does, and keeps the process for the next one.
+    """Runs jobs as `runner.run_in_process` does, and keeps the process for the next one.
 
     started: whether one waits for a job.
     """
@@ -33,15 +33,17 @@ class SharedProcess:
 
     @property
     def started(self) -> bool:
+        """Whether a process waits for a job."""
         return self._child is not None and self._child.poll() is None
 
     def __call__(self, job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, Any]:
+        """The result of a job."""
         if job["case"]["device"] == "cpu":
-            return runner.in_process(job, timeout_s, log)
+            return runner.run_in_process(job, timeout_s, log)
         alone = job["case"]["stack"] == "compiled"
         if alone or not self.started:
             self.close()
-            self._child, ready = runner.start(log)
+            self._child, ready = runner.start_child(log)
             self._log = log
             os.close(ready)
         assert self._child is not None
@@ -61,18 +63,18 @@ class SharedProcess:
         with selectors.DefaultSelector() as waiting:
             waiting.register(child.stdout, selectors.EVENT_READ)
             if not waiting.select(timeout_s):
-                return runner.too_long(timeout_s)
+                return runner.timeout_result(timeout_s)
         line = child.stdout.readline()
         if not line:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(ENDING_S)
-            runner.end(child)
-        return runner.parsed(line, child, self._log)
+            runner.kill(child)
+        return runner.parse_result(line, child, self._log)
 
     def close(self) -> None:
         """Ends the process, if there is one."""
         if self._child is not None:
-            runner.end(self._child)
+            runner.kill(self._child)
             for stream in (self._child.stdin, self._child.stdout):
                 assert stream is not None
                 with suppress(BrokenPipeError):

@@ -31,6 +31,7 @@ class Marks:
         self._marks: list = []
 
     def __call__(self, k: int) -> None:
+        """Notes the time after scale k, in the device's stream."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -112,14 +113,14 @@ class Stream:
     batch_s: list[float] = field(default_factory=list)
 
 
-def once(run: Run, device: torch.device) -> list[float]:
+def time_by_scale(run: Run, device: torch.device) -> list[float]:
     """Seconds by scale of one decode."""
     marks = Marks(device)
     run(marks)
     return marks.seconds()
 
 
-def sample(
+def take_samples(
     run: Run,
     decode_images: Callable[[], object],
     device: torch.device,
@@ -140,13 +141,13 @@ def sample(
     taken = Samples()
     clock = Budget(effort.max_seconds)
     while not (is_warm(taken.warmup_latency_s, effort.warmup) or clock.is_over()):
-        taken.warmup_latency_s.append(whole(once(run, device)))
+        taken.warmup_latency_s.append(whole(time_by_scale(run, device)))
     taken.steady = is_warm(taken.warmup_latency_s, effort.warmup)
 
     clock, widths, before = Budget(effort.max_seconds), [], card.energy_j()
     card.throttled()
     while not taken.stopped_by:
-        by_scale = once(run, device)
+        by_scale = time_by_scale(run, device)
         if reasons := card.throttled():
             taken.discarded_latency_s.append(whole(by_scale))
             taken.discarded_for = sorted({*taken.discarded_for, *reasons})
@@ -155,7 +156,7 @@ def sample(
         taken.latency_s.append(whole(by_scale))
         taken.scale_latency_s.append(by_scale)
         widths.append(relative_width(taken.latency_s))
-        taken.stopped_by = enough(widths, effort, clock)
+        taken.stopped_by = stop_reason(widths, effort, clock)
     after = card.energy_j()
     long_enough = clock.spent() > ENERGY_S and not stands_for
     if before is not None and after is not None and long_enough:
@@ -167,16 +168,16 @@ def sample(
         mark(1)
 
     if effort.warmup > 0:
-        once(images, device)
+        time_by_scale(images, device)
     clock = Budget(effort.max_seconds / 2)
     while len(taken.vqvae_latency_s) < len(taken.latency_s) and not (
         taken.vqvae_latency_s and clock.is_over()
     ):
-        taken.vqvae_latency_s += once(images, device)
+        taken.vqvae_latency_s += time_by_scale(images, device)
     return taken
 
 
-def paired(baseline: Run, run: Run, device: torch.device, effort: Effort, card: Card) -> Paired:
+def take_pairs(baseline: Run, run: Run, device: torch.device, effort: Effort, card: Card) -> Paired:
     """Both in turn, A B B A, until the median of their ratio is known as well as the effort asks.
 
     Both must have run before.  Turns end as often after one as after the other, as a machine that
@@ -186,13 +187,13 @@ def paired(baseline: Run, run: Run, device: torch.device, effort: Effort, card: 
     ratios: list[float] = []
     widths: list[float] = []
     for _ in range(effort.warmup):
-        once(baseline, device)
-        once(run, device)
+        time_by_scale(baseline, device)
+        time_by_scale(run, device)
     clock = Budget(2 * effort.max_seconds)
     card.throttled()
     while not taken.stopped_by:
         order = (run, baseline) if len(ratios) % 2 else (baseline, run)
-        seconds = {which: sum(once(which, device)) for which in order}
+        seconds = {which: sum(time_by_scale(which, device)) for which in order}
         if card.throttled():
             taken.discarded += 1
             taken.stopped_by = "time" if clock.is_over() else ""
@@ -202,11 +203,11 @@ def paired(baseline: Run, run: Run, device: torch.device, effort: Effort, card: 
         ratios.append(seconds[baseline] / seconds[run])
         widths.append(relative_width(ratios))
         if len(ratios) % 2 == 0:
-            taken.stopped_by = enough(widths, effort, clock)
+            taken.stopped_by = stop_reason(widths, effort, clock)
     return taken
 
 
-def stream(batch: Callable[[int], object], device: torch.device, seconds: float) -> Stream:
+def time_stream(batch: Callable[[int], object], device: torch.device, seconds: float) -> Stream:
     """Sustained throughput: batch 0, 1, 2, ... without a pause for that many seconds.
 
     On a GPU the next batch is launched while one still runs, as a server would; two at most are
@@ -232,9 +233,11 @@ class Budget:
         self.began, self.seconds = time.perf_counter(), seconds
 
     def spent(self) -> float:
+        """Seconds since it began."""
         return time.perf_counter() - self.began
 
     def is_over(self) -> bool:
+        """Whether they have passed."""
         return self.spent() >= self.seconds
 
 
@@ -245,7 +248,7 @@ def is_warm(latencies: list[float], least: int) -> bool:
     return len(latencies) >= max(least, 2) and latencies[-1] > 0.95 * latencies[-2]
 
 
-def enough(widths: list[float], effort: Effort, clock: Budget) -> str:
+def stop_reason(widths: list[float], effort: Effort, clock: Budget) -> str:
     """What ends the sampling, or "".
 
     widths: after each sample, the relative width of the median's interval.

@@ -24,11 +24,12 @@ from codevar.outputs import OnScale
 KINDS = {"trace": "trace.json.gz", "snapshot": "snapshot.pickle"}
 
 
-def file_of(kind: str, folder: Path, case: Case) -> Path:
+def output_file(kind: str, folder: Path, case: Case) -> Path:
+    """Where `save` writes what was asked for of a case."""
     return folder / f"{case.key}.{KINDS[kind]}"
 
 
-def prepare(kept: dict[str, Path], cases: list[Case]) -> None:
+def prepare_folders(kept: dict[str, Path], cases: list[Case]) -> None:
     """Makes the folders.  Raises UsageError for several cases, a snapshot of what is no GPU, and
     a folder that cannot be written."""
     for kind, folder in kept.items():
@@ -57,16 +58,17 @@ def save(
     that is complete without.  steps: what to call the ranges between the decode's marks."""
     try:
         if kind == "trace":
-            trace(run, device, file, steps)
+            write_trace(run, device, file, steps)
         else:
-            snapshot(run, device, file)
+            write_snapshot(run, device, file)
     except Exception:
         traceback.print_exc()
 
 
-def trace(
+def write_trace(
     run: Callable[[OnScale], object], device: torch.device, file: Path, steps: Sequence[str]
 ) -> None:
+    """Writes a profiler's trace of one decode."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -83,7 +85,8 @@ def trace(
     profiler.export_chrome_trace(str(file))
 
 
-def snapshot(run: Callable[[OnScale], object], device: torch.device, file: Path) -> None:
+def write_snapshot(run: Callable[[OnScale], object], device: torch.device, file: Path) -> None:
+    """Writes what the CUDA allocator did in one decode."""
     torch.cuda.memory._record_memory_history()
     try:
         with graphs.launched():

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from bench.measure.machine import commit_of
+from bench.measure.machine import short_commit
 from bench.metrics import METRICS
 from bench.predict.prediction import memory_differs, predict
 from bench.study import records, storage
@@ -83,7 +83,7 @@ class Run:
 
 def software(of: Mapping[str, Any]) -> str:
     """Of a record, or of a machine's description with its `torch`."""
-    return f"torch {of['torch']}, commit {commit_of(of)}"
+    return f"torch {of['torch']}, commit {short_commit(of)}"
 
 
 def load(folder: Path) -> Run:

@@ -143,7 +143,7 @@ def test_a_run_in_which_everything_failed_ends_with_exit_code_1(
         end = next(left)
         return good if end == "ok" else {"status": end, "reason": "no luck"}
 
-    monkeypatch.setattr(runner, "in_process", in_process)
+    monkeypatch.setattr(runner, "run_in_process", in_process)
     axes = ["--set", "method=var", "--set", "rounds=1"]
     result = bench("run", "d16_cpu", *axes, "--device", "cpu", "--out", str(tmp_path / "run"))
     assert result.exit_code == code, result.output

@@ -56,7 +56,7 @@ def measured(case):
     loaded = Loaded.of(case, download=False)
     with graphs.launched():
         loaded.decode(lambda k: None)
-    return memory.measure(loaded.decode, loaded.networks, CUDA)[0]
+    return memory.measure_memory(loaded.decode, loaded.networks, CUDA)[0]
 
 
 def rows(table):

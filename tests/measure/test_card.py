@@ -311,7 +311,7 @@ def test_whatever_measures_takes_a_gpu_without_a_number_for_the_first(monkeypatc
     effort = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 9}
     for measures, wanted in (
         (lambda: child.run(case, {"effort": effort}), 0),
-        (lambda: find_ceilings.measure(torch.device("cuda")), 0),
+        (lambda: find_ceilings.measure_ceilings(torch.device("cuda")), 0),
         (lambda: selfcheck.selfcheck(torch.device("cuda:1"), depth=2, pairs=1), 1),
     ):
         with pytest.raises(NoDriver) as e:
@@ -321,7 +321,7 @@ def test_whatever_measures_takes_a_gpu_without_a_number_for_the_first(monkeypatc
 
 def test_an_idle_gpu_gets_no_warning(nvml):
     nvml.reasons = pynvml.nvmlClocksEventReasonGpuIdle
-    assert machine.busy_gpu(CUDA) == []
+    assert machine.find_gpu_disturbances(CUDA) == []
 
 
 def test_a_busy_gpu_gets_a_line_for_each_trouble(nvml, stranger):
@@ -329,7 +329,7 @@ def test_a_busy_gpu_gets_a_line_for_each_trouble(nvml, stranger):
     nvml.utilization = 80
     nvml.reasons = pynvml.nvmlClocksEventReasonHwThermalSlowdown
     nvml.power_limit_w = 150
-    assert machine.busy_gpu(CUDA) == [
+    assert machine.find_gpu_disturbances(CUDA) == [
         f"sleep (pid {stranger}) holds 1200 MiB of cuda:0: end it, or choose another GPU",
         "cuda:0 is 80 % busy: wait until it is idle",
         "cuda:0 is slowed down (hw_thermal_slowdown): "
@@ -340,12 +340,12 @@ def test_a_busy_gpu_gets_a_line_for_each_trouble(nvml, stranger):
 
 def test_memory_that_nobody_seems_to_hold_is_said(nvml):
     nvml.used_mib = 20_000
-    (line,) = machine.busy_gpu(CUDA)
+    (line,) = machine.find_gpu_disturbances(CUDA)
     assert line.startswith("20000 MiB of cuda:0 are taken already")
     nvml.computing = [process(os.getpid(), 19_800)]
-    assert machine.busy_gpu(CUDA) == []
+    assert machine.find_gpu_disturbances(CUDA) == []
 
 
 def test_a_gpu_without_nvml_gets_no_warning(nvml):
     nvml.refused = {"nvmlInit"}
-    assert machine.busy_gpu(CUDA) == []
+    assert machine.find_gpu_disturbances(CUDA) == []

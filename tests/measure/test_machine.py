@@ -34,7 +34,7 @@ def system(tmp_path, monkeypatch):
 @pytest.fixture
 def quiet(system, monkeypatch):
     """A machine with nothing to warn of, on which nobody waits."""
-    monkeypatch.setattr(machine.Others, "cores", lambda self: 0.0)
+    monkeypatch.setattr(machine.OtherLoad, "cores", lambda self: 0.0)
     monkeypatch.setattr(psutil, "sensors_battery", lambda: None, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(machine.time, "sleep", lambda seconds: None)
@@ -49,11 +49,11 @@ def test_two_sockets_with_their_governor_and_turbo(system):
     system({"sys/devices/system/node/node0/cpulist": "0-1"})
     system({"sys/devices/system/node/node1/cpulist": "2-3"})
     system({"sys/devices/system/cpu/intel_pstate/no_turbo": "1"})
-    found = cpu.facts()
+    found = cpu.cpu_facts()
     assert (found["cpu_sockets"], found["numa_nodes"]) == (2, 2)
     assert (found["cpu_governor"], found["cpu_turbo"]) == ("performance", False)
     system({"sys/devices/system/cpu/cpu3/cpufreq/scaling_governor": "powersave"})
-    assert cpu.facts()["cpu_governor"] == "performance, powersave"
+    assert cpu.cpu_facts()["cpu_governor"] == "performance, powersave"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_memory_of_a_container_is_the_machines(system, files, limit, availab
 
 def test_a_system_that_tells_nothing_is_no_error(system, monkeypatch):
     monkeypatch.setattr(psutil, "cpu_freq", lambda: None)
-    found = cpu.facts()
+    found = cpu.cpu_facts()
     unknown = {"cpu_governor", "cpu_mhz", "cpu_turbo", "cpu_sockets", "numa_nodes", "cpu_quota"}
     assert {key for key in unknown if found[key] is not None} == set()
 
@@ -173,7 +173,7 @@ def test_variables_that_change_speed_without_anybodys_folders(monkeypatch):
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     monkeypatch.setenv("CUDA_HOME", "/usr/local/cuda")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert machine.variables() == {
+    assert machine.speed_variables() == {
         "CUDA_VISIBLE_DEVICES": "1,0",
         "GOMP_SPINCOUNT": "20000",  # as cases have them, unless they are set
         "TORCH_CUBLAS_WORKSPACE_CACHE": "1",
@@ -184,17 +184,17 @@ def test_variables_that_change_speed_without_anybodys_folders(monkeypatch):
 
 
 def test_a_quiet_machine_gets_no_warning(quiet):
-    assert machine.busy(CPU) == []
+    assert machine.find_disturbances(CPU) == []
 
 
 def test_each_trouble_gets_a_line_that_says_what_to_do(quiet, monkeypatch):
-    monkeypatch.setattr(machine.Others, "cores", lambda self: 1.26)
+    monkeypatch.setattr(machine.OtherLoad, "cores", lambda self: 1.26)
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 64)
     battery = SimpleNamespace(power_plugged=False)
     monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
     quiet({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"})
     quiet({"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave"})
-    assert machine.busy(CPU) == [
+    assert machine.find_disturbances(CPU) == [
         "other processes keep 1.3 of 64 CPUs busy: end them, or measure later",
         "this container may use 2.5 CPUs but torch has 8 threads: set OMP_NUM_THREADS=2",
         "the machine runs on battery, which slows it down: plug it in",

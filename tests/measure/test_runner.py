@@ -79,8 +79,8 @@ def children(monkeypatch):
         asked.append(job["case"])
         return asked.says(job)
 
-    monkeypatch.setattr(runner, "in_process", in_process)
-    monkeypatch.setattr(machine, "busy", lambda *devices: [])
+    monkeypatch.setattr(runner, "run_in_process", in_process)
+    monkeypatch.setattr(machine, "find_disturbances", lambda *devices: [])
     return asked
 
 
@@ -369,7 +369,7 @@ def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
 
 def test_a_busy_machine_marks_the_row(tiny, children, tmp_path, monkeypatch):
     loads = iter([0.0, 0.9, 0.01])
-    monkeypatch.setattr("bench.measure.machine.Others.cores", lambda self: next(loads))
+    monkeypatch.setattr("bench.measure.machine.OtherLoad.cores", lambda self: next(loads))
     run(tiny, tmp_path / "run")
     notes = tables.measured(frames.load(tmp_path / "run")).notes
     assert "The machine was busy with something else during: VARiant-d2 N=6 (d2)." in notes
@@ -379,7 +379,9 @@ def test_what_would_spoil_a_run_is_said_before_it_and_not_when_nothing_is_left(
     tiny, children, tmp_path, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(machine, "busy", lambda *devices: asked.append(devices) or ["too [hot]"])
+    monkeypatch.setattr(
+        machine, "find_disturbances", lambda *devices: asked.append(devices) or ["too [hot]"]
+    )
     console = Console(file=io.StringIO())
     runner.run(tiny, tmp_path / "run", ENV, console)
     assert console.file.getvalue().splitlines()[0] == "warning: too [hot]"
@@ -388,18 +390,18 @@ def test_what_would_spoil_a_run_is_said_before_it_and_not_when_nothing_is_left(
     assert len(asked) == 1
 
 
-def test_the_load_of_others_is_not_our_childrens():
-    spin = "import time; end = time.time() + 1\nwhile time.time() < end: pass"
-    others = machine.Others()
-    subprocess.run([sys.executable, "-c", spin], check=True)
-    ours = others.cores()
-    others = machine.Others()
-    stranger = subprocess.Popen([sys.executable, "-c", spin + "\ntime.sleep(60)"])
-    time.sleep(1)
-    theirs = others.cores()
-    stranger.kill()
-    stranger.wait()
-    assert theirs > ours + 0.3
+def test_the_load_of_others_is_not_our_childrens(monkeypatch):
+    """In 10 s our children and a stranger kept CPUs busy, for 15 and for 5 CPU seconds."""
+    times, ours = psutil.cpu_times(), SimpleNamespace(ru_utime=3.0, ru_stime=1.0)
+    monkeypatch.setattr(psutil, "cpu_times", lambda: times)
+    monkeypatch.setattr("resource.getrusage", lambda who: ours)
+    clock = [100.0]
+    monkeypatch.setattr(machine.time, "monotonic", lambda: clock[0])
+    others = machine.OtherLoad()
+    clock[0] += 10
+    times = times._replace(user=times.user + 18, system=times.system + 2, idle=times.idle + 40)
+    ours = SimpleNamespace(ru_utime=16.0, ru_stime=3.0)
+    assert others.cores() == pytest.approx(0.5)
 
 
 def test_what_cannot_fit_is_not_started_and_says_how_that_is_known(tiny, children, tmp_path):
@@ -495,7 +497,7 @@ def job(**case):
 
 def test_a_case_that_takes_more_than_its_limit_is_ended_and_out_of_memory(tmp_path):
     """VAR-d1 alone has 0.4 GiB of weights with its VQVAE."""
-    result = runner.in_process(job(memory_limit_gib=0.2), 120, tmp_path / "log")
+    result = runner.run_in_process(job(memory_limit_gib=0.2), 120, tmp_path / "log")
     assert result["status"] == "oom"
     assert result["reason"].endswith("may take 0.2 GiB")
 
@@ -507,7 +509,7 @@ def test_a_limit_that_the_shell_has_set_is_no_obstacle(tmp_path):
         "import json, resource, sys; from pathlib import Path; from bench.measure import runner\n"
         "limit = int(sys.argv[2]) * 2**20\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))\n"
-        "print(runner.in_process(json.loads(sys.argv[1]), 120, Path(sys.argv[3]))['status'])"
+        "print(runner.run_in_process(json.loads(sys.argv[1]), 120, Path(sys.argv[3]))['status'])"
     )
     for mib, status in ((6000, "ok"), (1500, "oom")):
         words = [json.dumps(job(batch_size=8)), str(mib), str(tmp_path / "log")]
@@ -520,7 +522,7 @@ def test_a_limit_that_the_shell_has_set_is_no_obstacle(tmp_path):
 def test_a_case_takes_turns_with_its_baseline_and_streams(tmp_path):
     base = job(depth=2)["case"]
     asked = job(method="variant", depth=2, subnet_depth=2) | {"paired_with": base}
-    result = runner.in_process(asked | {"stream_seconds": 0.2}, 120, tmp_path / "log")
+    result = runner.run_in_process(asked | {"stream_seconds": 0.2}, 120, tmp_path / "log")
     assert result["status"] == "ok"
     pairs = result["paired"]
     assert pairs["baseline"] == make_case(base).key
@@ -530,7 +532,7 @@ def test_a_case_takes_turns_with_its_baseline_and_streams(tmp_path):
 
 def test_a_case_that_takes_too_long_is_ended(tmp_path):
     began = time.monotonic()
-    result = runner.in_process(job(), 0.5, tmp_path / "log")
+    result = runner.run_in_process(job(), 0.5, tmp_path / "log")
     assert result == {"status": "timeout", "reason": "took longer than 0.5 s"}
     assert time.monotonic() - began < 20
 
@@ -569,7 +571,7 @@ def test_a_run_joins_the_samples_and_evaluations_in_its_folder(tiny, children, t
 
 
 def test_a_case_without_its_weights_is_an_error_with_one_line(tmp_path):
-    result = runner.in_process(job(weights=str(tmp_path)), 120, tmp_path / "log")
+    result = runner.run_in_process(job(weights=str(tmp_path)), 120, tmp_path / "log")
     assert result["status"] == "error"
     assert str(tmp_path / "var_d1.pth") in result["reason"]
     assert "\n" not in result["reason"]
@@ -582,7 +584,7 @@ def test_a_file_of_weights_larger_than_the_limit_is_mapped_and_not_read_whole(tm
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + 2**34)  # takes no room on the disk
     asked = job(weights=str(tmp_path), memory_limit_gib=4)
-    result = runner.in_process(asked, 120, tmp_path / "log")
+    result = runner.run_in_process(asked, 120, tmp_path / "log")
     assert result["reason"].endswith("tensor word_embed.weight is missing")
 
 
@@ -600,7 +602,7 @@ def test_a_crash_is_told_with_its_reason(tmp_path, monkeypatch, code, reason):
             super().__init__([sys.executable, "-c", code], **options)
 
     monkeypatch.setattr(subprocess, "Popen", Crashing)
-    assert runner.in_process(job(), 60, tmp_path / "log")["reason"] == reason
+    assert runner.run_in_process(job(), 60, tmp_path / "log")["reason"] == reason
 
 
 def test_out_of_memory_is_told_from_other_errors():

@@ -25,7 +25,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def process(monkeypatch):
-    begin = runner.start
+    begin = runner.start_child
 
     def start(log):
         with monkeypatch.context() as patch:
@@ -34,7 +34,7 @@ def process(monkeypatch):
             patch.setattr(subprocess, "Popen", lambda _, **options: real(python, **options))
             return begin(log)
 
-    monkeypatch.setattr(runner, "start", start)
+    monkeypatch.setattr(runner, "start_child", start)
     shared = SharedProcess()
     yield shared
     shared.close()

@@ -12,7 +12,7 @@ import torch
 
 from bench.measure import timing
 from bench.measure.card import Card
-from bench.measure.timing import Budget, Effort, Samples, enough, is_warm, median_interval
+from bench.measure.timing import Budget, Effort, Samples, is_warm, median_interval, stop_reason
 
 CPU = torch.device("cpu")
 NO_CARD = Card(CPU)
@@ -51,7 +51,7 @@ def measure(clock, latencies, card=NO_CARD, stands_for=(), **effort):
         clock.now += 0.5
 
     defaults = {"warmup": 1, "samples": 6, "target": 0.01, "max_seconds": 100}
-    return timing.sample(decode, images, CPU, Effort(**(defaults | effort)), card, stands_for)
+    return timing.take_samples(decode, images, CPU, Effort(**(defaults | effort)), card, stands_for)
 
 
 def test_a_sample_is_the_sum_of_its_scales(clock):
@@ -150,7 +150,7 @@ def sleeper(clock, seconds):
 
 def test_a_drifting_machine_cancels_out_of_pairs(clock):
     effort = Effort(warmup=1, samples=20, target=1e-9, max_seconds=10)
-    taken = timing.paired(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort, Card(CPU))
+    taken = timing.take_pairs(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort, Card(CPU))
     assert taken.latency_s[-1] > 1.1 * taken.latency_s[0]
     ratios = [b / a for a, b in zip(taken.latency_s, taken.baseline_latency_s, strict=True)]
     assert statistics.median(ratios) == pytest.approx(2, rel=0.005)
@@ -159,7 +159,7 @@ def test_a_drifting_machine_cancels_out_of_pairs(clock):
 def test_turns_end_as_often_after_one_as_after_the_other(clock):
     """Of A B alone a machine that slows down makes a speed-up."""
     effort = Effort(warmup=0, samples=1, target=1, max_seconds=0)
-    taken = timing.paired(sleeper(clock, 1.0), sleeper(clock, 1.0), CPU, effort, Card(CPU))
+    taken = timing.take_pairs(sleeper(clock, 1.0), sleeper(clock, 1.0), CPU, effort, Card(CPU))
     (first, second) = zip(taken.latency_s, taken.baseline_latency_s, strict=True)
     assert first[0] > first[1]
     assert second[0] < second[1]
@@ -168,7 +168,7 @@ def test_turns_end_as_often_after_one_as_after_the_other(clock):
 def test_pairs_of_a_throttled_gpu_are_counted_and_left_out(clock):
     card = HotCard(itertools.chain([[], ["hw_slowdown"]] * 3, itertools.repeat([])))
     effort = Effort(warmup=0, samples=8, target=1, max_seconds=10)
-    taken = timing.paired(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort, card)
+    taken = timing.take_pairs(sleeper(clock, 0.02), sleeper(clock, 0.01), CPU, effort, card)
     assert (len(taken.latency_s), len(taken.baseline_latency_s), taken.discarded) == (8, 8, 3)
 
 
@@ -179,7 +179,7 @@ def test_a_stream_takes_other_labels_in_each_batch_until_the_time_is_over(clock)
         asked.append(i)
         clock.now += 1.0
 
-    taken = timing.stream(batch, CPU, 3.5)
+    taken = timing.time_stream(batch, CPU, 3.5)
     assert asked == [0, 1, 2, 3]
     assert taken.batch_s == [1.0, 1.0, 1.0]
 
@@ -211,7 +211,7 @@ def test_the_interval_holds_the_median_as_often_as_it_says(n):
 
 def test_few_samples_have_no_interval():
     assert median_interval([1.0] * 5) == (-math.inf, math.inf)
-    assert enough([math.inf] * 5, Effort(1, 1, 0.01, 1e9), Budget(1e9)) == ""
+    assert stop_reason([math.inf] * 5, Effort(1, 1, 0.01, 1e9), Budget(1e9)) == ""
 
 
 def test_samples_start_empty():

@@ -275,7 +275,7 @@ def test_a_decode_holds_what_is_predicted(config, name, few_objects, monkeypatch
         def decode(on_step, method=method, run=run):
             return generate(method, [1] * 32, 0, run, on_step)
 
-        used, made = memory.measure(decode, [model], torch.device("cpu"))
+        used, made = memory.measure_memory(decode, [model], torch.device("cpu"))
         lines = baselines.of_sizes(case, config, run, "cpu")
         assert set(made.kv_cache_bytes) == {method.cache_bytes(32, run)}
         assert len(lines.peaks) == len(used.peak_by_scale_mib) == method.steps
@@ -316,7 +316,7 @@ def tiny(monkeypatch):
     def here(job, *_):
         return json.loads(json.dumps(child.run(make_case(job["case"]), job)))
 
-    monkeypatch.setattr(runner, "in_process", here)
+    monkeypatch.setattr(runner, "run_in_process", here)
     predict.cache_clear()
     yield
     predict.cache_clear()

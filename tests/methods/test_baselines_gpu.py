@@ -70,6 +70,6 @@ def test_memory_is_as_predicted(method, stack, job, tmp_path):
     values = {"method": method, "stack": stack, "max_steps": 3, "batch_size": 8, "device": "cuda"}
     case = make_case(values | SMALL[method])
     # In a process of its own: CUDA graphs of the tests before leave memory without an owner.
-    result = runner.in_process(job | {"case": case.model_dump()}, 300, tmp_path / "log")
+    result = runner.run_in_process(job | {"case": case.model_dump()}, 300, tmp_path / "log")
     assert result["status"] == "ok", result.get("reason")
     assert memory_differs(result["memory"], predict(case).figures(), case.device) == []

@@ -147,7 +147,7 @@ def test_ceilings_of_this_machine(monkeypatch):
     monkeypatch.setattr(find_ceilings, "ROWS", {"cpu": (64,)})
     monkeypatch.setattr(find_ceilings, "SQUARE", {"cpu": 128})
     monkeypatch.setattr(find_ceilings, "GIB", 2**24)
-    found = find_ceilings.measure(torch.device("cpu"))
+    found = find_ceilings.measure_ceilings(torch.device("cpu"))
     assert {p.precision for p in found.products} == {"float32", "bf16"}
     assert found.best("float32").flop_per_s == found.rate(torch.float32) > 1e8
     assert found.bandwidth == max(found.copy_bytes_per_s, found.read_bytes_per_s) > 1e7
@@ -158,6 +158,6 @@ def test_ceilings_of_this_machine(monkeypatch):
 
 def test_tf32_is_allowed_only_inside():
     before = torch.get_float32_matmul_precision()
-    with find_ceilings.tf32(True):
+    with find_ceilings.allow_tf32(True):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before

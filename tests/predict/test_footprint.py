@@ -48,7 +48,7 @@ def measured(method, how, drafter, refiner, vqvae, batch_size):
     def decode(on_scale):
         return generate(decoded, vqvae, [1] * batch_size, None, 0, how, on_scale=on_scale)
 
-    return memory.measure(decode, [drafter, refiner, vqvae], CPU)[0]
+    return memory.measure_memory(decode, [drafter, refiner, vqvae], CPU)[0]
 
 
 def predicted(method, how, drafter, refiner, images=PRIME):
@@ -121,7 +121,7 @@ def test_memory_without_an_owner_is_found(drafter, vqvae):
 
         return generate(plan.original(drafter), vqvae, [1], on_scale=leak)
 
-    used, _ = memory.measure(decode, [drafter, vqvae], CPU)
+    used, _ = memory.measure_memory(decode, [drafter, vqvae], CPU)
     assert used.unaccounted_mib == pytest.approx(3)
     assert not used.accounted
 
@@ -167,7 +167,7 @@ def test_on_a_gpu_the_allocators_own_figures_are_told_apart(monkeypatch, drafter
             on_scale(k)
         return made
 
-    used, _ = memory.measure(decode, [drafter], torch.device("cuda", 0))
+    used, _ = memory.measure_memory(decode, [drafter], torch.device("cuda", 0))
     assert used.total_mib == pytest.approx(used.params_mib + 8 + 10 + 5 + 0.5)
     assert used.params_mib + used.kv_cache_mib + used.running_mib == used.total_mib
     assert (used.workspace_mib, used.rounding_mib) == (8, 0.5)

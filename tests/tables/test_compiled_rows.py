@@ -87,7 +87,7 @@ def test_what_graphs_take_is_told():
     for record in run.records:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(graphs, "known_of", lambda plan: [graphs.Known(Graphs())])
-            assert child.captured(None, record["start_up"], record["memory"]) == {}
+            assert child.note_graphs(None, record["start_up"], record["memory"]) == {}
     printed = tables.measured(run)
     (note,) = [note for note in printed.notes if "CUDA graphs" in note]
     assert note.endswith("VAR-d16 300 MiB.")
@@ -97,7 +97,7 @@ def test_what_graphs_take_is_told():
 
 def test_why_there_are_no_graphs_is_told(monkeypatch):
     monkeypatch.setattr(graphs, "known_of", lambda plan: [graphs.Known(reason=WHY)])
-    assert child.captured(None, {}, {}) == {"not_captured": WHY}
+    assert child.note_graphs(None, {}, {}) == {"not_captured": WHY}
 
 
 def test_every_stack_can_be_drawn():

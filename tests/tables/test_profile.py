@@ -86,7 +86,7 @@ def test_the_picture_shows_each_case_and_no_label_covers_another():
 def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
     on_cpu = CEILINGS.model_copy(update={"device": "cpu"})
-    monkeypatch.setattr(find_ceilings, "in_process", lambda device: on_cpu)
+    monkeypatch.setattr(find_ceilings, "measure_in_process", lambda device: on_cpu)
     monkeypatch.setattr(
         runner, "in_process", lambda job, *_: invent(make_case(job["case"]), 1, gpu_gib=8)
     )
@@ -114,7 +114,7 @@ def test_a_profile_leaves_its_page_and_can_be_made_again(bench, tmp_path, monkey
     def never(device):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(find_ceilings, "in_process", never)
+    monkeypatch.setattr(find_ceilings, "measure_in_process", never)
     again = bench(*words, str(tmp_path / "run"), "--resume")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "run" / "profile.md").read_text() == page

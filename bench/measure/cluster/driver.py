@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.measure import devices, machine, runner
-from bench.measure.cluster.nodes import Cluster, Died, Node
+from bench.measure.cluster.nodes import Cluster, Node, WorkerLostError
 from bench.measure.cluster.on_node import Job
 from bench.measure.cluster.sweep_records import SweepRecords, Todo, left, of_family
 from bench.measure.runner import GIB
@@ -194,7 +194,7 @@ class Driver:
     def _answered(self, task: Task) -> None:
         try:
             answer = self.cluster.answer(task.stream)
-        except Died as e:
+        except WorkerLostError as e:
             self._lost(task, str(e))
             return
         if answer is None and task.todo:
@@ -263,7 +263,8 @@ class Driver:
         self.work_done += work(case)
         self._next_measurement(task)
         done = len(self.records.all())
-        said = f"{task.about['place']}: {runner.in_words(case)}: {runner.outcome(record)}"
+        where, what = task.about["place"], runner.describe_outcome(record)
+        said = f"{where}: {runner.describe_case(case)}: {what}"
         self.progress.say(f"[{done}/{done + len(self._missing())}] {said}")
 
     def _lost(self, task: Task, why: str) -> None:
@@ -283,12 +284,12 @@ class Driver:
         family.shunned.add(task.node.id)
         family.deaths[case.key, round_] += 1
         if family.deaths[case.key, round_] < TRIES:
-            words = runner.in_words(case)
+            words = runner.describe_case(case)
             self._trouble(f"{place}: {why}; once more, elsewhere if possible: {words}")
             return
         reason = f"its worker died {TRIES} times, the last time on {place}: {why}"
         failed, took = {"status": "error", "reason": reason}, time.monotonic() - task.since
-        record = runner.as_record(
+        record = runner.make_record(
             *(case, self.sweep, task.about["env"], round_, failed, None, task.started_at),
             round(took, 3),
         )
@@ -364,7 +365,7 @@ def run(
         sweep = experiment.load(name, changes, device="cuda" if gpus else "cpu")
         devices.check_cpu_cases(sweep.cases)
         device_of(sweep)
-        progress, what = Progress(console), {**runner.described(sweep), "on": kinds}
+        progress, what = Progress(console), {**runner.describe_run(sweep), "on": kinds}
         with closing(SweepRecords(sweep, out, what, resume)) as records:
             try:
                 Driver(sweep, cluster, records, kinds, progress, download).run()

@@ -28,7 +28,7 @@ BESIDES = {
 OBJECT_STORE_BYTES = 100 * 2**20  # records are small
 
 
-class Died(Exception):
+class WorkerLostError(Exception):
     """A task that no longer answers; the message is why, in a few words."""
 
 
@@ -107,7 +107,7 @@ class Cluster:
         return self.ray.wait(streams, timeout=seconds)[0]
 
     def answer(self, stream: Any) -> Any:
-        """The next answer; None if that was all.  Raises Died."""
+        """The next answer; None if that was all.  Raises WorkerLostError."""
         from ray import exceptions
 
         try:
@@ -115,15 +115,16 @@ class Cluster:
         except StopIteration:
             return None
         except exceptions.RayTaskError as e:  # the worker lives, but the task failed
-            raise Died(last_line(e.cause)) from None
+            raise WorkerLostError(last_line(e.cause)) from None
         except exceptions.RayError as e:
-            raise Died(last_line(e)) from None
+            raise WorkerLostError(last_line(e)) from None
 
     def cancel(self, stream: Any) -> None:
         """Ends the task, and the process of its case."""
         self.ray.cancel(stream)
 
     def close(self) -> None:
+        """Leaves the cluster; its tasks of this sweep end."""
         self.ray.shutdown()
 
 

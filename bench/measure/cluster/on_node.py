@@ -98,7 +98,7 @@ def look_around(device: str) -> dict[str, Any]:
 
     env: `machine.environment`.  host: the same for whatever shares this host's cores, be it in
     another container.  cards: UUIDs of the GPUs that torch sees; gpu: Ray's number of the one.
-    warnings: `machine.busy`.
+    warnings: `machine.find_disturbances`.
     """
     import torch
 
@@ -106,7 +106,7 @@ def look_around(device: str) -> dict[str, Any]:
 
     count = torch.cuda.device_count() if device == "cuda" else 0
     cards = [str(torch.cuda.get_device_properties(i).uuid) for i in range(count)]
-    busy = machine.busy(torch.device(device)) if device == "cpu" or cards else []
+    busy = machine.find_disturbances(torch.device(device)) if device == "cpu" or cards else []
     if (niceness := psutil.Process().nice()) > 0:
         busy.append(f"Ray runs workers at niceness {niceness}: RAY_worker_niceness=0 ray start ...")
     return {

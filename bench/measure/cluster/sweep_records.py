@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.measure.runner import left_to_do
+from bench.measure.runner import remaining_measurements
 from bench.predict.shares import Family
 from bench.study.cases import Case
 from bench.study.experiment import Sweep
@@ -52,7 +52,7 @@ def of_family(records: Sequence[Record], family: Family) -> list[Record]:
 
 
 def _lacking(sweep: Sweep, family: Family, records: list[Record]) -> Todo:
-    todo = left_to_do(sweep, records)
+    todo = remaining_measurements(sweep, records)
     return [(round_, case) for round_, case in todo if case.key in family.keys]
 
 

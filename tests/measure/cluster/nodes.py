@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from bench.measure import runner
 from bench.measure.cluster import on_node
-from bench.measure.cluster.nodes import Died, Node
+from bench.measure.cluster.nodes import Node, WorkerLostError
 from bench.measure.cluster.on_node import Job
 from bench.study import experiment
 
@@ -106,8 +106,8 @@ class Pretended:
                 if stream.node in self.up and (answer := next(stream.answers, None)) is not None:
                     return answer
             if stream.node not in self.up:
-                raise Died("its worker died")
-        except Died:
+                raise WorkerLostError("its worker died")
+        except WorkerLostError:
             self.cancel(stream)
             raise
         self.cancel(stream)
@@ -145,7 +145,7 @@ class Pretended:
         name = job.node.split("#")[0]
         result = self.event(name, case, round_) or RESULT
         if name not in self.up:
-            raise Died("its worker died")
+            raise WorkerLostError("its worker died")
         self.ran.append((name, case.label + f" b{case.batch_size}", round_))
-        record = runner.as_record(case, job.sweep, env, round_, result, 0.0, "now", 1.0)
+        record = runner.make_record(case, job.sweep, env, round_, result, 0.0, "now", 1.0)
         return record, "what it said"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.measure import machine, runner
 from bench.measure.cluster.driver import Driver, device_of
-from bench.measure.cluster.nodes import Cluster, Died, knock, node_of
+from bench.measure.cluster.nodes import Cluster, WorkerLostError, knock, node_of
 from bench.measure.cluster.sweep_records import SweepRecords
 from bench.predict.shares import families
 from bench.study import records
@@ -28,7 +28,7 @@ from tests.measure.cluster.nodes import RESULT, Pretended, node, tiny
 
 def sweep_over(cluster, sweep, tmp_path, on=("any",), resume=False):
     """Runs it and returns the records by machine."""
-    what = {**runner.described(sweep), "on": list(on)}
+    what = {**runner.describe_run(sweep), "on": list(on)}
     with closing(SweepRecords(sweep, str(tmp_path / "{machine}" / "run"), what, resume)) as kept:
         Driver(sweep, cluster, kept, on, Progress(quiet=True)).run()
     return read(tmp_path)
@@ -167,7 +167,7 @@ def test_a_case_that_kills_its_workers_is_a_row_and_not_the_end(tmp_path):
     def event(name, case, round_):
         if case.method == "variant":
             tried.append(name)
-            raise Died("its worker died")
+            raise WorkerLostError("its worker died")
 
     cluster.event = event
     (lines,) = sweep_over(cluster, sweep, tmp_path).values()
@@ -330,7 +330,7 @@ def test_a_terminal_shows_how_far_the_sweep_is_and_what_runs(tmp_path):
         progress._bars.refresh()
 
     cluster.event = event
-    out, what = str(tmp_path / "runs"), {**runner.described(sweep), "on": ["any"]}
+    out, what = str(tmp_path / "runs"), {**runner.describe_run(sweep), "on": ["any"]}
     with closing(SweepRecords(sweep, out, what, False)) as kept:
         Driver(sweep, cluster, kept, ["any"], progress).run()
     shown = progress.console.file.getvalue()
