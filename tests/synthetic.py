@@ -13,9 +13,10 @@ from bench.measure import runner
 from bench.measure.memory import Memory
 from bench.measure.timing import Samples
 from bench.methods.meta import meta_plan
-from bench.predict.prediction import CUBLAS_BYTES, MIB, predict
+from bench.predict.prediction import CUBLAS_BYTES, predict
 from bench.study import experiment
 from bench.study.cases import Case, VARCase, make_case
+from bench.study.units import MIB
 from bench.tables.frames import Run
 
 ENV: dict[str, Any] = {

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 
 from bench.figures import canvas, looks, registry
 from bench.figures.canvas import BLUE, FRONT, GREEN, GREY, STYLE, VERMILLION, WIDE
-from bench.predict.prediction import MIB
 from bench.study.cases import Case
+from bench.study.units import MIB
 from bench.tables.advice import Advice, Limits
 
 SOURCE_COLORS = {"CoDe": BLUE, "VARiant": VERMILLION, "measured": GREEN}

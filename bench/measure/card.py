@@ -14,7 +14,8 @@ import psutil
 import pynvml
 import torch
 
-MIB = 2**20
+from bench.study.units import MIB
+
 ERRORS = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
 # Why the clocks are what they are: NVML's "clocks event reasons".
 REASONS = {

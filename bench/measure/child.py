@@ -29,6 +29,7 @@ from bench.methods.generator import Generator
 from bench.methods.loaded import Loaded, load
 from bench.methods.sources import reason
 from bench.study.cases import Case, make_case
+from bench.study.units import GIB, MIB
 from codevar import graphs
 from codevar.compiled import cannot_compile
 from codevar.files import CheckpointError, is_oom
@@ -141,7 +142,7 @@ def note_graphs(plan: Plan, start_up: dict[str, Any], used: dict[str, Any]) -> d
         if found.graphs is None:
             return {"not_captured": found.reason}
         start_up["capture_s"] = found.graphs.seconds
-        used["graph_pool_mib"] = found.graphs.pool_bytes / memory.MIB
+        used["graph_pool_mib"] = found.graphs.pool_bytes / MIB
     return {}
 
 
@@ -182,7 +183,7 @@ def limit_memory(device: torch.device, limit_gib: float | None) -> None:
     """Makes the allocator of a GPU refuse what exceeds the limit; on a CPU the runner watches."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        most = total if limit_gib is None else limit_gib * 2**30
+        most = total if limit_gib is None else limit_gib * GIB
         torch.cuda.set_per_process_memory_fraction(min(1.0, most / total))
 
 

@@ -30,10 +30,10 @@ from bench.predict.ceilings import FILE, Ceilings, Product, load
 from bench.study import storage
 from bench.study.errors import UsageError
 from bench.study.folders import CODE
+from bench.study.units import GIB
 from codevar.packed import can_pack, packed
 from codevar.stacks import PRECISIONS
 
-GIB = 2**30
 BLOCK_S, FIGURE_S = 0.1, 1.0  # of a block; of all blocks of one figure
 # Rows of a product: two for each image (guidance), 256 tokens at the last scale.
 ROWS = {"cpu": (2 * 1 * 256, 2 * 8 * 256), "cuda": (2 * 8 * 256, 2 * 64 * 256)}

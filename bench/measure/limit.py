@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 
 from bench.measure import machine
-from bench.predict.prediction import MIB, RUNNING_WITHIN, predict
+from bench.predict.prediction import RUNNING_WITHIN, predict
 from bench.study.cases import Case, make_case
 from bench.study.records import OUT_OF_MEMORY
 from bench.study.storage import Record
+from bench.study.units import GIB, MIB
 
-GIB = 2**30
 SAMPLE_EVERY_S = 0.05  # a process fills some 0.2 GiB meanwhile
 
 

@@ -19,9 +19,10 @@ import psutil
 import torch
 
 from bench.measure import cgroup
-from bench.measure import cpu as processor
-from bench.measure.card import MIB, Card
+from bench.measure.card import Card
+from bench.measure.cpu import cpu_facts, governor
 from bench.study.folders import CODE, IN_CHECKOUT
+from bench.study.units import GIB, MIB
 
 # Load of other processes from which a measurement is marked.
 BUSY_CORES = 0.2
@@ -58,9 +59,9 @@ def environment() -> dict[str, Any]:
         "cpu_cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "cpu_threads": psutil.cpu_count(),
         "cpu_features": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"}),
-        **processor.cpu_facts(),
+        **cpu_facts(),
         "torch_threads": torch.get_num_threads(),
-        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "memory_gib": round(memory_bytes() / GIB, 1),
         "gpus": gpus(),
         "cuda": torch.version.cuda,
         "cudnn": cudnn(),
@@ -106,7 +107,7 @@ def gpus() -> list[dict[str, Any]]:
         found.append(
             {
                 "name": properties.name,
-                "memory_gib": round(properties.total_memory / 2**30, 1),
+                "memory_gib": round(properties.total_memory / GIB, 1),
                 "capability": f"{properties.major}.{properties.minor}",
                 **Card(torch.device("cuda", i)).facts(),
             }
@@ -150,7 +151,7 @@ def find_disturbances(*devices: torch.device) -> list[str]:
     for device in devices:
         if device.type == "cuda":
             found += find_gpu_disturbances(device)
-        elif "powersave" in (processor.governor() or ""):
+        elif "powersave" in (governor() or ""):
             found.append(
                 "the CPU's governor is powersave: sudo cpupower frequency-set -g performance"
             )

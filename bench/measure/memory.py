@@ -24,10 +24,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.measure.card import Card
 from bench.methods.generator import Made
+from bench.study.units import MIB
 from codevar import graphs
 from codevar.outputs import OnScale
 
-MIB = 2**20
 TENSORS = {torch.Tensor, nn.Parameter}
 UNACCOUNTED_MIB = 1.0  # what may lie between allocator and tensors
 

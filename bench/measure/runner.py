@@ -32,9 +32,9 @@ from bench.study.folders import CODE
 from bench.study.names import trained_as
 from bench.study.records import OUT_OF_MEMORY, SCHEMA, RunFolder
 from bench.study.storage import Record
+from bench.study.units import GIB
 from codevar.progress import Progress
 
-GIB = 2**30
 #: A job, the seconds that it may take and its log, to a result: as `run_in_process`.
 Measure = Callable[[dict[str, Any], float, Path], dict[str, Any]]
 

@@ -19,6 +19,7 @@ from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.predict.footprint import footprint
 from bench.study.cases import Case
+from bench.study.units import MIB
 from codevar import VQVAE, VQVAEConfig
 from codevar.noise import CHUNK
 from codevar.plan import Plan
@@ -26,7 +27,6 @@ from codevar.stacks import Stack, stack
 from codevar.steps import OBSERVED
 from codevar.work import Pass, rooms, work
 
-MIB = 2**20
 # Held from the first matrix product on.  Torch's default, but for Hopper and later: 32 MiB.
 CUBLAS_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024
 RUNNING_WITHIN = 0.1

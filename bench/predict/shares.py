@@ -24,7 +24,7 @@ class Family:
     has its baseline in its own process, and every case is a family of its own.
 
     on: the kind of machine it is for, as in `--on`.  deaths: of workers, under each of its
-    measurements.  shunned: places where that was.
+    measurements.  shunned: ids of the nodes where that was.
     """
 
     on: str

@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.study.cases import explain
 from bench.study.errors import UsageError
+from bench.study.units import MIB
 
-MIB = 2**20
 MANIFEST = "manifest.json"
 #: What an archive may hold: no more files, and no more bytes than ALWAYS plus RATIO to one of the
 #: zip's.  Deflate reaches 1000 to one, records 10.

@@ -22,12 +22,13 @@ import pandas as pd
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
 from bench.predict.floor import floor_of
-from bench.predict.prediction import MIB, predict
+from bench.predict.prediction import predict
 from bench.study import papers
 from bench.study.cases import Case, make_case
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.printing import Printed
+from bench.study.units import MIB
 from bench.tables import case_rows
 from bench.tables.case_rows import Row
 from bench.tables.frames import Run

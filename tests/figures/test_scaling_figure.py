@@ -11,8 +11,9 @@ import pytest
 from bench.figures import canvas, registry, scaling
 from bench.predict import ceilings
 from bench.predict.floor import floor_of
-from bench.predict.prediction import MIB, predict
+from bench.predict.prediction import predict
 from bench.study import storage
+from bench.study.units import MIB
 from bench.tables import case_rows
 from tests.synthetic import fake_run
 

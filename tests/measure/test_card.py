@@ -15,10 +15,10 @@ import torch
 from bench.measure import card, child, find_ceilings, machine, memory, selfcheck
 from bench.measure.card import Card
 from bench.study.cases import make_case
+from bench.study.units import MIB
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 UUID = "5eb6c0de-0000-1111-2222-333344445555"
-MIB = 2**20
 
 
 class FakeNvml:

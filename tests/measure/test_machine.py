@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench.measure import cgroup, cpu, machine
+from bench.study.units import GIB
 from bench.tables import tables
 
 CPU = torch.device("cpu")
@@ -107,9 +108,6 @@ def test_turbo(system, file, text, expected):
 def test_the_quota_of_a_container(system, files, expected):
     system(files)
     assert cgroup.cpu_quota() == expected
-
-
-GIB = 2**30
 
 
 @pytest.mark.parametrize(

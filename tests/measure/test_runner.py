@@ -509,7 +509,7 @@ def test_a_limit_that_the_shell_has_set_is_no_obstacle(tmp_path):
         "import json, resource, sys; from pathlib import Path; from bench.measure import runner\n"
         "limit = int(sys.argv[2]) * 2**20\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))\n"
-        "print(runner.run_in_process(json.loads(sys.argv[1]), 120, Path(sys.argv[3]))['status'])"
+        "print(runner.run_in_process(json.loads(sys.argv[1]), 600, Path(sys.argv[3]))['status'])"
     )
     for mib, status in ((6000, "ok"), (1500, "oom")):
         words = [json.dumps(job(batch_size=8)), str(mib), str(tmp_path / "log")]

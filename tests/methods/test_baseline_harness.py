@@ -27,12 +27,12 @@ from bench.predict.prediction import predict
 from bench.study import experiment, records
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
+from bench.study.units import MIB
 from bench.tables import frames, tables
 from codevar import noise, stack
 from codevar.files import CheckpointError
 from tests.methods import small_baselines as small
 
-MIB = 2**20
 ROOT = Path(__file__).parents[2]
 METHODS = ("dit", "mar", "llamagen", "aim")
 # MAR with so many rounds that few can stand for all.

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from bench.methods.baseline import networks
-from bench.predict.prediction import CUBLAS_BYTES, MIB, predict
+from bench.predict.prediction import CUBLAS_BYTES, predict
 from bench.predict.simulate import PRIME, watched
 from bench.study import papers
 from bench.study.cases import make_case
+from bench.study.units import MIB
 
 IMAGES, CHANNELS = 64, 128
 

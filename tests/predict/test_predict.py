@@ -11,10 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict.prediction import flops, kv_cache_bytes, params_bytes, predict
 from bench.study.cases import make_case
+from bench.study.units import MIB
 from codevar import Sampling, plan, stack
 from codevar.decoding import generate
-
-MIB = 2**20
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from bench.cli import app, targets
 from bench.figures import advice_figure, canvas
 from bench.measure import machine
 from bench.study.errors import UsageError, bytes_of
+from bench.study.units import GIB
 from bench.tables import advice as recommend
 from bench.tables.advice import Limits, Quality
 from tests.synthetic import fake_evaluation, fake_run
 
-GIB = 2**30
 SETTINGS = {"batch_size": 64, "stack": "published", "precision": "fp16", "device": "cuda"}
 
 

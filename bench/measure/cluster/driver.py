@@ -21,13 +21,13 @@ from bench.measure import devices, machine, runner
 from bench.measure.cluster.nodes import Cluster, Node, WorkerLostError
 from bench.measure.cluster.on_node import Job
 from bench.measure.cluster.sweep_records import SweepRecords, Todo, left, of_family
-from bench.measure.runner import GIB
 from bench.predict.shares import Family, families, work
 from bench.study import experiment
 from bench.study.cases import Case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.storage import Record
+from bench.study.units import GIB
 from codevar.progress import Progress
 
 # How often a measurement, or a node, may lose its worker before it is given up.

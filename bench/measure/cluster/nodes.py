@@ -14,6 +14,7 @@ from typing import Any
 from bench.measure.cluster.on_node import Job, measure
 from bench.study.errors import UsageError
 from bench.study.folders import CODE, IN_CHECKOUT
+from bench.study.units import MIB
 
 CONNECT_S, HEALTH_S = 5, 30
 # What a node needs of the working tree.
@@ -25,7 +26,7 @@ BESIDES = {
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_worker_niceness": "0",
 }
-OBJECT_STORE_BYTES = 100 * 2**20  # records are small
+OBJECT_STORE_BYTES = 100 * MIB  # records are small
 
 
 class WorkerLostError(Exception):

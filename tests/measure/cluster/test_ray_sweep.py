@@ -19,11 +19,11 @@ import psutil
 import pytest
 
 from bench.study import experiment, records, storage
+from bench.study.units import MIB
 from tests.measure.cluster.nodes import RESULT, TINY
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).parents[3]
-MIB = 2**20
 # In place of `bench.measure.child`.  A file "hold-MACHINE" with n in it keeps that machine from its
 # n-th case on; each case leaves its process id in "began-MACHINE-n".
 INSTEAD = """
