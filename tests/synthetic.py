@@ -54,7 +54,7 @@ def fake_run(
     def invented(job: dict[str, Any], *_: Any) -> dict[str, Any]:
         return invent(make_case(job["case"]), job["effort"]["samples"], gpu_gib)
 
-    with mock.patch.object(runner, "in_process", invented):
+    with mock.patch.object(runner, "run_in_process", invented):
         records = [
             runner.run_case(case, sweep, Path(), ENV, round_=round_)
             for round_, case in runner.remaining_measurements(sweep, [])

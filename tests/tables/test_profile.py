@@ -88,7 +88,7 @@ def bench(tmp_path, monkeypatch):
     on_cpu = CEILINGS.model_copy(update={"device": "cpu"})
     monkeypatch.setattr(find_ceilings, "measure_in_process", lambda device: on_cpu)
     monkeypatch.setattr(
-        runner, "in_process", lambda job, *_: invent(make_case(job["case"]), 1, gpu_gib=8)
+        runner, "run_in_process", lambda job, *_: invent(make_case(job["case"]), 1, gpu_gib=8)
     )
     return lambda *words: CliRunner().invoke(app.app, ["profile", *words])
 
