@@ -78,12 +78,12 @@ def run(
             console.print(f"records: {path / records.FILE}", soft_wrap=True, highlight=False)
         check_measured(*measured)
         return
-    from bench.figures import registry
+    from bench.figures import known
     from bench.measure import devices, machine, runner, tracing
     from bench.tables import frames, tables
 
     sweep = experiment.load(experiment_, changes, device=devices.default_device())
-    registry.check(sweep.experiment.figures)
+    known.check(sweep.experiment.figures)
     found = machine.environment()
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     runner.run(sweep, folder, found, console, resume, download, keep)

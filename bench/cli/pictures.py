@@ -36,7 +36,7 @@ def grid(
 ) -> None:
     """The same classes and seeds by each method, a row each, as the papers' picture figures."""
     check_targets(targets, changes)
-    from bench.figures import picture_rows
+    from bench.figures import canvas, picture_rows
     from bench.quality import chosen, grid_rows, sampling
     from bench.tables import margin
 
@@ -62,7 +62,7 @@ def grid(
     shown = f"seed {drawn[0]}" if len(drawn) == 1 else f"seeds {', '.join(map(str, drawn))}"
     footer = " ".join([f"Each class with {shown}, {sampled_how(cases)}", *known.sources])
     title = chosen.title_of(targets) or ("Same classes and seeds" if rows[1:] else rows[0].label)
-    picture_rows.save(picture_rows.draw(rows, heads, title, footer), files)
+    canvas.save(picture_rows.draw(rows, heads, title, footer), files)
     print(*files, sep="\n")
 
 
@@ -85,7 +85,7 @@ def edit(
 ) -> None:
     """Inpainting and editing without training: before, mask and after, side by side."""
     check_targets(plan, changes)
-    from bench.figures import picture_rows
+    from bench.figures import canvas, picture_rows
     from bench.quality import chosen, edits, grid_rows, sampling
 
     files = picture_rows.files_of(out)
@@ -103,7 +103,7 @@ def edit(
     side = rows[0].images.shape[-1]
     footer = f"{edits.told(opened, side)} Seed {seed}, {sampled_how(cases)}"
     title = "Inpainting and editing, zero-shot"
-    picture_rows.save(picture_rows.draw(rows, heads, title, footer), files)
+    canvas.save(picture_rows.draw(rows, heads, title, footer), files)
     print(*files, sep="\n")
 
 

@@ -10,6 +10,7 @@ import typer
 from bench.cli import options
 from bench.cli.targets import find
 from bench.study import experiment
+from bench.study.errors import UsageError
 from bench.study.folders import PLOTS
 
 
@@ -24,20 +25,27 @@ def plot(
     out: options.PlotFolder = PLOTS,
 ) -> None:
     """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
-    for target in targets or []:
-        if target.endswith(".toml"):
-            experiment.load(target)  # what it refuses, it refuses before torch is imported
-    from bench.figures import registry, training
+    from bench.figures.known import check, figure_names, nearest
 
+    # What is refused, is refused before torch is imported.
+    check(figure or [])
+    of_trainings = figure_names("training_figure")
+    known = [*figure_names(), *of_trainings]
     figures, runs = list(figure or []), []
     for target in targets or []:
-        if target == "memory":
-            figures += ["memory", "timeline"]
-        elif target in registry.figures() or target in training.FIGURES:
-            figures.append(target)
-        else:
+        if target in known:
+            figures += ["memory", "timeline"] if target == "memory" else [target]
+        elif target.endswith(".toml") or target in experiment.names() or Path(target).exists():
             runs.append(target)
-    if {*figures} & training.FIGURES.keys() or any(map(training.is_training, runs)):
+        else:
+            what = "no such figure, experiment or folder"
+            raise UsageError(f"{target}: {what}{nearest(target, [*known, *experiment.names()])}")
+    for target in runs:
+        if target.endswith(".toml"):
+            experiment.load(target)
+    from bench.figures import registry, training
+
+    if {*figures} & {*of_trainings} or any(map(training.is_training, runs)):
         for path in training.draw_trainings(runs, figures, out):
             print(path)
         return

@@ -64,7 +64,7 @@ def reproduce(
     import torch
 
     from bench.cli.targets import check_measured, with_quality
-    from bench.figures import registry
+    from bench.figures import known, registry
     from bench.measure import devices, machine, runner
     from bench.quality import ablations, features
     from bench.quality import reproduce as whole
@@ -73,7 +73,7 @@ def reproduce(
 
     chosen = devices.default_device()
     sweeps = [experiment.load(name, changes, chosen) for name in dict.fromkeys(experiments)]
-    registry.check([name for sweep in sweeps for name in sweep.experiment.figures])
+    known.check([name for sweep in sweeps for name in sweep.experiment.figures])
     folders = folders_of([sweep.name for sweep in sweeps], out)
     cases = [case for sweep in sweeps for case in sweep.cases]
     devices.check_devices(cases)

@@ -33,7 +33,7 @@ def spectra(
     check_targets(targets, changes)
     import torch
 
-    from bench.figures import picture_rows, spectra_figure
+    from bench.figures import canvas, picture_rows, spectra_figure
     from bench.quality import chosen, sampling
     from bench.quality import spectra as fourier
 
@@ -54,7 +54,7 @@ def spectra(
         raise UsageError("these cases have token maps of different sizes: name them one by one")
     footer = f"{images} images, {sampled_how(cases)}"
     result = fourier.printed(found)
-    picture_rows.save(spectra_figure.draw(found, footer), files)
+    canvas.save(spectra_figure.draw(found, footer), files)
     table = files[0].with_suffix(".csv")
     try:
         with atomic_write(table, sync=False) as part:

@@ -3,79 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from bench.figures import canvas, looks, registry
-from bench.figures.canvas import BLUE, FRONT, GREEN, GREY, STYLE, VERMILLION, WIDE
-from bench.study.cases import Case
+from bench.figures import canvas, looks
+from bench.figures.looks import FRONT, GREY, STYLE, Look
+from bench.figures.scatter import Point, draw_front, draw_point
 from bench.study.units import MIB
-from bench.tables.advice import Advice, Limits
+from bench.tables.advice import Advice, Candidate, Limits
 
-SOURCE_COLORS = {"CoDe": BLUE, "VARiant": VERMILLION, "measured": GREEN}
-HOLLOW = {"mfc": "white"}
-LEFT_OUT: dict[str, Any] = {"ls": "", "marker": "x", "color": GREY, "ms": 4, "label": "left out"}
+SOURCE_COLORS = {"CoDe": looks.BLUE, "VARiant": looks.VERMILLION, "measured": looks.GREEN}
+LEFT_OUT: Look = {"ls": "", "marker": "x", "color": GREY, "ms": 4, "label": "left out"}
 
 
 def draw(advice: Advice, limits: Limits, out: Path) -> list[Path]:
     """The trade-off as PNG and PDF; returns the files."""
-    with matplotlib.rc_context(STYLE):
-        return registry.save(picture(advice, limits), out / "recommend")
+    return [*canvas.save(picture(advice, limits), canvas.png_and_pdf(out / "recommend"))]
 
 
+@matplotlib.rc_context(STYLE)
 def picture(advice: Advice, limits: Limits) -> Figure:
     """FID against latency (s), or against work (TFLOP) where no speed is known."""
     case = advice.ranked[0].case
     timed = advice.ranked[0].latency_s is not None
-    unit = 1.0 if timed else 1e12
-    left_out = [c for c, _ in advice.excluded if c.quality]
-    figure, (ax,) = canvas.panels(WIDE, 4.0)
-    families: dict[str, dict[str, Any]] = {}
-    for c in advice.ranked:
-        look = looks.family_of(c.case.label)
-        families[look["label"]] = look
-        ax.plot(c.cost / unit, c.fid, **look | ({} if c.latency_from == "measured" else HOLLOW))
-    for c in left_out:
-        ax.plot(c.cost / unit, c.fid, **LEFT_OUT)
+
+    def point_of(c: Candidate, look: Look) -> Point:
+        return Point(c.cost / (1 if timed else 1e12), c.fid, c.case.label, look)
+
+    hollow = [c for c in advice.ranked if c.latency_from != "measured"]
+    points = [
+        point_of(c, looks.family_of(c.case.label) | (looks.HOLLOW if c in hollow else {}))
+        for c in advice.ranked
+    ]
+    points += [point_of(c, LEFT_OUT) for c, _ in advice.excluded if c.quality]
+    drawn, (ax,) = canvas.panels(looks.WIDE, 4.0)
     for source in dict.fromkeys(c.quality.source for c in advice.best if c.quality):
-        front = [c for c in advice.best if c.quality and c.quality.source == source]
-        look = FRONT | {"color": SOURCE_COLORS[source], "alpha": 0.25}
-        ax.plot([c.cost / unit for c in front], [c.fid for c in front], **look)
+        best = [c for c in advice.best if c.quality and c.quality.source == source]
+        front = [point_of(c, {}) for c in best]
+        draw_front(ax, front, color=SOURCE_COLORS[source], alpha=0.25)
+    for point in points:
+        draw_point(ax, point)
     canvas.logarithmic(ax.xaxis)
     ax.margins(0.08, 0.12)
     ax.set(xlabel="latency (s)" if timed else "work (TFLOP)", ylabel="FID")
     ax.grid()
-    handles = [Line2D([], [], **look) for look in families.values()]
-    best = FRONT | {"color": GREY, "label": "Pareto-best, by source of the FID"}
-    handles += [Line2D([], [], **best)]
-    handles += [Line2D([], [], **LEFT_OUT)] if left_out else []
+    best_look = FRONT | {"color": GREY, "label": "Pareto-best, by source of the FID"}
+    handles = looks.entries([*(point.look for point in points), best_look])
     title = f"What fits {limits.memory / MIB:,.0f} MiB at batch {case.batch_size}"
-    canvas.finish(figure, title, " ".join(words_below(advice)), handles)
-    labels = [(c.cost / unit, c.fid, short(c.case)) for c in advice.best]
-    everything = [*advice.ranked, *left_out]
-    markers = [(c.cost / unit, c.fid) for c in everything]
-    for c, label in zip(advice.best, canvas.place_labels(ax, labels, markers), strict=True):
-        label.set_color(looks.family_of(c.case.label)["color"])
-    return figure
-
-
-def short(case: Case) -> str:
-    """The label without the models, which are VAR-d30 and, for CoDe, VAR-d16."""
-    return case.label.partition(" (")[0]
-
-
-def words_below(advice: Advice) -> list[str]:
-    case, tables_ = advice.ranked[0].case, {c.quality.table for c in advice.ranked if c.quality}
-    hollow = (
-        []
-        if all(c.latency_from == "measured" for c in advice.ranked)
-        else ["Hollow: not measured."]
-    )
-    return [
-        f"FID: {'; '.join(sorted(tables_))}.",
-        *hollow,
-        f"{case.stack.capitalize()} stack, {case.precision}, {case.device}.",
-    ]
+    tables = sorted({c.quality.table for c in advice.ranked if c.quality})
+    settings = f"{case.stack.capitalize()} stack, {case.precision}, {case.device}."
+    notes = [f"FID: {'; '.join(tables)}.", *(["Hollow: not measured."] if hollow else []), settings]
+    return canvas.finish(drawn, title, " ".join(notes), handles, [(ax, points)])

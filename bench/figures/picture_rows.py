@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from bench.figures.canvas import EDGE, NARROW, STYLE, WIDE, finish, panels
+from bench.figures import canvas
+from bench.figures.looks import EDGE, NARROW, STYLE, WIDE
 from bench.quality.grid_rows import Head, Row
 from bench.study.errors import UsageError
-from codevar.files import atomic_write
 
 MOST = 24  # pictures in a row that a page has room for
 
@@ -34,6 +34,7 @@ HEAD_SIZES = (8, 7, 6)  # points
 PAD = 0.06  # between heads and pictures, and between rows whose words are taller than these
 
 
+@matplotlib.rc_context(STYLE)
 def draw(rows: Sequence[Row], heads: Sequence[Head], title: str, footer: str) -> Figure:
     """A page with the rows one below another.
 
@@ -42,25 +43,24 @@ def draw(rows: Sequence[Row], heads: Sequence[Head], title: str, footer: str) ->
     count = len(rows[0].images)
     if count > MOST:
         raise UsageError(f"{count} pictures in a row are too many for a page: {MOST} at most")
-    with matplotlib.rc_context(STYLE):
-        side = min(LARGEST, (WIDE - 2 * EDGE - MARGIN) / count - GAP)
-        width = max(NARROW, MARGIN + count * (side + GAP) + 2 * EDGE)
-        above = heads_height(heads, side)
-        heights = [max(side + GAP, LINE * len(lines(row)) + PAD) for row in rows]
-        figure, (ax,) = panels(width, above + sum(heights))
-        ax.set_axis_off()
-        write_heads(ax, heads, side, above)
-        for i, row in enumerate(rows):
-            middle = above + sum(heights[:i]) + heights[i] / 2
-            write_margin(ax, row, middle)
-            for j, image_CHW in enumerate(row.images):
-                left, top = MARGIN + j * (side + GAP), middle - side / 2
-                pixels = image_CHW.permute(1, 2, 0).cpu().numpy()
-                ax.imshow(pixels, extent=(left, left + side, top + side, top), aspect="auto")
-        # One unit of the axes is one inch of the page.
-        ax.set(xlim=(0, width - 2 * EDGE), ylim=(above + sum(heights), 0), anchor="NW")
-        ax.set_aspect("equal")
-        return finish(figure, title, footer)
+    side = min(LARGEST, (WIDE - 2 * EDGE - MARGIN) / count - GAP)
+    width = max(NARROW, MARGIN + count * (side + GAP) + 2 * EDGE)
+    above = heads_height(heads, side)
+    heights = [max(side + GAP, LINE * len(lines(row)) + PAD) for row in rows]
+    figure, (ax,) = canvas.panels(width, above + sum(heights))
+    ax.set_axis_off()
+    write_heads(ax, heads, side, above)
+    for i, row in enumerate(rows):
+        middle = above + sum(heights[:i]) + heights[i] / 2
+        write_margin(ax, row, middle)
+        for j, image_CHW in enumerate(row.images):
+            left, top = MARGIN + j * (side + GAP), middle - side / 2
+            pixels = image_CHW.permute(1, 2, 0).cpu().numpy()
+            ax.imshow(pixels, extent=(left, left + side, top + side, top), aspect="auto")
+    # One unit of the axes is one inch of the page.
+    ax.set(xlim=(0, width - 2 * EDGE), ylim=(above + sum(heights), 0), anchor="NW")
+    ax.set_aspect("equal")
+    return canvas.finish(figure, title, footer)
 
 
 def lines(row: Row) -> list[str]:
@@ -127,16 +127,4 @@ def files_of(out: Path) -> list[Path]:
         raise UsageError(f"{out.parent}: cannot be written ({e.strerror})") from None
     if not os.access(out.parent, os.W_OK) or out.is_dir():
         raise UsageError(f"{out}: cannot be written")
-    stem = out.with_suffix("") if out.suffix else out
-    return [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf")]
-
-
-def save(figure: Figure, files: Sequence[Path]) -> None:
-    """Each file whole or not at all.  Raises UsageError."""
-    for path in files:
-        undated = {"CreationDate": None} if path.suffix == ".pdf" else None
-        try:
-            with matplotlib.rc_context(STYLE), atomic_write(path, sync=False) as part:
-                figure.savefig(part, format=path.suffix[1:], metadata=undated)
-        except OSError as e:
-            raise UsageError(f"{path}: cannot be written ({e.strerror})") from None
+    return canvas.png_and_pdf(out.with_suffix("") if out.suffix else out)

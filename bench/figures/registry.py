@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,10 @@ import matplotlib
 from matplotlib.figure import Figure
 
 import bench.figures
-from bench.figures.canvas import STYLE
-from bench.study.errors import UsageError
+from bench.figures import canvas, known
+from bench.figures.looks import STYLE
 from bench.tables.case_rows import NoData, Row, rows_of
 from bench.tables.frames import Run
-from codevar.files import atomic_write
 
 Draw = Callable[[Run, list[Row]], Figure]
 Suits = Literal["every run", "every report", "its experiments"]
@@ -60,7 +60,7 @@ def figure(name: str, title: str, suits: Suits = "its experiments") -> Callable[
     """Registers the decorated function.  Raises TypeError for a figure that lacks a part."""
 
     def register(draw: Draw) -> Draw:
-        found = RunFigure(name, title, suits, draw)
+        found = RunFigure(name, title, suits, matplotlib.rc_context(STYLE)(draw))
         lacking = [part for part in ("title", "caption") if not getattr(found, part)]
         lacking += ["a suits that there is"] if suits not in SUITS else []
         if lacking or name in _registered:
@@ -79,16 +79,10 @@ def figures() -> dict[str, RunFigure]:
 
     def place(found: RunFigure) -> tuple[int, str, int]:
         """By where it stands in the code, not by which module somebody imported first."""
-        return SUITS.index(found.suits), found.draw.__module__, found.draw.__code__.co_firstlineno
+        line = inspect.unwrap(found.draw).__code__.co_firstlineno
+        return SUITS.index(found.suits), found.draw.__module__, line
 
     return {found.name: found for found in sorted(_registered.values(), key=place)}
-
-
-def check(names: Sequence[str]) -> None:
-    """Raises UsageError for a name that no figure has."""
-    for name in names:
-        if name not in figures():
-            raise UsageError(f"figure {name}: no such figure; there are {', '.join(figures())}")
 
 
 def draw(run: Run, names: Sequence[str], out: Path, called: str = "") -> list[Path]:
@@ -101,16 +95,16 @@ def draw(run: Run, names: Sequence[str], out: Path, called: str = "") -> list[Pa
     generic = [name for name, one in figures().items() if one.suits == "every run"]
     defaults = run.sweep.experiment.figures or generic
     asked = list(dict.fromkeys(names or defaults))
-    check(asked)
-    rows, paths, lacking = rows_of(run), [], []
-    with matplotlib.rc_context(STYLE):
-        for name in asked:
-            try:
-                drawn = figures()[name].draw(run, rows)
-            except NoData as e:
-                lacking.append(NoData(f"figure {name}: {e}"))
-            else:
-                paths += save(drawn, out / f"{called or run.sweep.name}-{name}")
+    known.check(asked, figures())
+    rows, paths, lacking = rows_of(run), list[Path](), []
+    for name in asked:
+        try:
+            drawn = figures()[name].draw(run, rows)
+        except NoData as e:
+            lacking.append(NoData(f"figure {name}: {e}"))
+        else:
+            files = canvas.png_and_pdf(out / f"{called or run.sweep.name}-{name}")
+            paths += canvas.save(drawn, files)
     if lacking and (asked != defaults or not paths):
         raise lacking[0]
     return paths
@@ -119,7 +113,7 @@ def draw(run: Run, names: Sequence[str], out: Path, called: str = "") -> list[Pa
 def for_report(run: Run) -> Iterator[tuple[RunFigure, Figure]]:
     """The figures that suit the run and that it has data for."""
     own, rows = run.sweep.experiment.figures, rows_of(run)
-    check(own)
+    known.check(own, figures())
     for one in figures().values():
         if one.suits != "its experiments" or one.name in own:
             try:
@@ -127,16 +121,3 @@ def for_report(run: Run) -> Iterator[tuple[RunFigure, Figure]]:
             except NoData:
                 continue
             yield one, drawn
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes a figure as PNG and PDF.  Raises UsageError where the folder cannot be written."""
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf")]
-    try:
-        for path in paths:
-            undated = {"CreationDate": None} if path.suffix == ".pdf" else None
-            with atomic_write(path, sync=False) as part:
-                figure.savefig(part, format=path.suffix[1:], metadata=undated)
-    except OSError as e:
-        raise UsageError(f"{stem.parent}: cannot be written ({e.strerror}); choose --out") from None
-    return paths

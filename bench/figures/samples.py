@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from bench.figures import canvas
+from bench.figures import canvas, looks
 from bench.figures.registry import figure
 from bench.tables.case_rows import Row, footer, lacks, stacks_of
 from bench.tables.frames import Run
@@ -23,22 +24,20 @@ def samples(run: Run, rows: list[Row]) -> Figure:
         raise lacks(run, "no case that was measured", run.sweep.name)
     shown, several = timed[:MOST], len(stacks_of(timed)) > 1
     batches = len({row["batch_size"] for row in timed}) > 1
-    drawn, (ax,) = canvas.panels(canvas.WIDE, 0.5 + 0.3 * len(shown))
-    names, rounds = [], set()
+    drawn, (ax,) = canvas.panels(looks.WIDE, 0.5 + 0.3 * len(shown))
+    names, by_round = [], {}
     for y, row in enumerate(shown):
         lines = [r for r in run.by_key[row["case"].key] if r["status"] == "ok"]
         middle = np.median(np.concatenate([r["samples"]["latency_s"] for r in lines]))
-        for i, line in enumerate(lines):
+        for i, (line, look) in enumerate(zip(lines, itertools.cycle(looks.SERIES), strict=False)):
             taken = 100 * (np.array(line["samples"]["latency_s"]) / middle - 1)
-            look = canvas.SERIES[i % len(canvas.SERIES)]
             at = np.full(len(taken), y + (i - (len(lines) - 1) / 2) * 0.7 / len(lines))
             ax.plot(taken, at, ls="", ms=2.5, alpha=0.7, rasterized=True, **look)
-            rounds.add(i)
+            by_round[i] = look
         name = row["name"] + (f", batch {row['batch_size']}" if batches else "")
         names.append(name + (f", {row['stack']}" if several else ""))
-    canvas.horizontal(ax, names, "latency against the case's median (%)")
-    ax.axvline(0, color=canvas.GREY, lw=0.6, zorder=0)
-    looks = [canvas.SERIES[i % len(canvas.SERIES)] for i in sorted(rounds)]
-    handles = [Line2D([], [], ls="", **k, label=f"round {i}") for i, k in enumerate(looks, 1)]
+    canvas.name_bars(ax, names, "latency against the case's median (%)")
+    ax.axvline(0, color=looks.GREY, lw=0.6, zorder=0)
+    handles = [looks.entry(f"round {i + 1}", ls="", **by_round[i]) for i in sorted(by_round)]
     notes = [f"The first {MOST} of {len(timed)} cases."] if len(timed) > MOST else []
     return canvas.finish(drawn, "Raw samples", footer(run, shown, *notes), handles)

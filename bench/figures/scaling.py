@@ -9,26 +9,15 @@ FLOPs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from bench.figures.canvas import (
-    GREY,
-    LOST,
-    SERIES,
-    STACK_LINES,
-    WIDE,
-    finish,
-    logarithmic,
-    lost_handles,
-    panels,
-    stack_handles,
-)
+from bench.figures import canvas, looks
+from bench.figures.looks import SERIES, Look
 from bench.figures.registry import figure
 from bench.methods.meta import vqvae_config
 from bench.predict import ceilings
@@ -37,14 +26,12 @@ from bench.predict.floor import floor_of
 from bench.study import records, storage
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
-from bench.tables.case_rows import Row, at_common_batch, distinct, footer, lacks
+from bench.tables.case_rows import Row, at_common_batch, distinct, footer, lacks, stacks_of
 from bench.tables.frames import Run
 from codevar.stacks import STACKS
 
 FEWEST = 3  # points that an exponent needs
 ENTRY = 0.36  # inches of a legend's entry
-DOTTED: dict[str, Any] = {"ls": ":", "lw": 1, "marker": ""}
-Groups = list[list[Row]]
 
 
 @dataclass(frozen=True)
@@ -58,18 +45,21 @@ class Curve:
 
     @property
     def first(self) -> Row:
+        """Any of its rows: they are alike but for what changes."""
         return next(iter(self.rows.values()))
 
     @property
     def measured(self) -> dict[int, Row]:
+        """The rows with a latency."""
         return {x: row for x, row in self.rows.items() if "latency_s" in row}
 
     def values(self, key: str) -> list[float]:
+        """A value of each measured row."""
         return [row[key] for row in self.measured.values()]
 
     def fit(self, letter: str) -> str:
         """Both exponents in words; of two points their ratio."""
-        xs, both = [*self.measured], [self.values("latency_s"), self.values("told")]
+        xs, both = [*self.measured], [self.values("latency_s"), self.values("forecast")]
         if len(xs) < 2:
             return "one point: no fit" if xs else "no point: no fit"
         slopes = [exponent(xs, values) for values in both]
@@ -83,12 +73,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """letter: of what changes, in the exponents.  whole: whether all curves are shown."""
+    """letter: of what changes, in the exponents.  curves: as many methods as there are looks.
+    whole: whether that is all."""
 
     letter: str
     xlabel: str
     curves: list[Curve]
-    whole: bool = True
+    whole: bool
 
 
 def exponent(xs: Sequence[float], ys: Sequence[float]) -> float | None:
@@ -109,29 +100,34 @@ def scaling(run: Run, rows: list[Row]) -> Figure:
         case = row["case"]
         sizes = vqvae_config(case)
         row |= {"depth": case.depth, "pixels": sizes.stride * sizes.patch_sizes[-1]}
-        row["told"] = sum(floor_of(case, top).seconds) if top else row["tflops_predicted"]
-    drawn = [p for make in (by_batch, by_depth, by_size) if (p := make(run, found))]
-    if not drawn:
+        row["forecast"] = sum(floor_of(case, top).seconds) if top else row["tflops_predicted"]
+    shown = [
+        panel for key in ("batch_size", "depth", "pixels") if (panel := panel_of(run, found, key))
+    ]
+    if not shown:
         what = "no two measured cases that differ in batch, depth or image size alone"
         raise lacks(run, what, "scaling")
-    heights = [max(1.5, 0.3 + ENTRY * len(panel.curves)) for panel in drawn]
-    figure, axes = panels(WIDE, sum(heights), len(drawn), height_ratios=heights)
-    methods = list(dict.fromkeys(named(row["case"], "") for row in found))
+    heights = [max(1.5, 0.3 + ENTRY * len(panel.curves)) for panel in shown]
+    drawn, axes = canvas.panels(looks.WIDE, sum(heights), len(shown), height_ratios=heights)
+    methods = list(dict.fromkeys(label_at(row["case"], "") for row in found))
     precisions = len(distinct(found, "precision")) > 1
-    for ax, panel in zip(axes, drawn, strict=True):
+    for ax, panel in zip(axes, shown, strict=True):
         draw_panel(ax, panel, methods, precisions, floors=top is not None)
-    predicted = "floor of this machine" if top else "FLOPs, moved to the measured"
-    handles = [*stack_handles(found), *lost_handles(found)]
-    handles.append(Line2D([], [], color=GREY, **DOTTED, label=f"predicted: {predicted}"))
+    what = "predicted: " + ("floor of this machine" if top else "FLOPs, moved to the measured")
+    stacks = stacks_of(found)
+    handles = [*looks.stack_entries(found), *looks.lost_entries(found)]
+    for stack in stacks:
+        which = f"{what}, {stack}" if len(stacks) > 1 else what
+        handles.append(looks.entry(which, color=looks.GREY, **looks.FORECAST_LINES[stack]))
     notes = ["Fits: least squares on logarithms, over the measured points."]
-    notes += [] if all(panel.whole for panel in drawn) else ["Not all methods are shown."]
-    if any(panel.letter == "s" for panel in drawn):
+    notes += [] if all(panel.whole for panel in shown) else ["Not all methods are shown."]
+    if any(panel.letter == "s" for panel in shown):
         notes.append("The models of the two image sizes differ in depth, measured and predicted.")
     if failed := [row for row in rows if row["status"] in records.FAILED]:
-        told = (f"{row['name']} batch {row['batch_size']} ({row['status']})" for row in failed)
-        notes.append(f"Failed: {', '.join(told)}.")
+        named = (f"{row['name']} batch {row['batch_size']} ({row['status']})" for row in failed)
+        notes.append(f"Failed: {', '.join(named)}.")
     title = "Latency by batch, depth and image size"
-    return finish(figure, title, footer(run, found, *notes), handles)
+    return canvas.finish(drawn, title, footer(run, found, *notes), handles)
 
 
 def ceilings_for(run: Run, rows: list[Row]) -> Ceilings | None:
@@ -159,45 +155,41 @@ def ceilings_for(run: Run, rows: list[Row]) -> Ceilings | None:
 # Panels: what changes, of rows that are alike but for that
 
 
-def by_batch(run: Run, rows: list[Row]) -> Panel | None:
-    groups = alike(rows, lambda row: row["batch_size"], "batch_size", "pixels")
-    curves = [curve(group, str(group[0]["case"].depth), "batch_size") for group in groups]
-    return panel("B", "batch size B", curves)
-
-
-def by_depth(run: Run, rows: list[Row]) -> Panel | None:
-    """At the batch size where most of it was measured; an image size is a curve of its own."""
-    groups = alike(rows, lambda row: row["depth"], "depth")
-    groups = at_one_batch(run, groups)
+def panel_of(run: Run, rows: list[Row], key: str) -> Panel | None:
+    """Latency by batch size; by depth, each image size a curve of its own; by image size
+    ("pixels"), the deepest models of each that were measured.  The latter two at the batch size
+    where most was measured.  None where no curve has two measured points."""
+    changes = {"depth"} if key == "depth" else {key, "pixels"}
+    groups = alike(rows, key, changes | ({"depth"} if key == "pixels" else set()))
+    where = ""
+    if key != "batch_size":
+        groups = at_one_batch(run, groups)
+        where = f", batch {groups[0][0]['batch_size']}" if groups else ""
+    curves = [curve_of(group, key) for group in groups]
+    names = list(dict.fromkeys(c.name for c in curves))
+    kept = [c for c in curves if c.name in names[: len(SERIES)]]
+    kept.sort(key=lambda c: (names.index(c.name), STACKS.index(c.first["stack"])))
+    if not any(len(c.measured) > 1 for c in kept):
+        return None
     coupled = any(len(row["case"].depths) > 1 for row in itertools.chain(*groups))
-    what = "depth d" + (" (of CoDe: the drafter's)" if coupled else "")
-    where = f", batch {groups[0][0]['batch_size']}" if groups else ""
-    return panel("d", what + where, [curve(group, "", "depth") for group in groups])
+    letter, what = {
+        "batch_size": ("B", "batch size B"),
+        "depth": ("d", "depth d" + (" (of CoDe: the drafter's)" if coupled else "")),
+        "pixels": ("s", "image size s (px)"),
+    }[key]
+    return Panel(letter, what + where, kept, len(kept) == len(curves))
 
 
-def by_size(run: Run, rows: list[Row]) -> Panel | None:
-    """The deepest models of each image size that were measured, at one batch size."""
-    groups = at_one_batch(run, alike(rows, lambda row: row["pixels"], "depth", "pixels"))
-    where = f", batch {groups[0][0]['batch_size']}" if groups else ""
-    curves: list[Curve] = []
-    for group in groups:
-        deepest = sorted(group, key=lambda row: ("latency_s" in row, row["depth"]))
-        kept = sorted({row["pixels"]: row for row in deepest}.values(), key=lambda r: r["pixels"])
-        depths = " to d".join(str(row["depth"]) for row in kept)
-        curves.append(curve(kept, depths, "pixels"))
-    return panel("s", f"image size s (px){where}", curves)
-
-
-def alike(rows: list[Row], of: Callable[[Row], int], *changes: str) -> Groups:
-    """Rows that differ in these keys alone, where there are two with different x."""
+def alike(rows: list[Row], key: str, changes: set[str]) -> list[list[Row]]:
+    """Rows that differ in these keys alone, where there are two with a different key."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         size = 0 if "pixels" in changes else row["pixels"]
-        groups.setdefault((row["case"].model_dump_json(exclude={*changes}), size), []).append(row)
-    return [group for group in groups.values() if len({of(row) for row in group}) > 1]
+        groups.setdefault((row["case"].model_dump_json(exclude=changes), size), []).append(row)
+    return [group for group in groups.values() if len(distinct(group, key)) > 1]
 
 
-def at_one_batch(run: Run, groups: Groups) -> Groups:
+def at_one_batch(run: Run, groups: list[list[Row]]) -> list[list[Row]]:
     """Those of the batch size where most was measured; none if nothing was."""
     rows = [*itertools.chain(*groups)]
     if not any("latency_s" in row for row in rows):
@@ -206,26 +198,21 @@ def at_one_batch(run: Run, groups: Groups) -> Groups:
     return [group for group in groups if group[0]["batch_size"] == batch]
 
 
-def curve(group: list[Row], depths: str, key: str) -> Curve:
-    """depths: what stands for the depth in its name."""
-    first, by_x = group[0], {row[key]: row for row in group}
+def curve_of(group: list[Row], key: str) -> Curve:
+    """Of each x the deepest model that was measured."""
+    deepest = sorted(group, key=lambda row: ("latency_s" in row, row["depth"]))
+    by_x = {row[key]: row for row in deepest}
+    kept = dict(sorted(by_x.items()))
+    depths = " to d".join(str(depth) for depth in distinct(kept.values(), "depth"))
+    first = group[0]
     details = first["name"].removeprefix(first["method"])
-    name = named(first["case"], depths) + details
-    return Curve(name, named(first["case"], ""), dict(sorted(by_x.items())))
+    name = label_at(first["case"], "" if key == "depth" else depths) + details
+    return Curve(name, label_at(first["case"], ""), kept)
 
 
-def named(case: VARCase, depths: str) -> str:
+def label_at(case: VARCase, depths: str) -> str:
     """Its label with that in the place of its depth."""
     return case.model_copy(update={"depth": depths}).label
-
-
-def panel(letter: str, xlabel: str, curves: list[Curve]) -> Panel | None:
-    """As many methods as there are looks; None where no curve has two measured points."""
-    names = list(dict.fromkeys(c.name for c in curves))
-    kept = [c for c in curves if c.name in names[: len(SERIES)]]
-    kept.sort(key=lambda c: (names.index(c.name), STACKS.index(c.first["stack"])))
-    shown = any(len(c.measured) > 1 for c in kept)
-    return Panel(letter, xlabel, kept, len(kept) == len(curves)) if shown else None
 
 
 # Drawing
@@ -234,38 +221,33 @@ def panel(letter: str, xlabel: str, curves: list[Curve]) -> Panel | None:
 def draw_panel(ax: Any, panel: Panel, methods: list[str], precisions: bool, floors: bool) -> None:
     """Curves, their predictions dotted, crosses at the top where memory ran out; at the right the
     legend with the fits.  FLOPs, which are no seconds, are moved to the middle of the measured."""
-    looks, handles = looks_of(panel.curves, methods), []
+    by_name, handles = looks_of(panel.curves, methods), []
     for c in panel.curves:
-        latency, told = np.array(c.values("latency_s")), np.array(c.values("told"))
-        look = looks[c.name] | STACK_LINES[c.first["stack"]]
+        latency, forecast = np.array(c.values("latency_s")), np.array(c.values("forecast"))
+        stack, color = c.first["stack"], by_name[c.name]["color"]
+        look = by_name[c.name] | looks.STACK_LINES[stack]
         ax.plot([*c.measured], latency, **look)
         if len(latency) > 1:
-            moved = 1 if floors else np.exp(np.mean(np.log(latency / told)))
-            ax.plot([*c.measured], moved * told, color=look["color"], **DOTTED)
-        how = c.first["stack"] + f" {c.first['precision']}" * precisions
-        handles.append(Line2D([], [], **look, label=f"{c.name}, {how}\n{c.fit(panel.letter)}"))
-    logarithmic(ax.xaxis, sorted({x for c in panel.curves for x in c.rows}))
-    logarithmic(ax.yaxis)
+            moved = 1 if floors else np.exp(np.mean(np.log(latency / forecast)))
+            ax.plot([*c.measured], moved * forecast, color=color, **looks.FORECAST_LINES[stack])
+        canvas.draw_lost(ax, {x: row["status"] for x, row in c.rows.items()}, color)
+        how = stack + f" {c.first['precision']}" * precisions
+        handles.append(looks.entry(f"{c.name}, {how}\n{c.fit(panel.letter)}", **look))
+    canvas.logarithmic(ax.xaxis, sorted({x for c in panel.curves for x in c.rows}))
+    canvas.logarithmic(ax.yaxis)
+    canvas.room_for_lost(ax)
     ax.set(xlabel=panel.xlabel, ylabel="latency (s)")
     ax.margins(x=0.08)
     ax.grid()
-    lost = [c for c in panel.curves if len(c.measured) < len(c.rows)]
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** (0.08 * len(lost)))
-    for i, c in enumerate(lost):
-        xs = [x for x in c.rows if x not in c.measured]
-        at = [0.97 - 0.05 * i] * len(xs)
-        color = looks[c.name]["color"]
-        ax.plot(xs, at, transform=ax.get_xaxis_transform(), **LOST | {"color": color})
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def looks_of(curves: list[Curve], methods: list[str]) -> dict[str, dict[str, Any]]:
+def looks_of(curves: list[Curve], methods: list[str]) -> dict[str, Look]:
     """By name: a method's own look, or another where that is taken."""
-    looks: dict[str, dict[str, Any]] = {}
+    found: dict[str, Look] = {}
     for c in curves:
-        if c.name not in looks:
-            free = [look for look in SERIES if look not in looks.values()]
+        if c.name not in found:
+            free = [look for look in SERIES if look not in found.values()]
             own = SERIES[methods.index(c.method) % len(SERIES)]
-            looks[c.name] = own if own in free else free[0]
-    return looks
+            found[c.name] = own if own in free else free[0]
+    return found

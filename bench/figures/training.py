@@ -17,36 +17,22 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from bench.figures import registry
-from bench.figures.canvas import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    STYLE,
-    VERMILLION,
-    WIDE,
-    finish,
-    logarithmic,
-    panels,
-)
+from bench.figures import canvas, looks
+from bench.figures.looks import BLACK, BLUE, GREY, RED, REFERENCE, STYLE, VERMILLION, WIDE
 from bench.study import experiment
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
 from codevar.train import TrainError, checkpoint, gradients, loop
 from codevar.train.recipes import TrainVariant
 
-RED = "#D00000"  # the progressive training, as in Figure 2 (a)
-FIXED = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
+FIXED = (BLUE, looks.ORANGE, looks.GREEN, looks.PURPLE, looks.SKY, BLACK)  # at a fixed ratio p
 ZONE_COLORS = {"bridge": BLUE, "flexible": VERMILLION}
+LAYER_LINES = {"shared": "-", "full_only": "--"}
 NAMES = {"shared": "shared", "full_only": "full-only", "full": "all layers", "subnet": "subnet"}
 SMOOTH = 1 / 12  # share of its measurements either side that a point of a curve is the mean of
 WINDOW = 0.1  # share of a training whose mean stands for its end
@@ -88,7 +74,22 @@ class Training:
         return np.sqrt(squares)
 
 
+Draw = Callable[[list[Training]], Figure]
+FIGURES: dict[str, Draw] = {}
+
+
+def training_figure(name: str) -> Callable[[Draw], Draw]:
+    """Registers the decorated function under the name that `bench.py plot` knows."""
+
+    def register(draw: Draw) -> Draw:
+        FIGURES[name] = matplotlib.rc_context(STYLE)(draw)
+        return draw
+
+    return register
+
+
 def is_training(target: str) -> bool:
+    """Whether it is the folder of a training."""
     return (Path(target) / loop.METRICS).is_file()
 
 
@@ -109,10 +110,9 @@ def draw_trainings(targets: list[str], names: list[str], out: Path) -> list[Path
             "make them"
         )
     called = trainings[0].folder.name if len(trainings) == 1 else "trainings"
-    paths = []
-    with matplotlib.rc_context(STYLE):
-        for name in names or FIGURES:
-            paths += registry.save(FIGURES[name](trainings), out / f"{called}-{name}")
+    paths: list[Path] = []
+    for name in names or FIGURES:
+        paths += canvas.save(FIGURES[name](trainings), canvas.png_and_pdf(out / f"{called}-{name}"))
     return paths
 
 
@@ -151,12 +151,12 @@ def load(folder: Path) -> Training:
     return Training(folder, recipe, steps, rows)
 
 
-def variant_figure2b(trainings: list[Training]) -> Figure:
+@training_figure("variant_figure2b")
+def losses_over_training(trainings: list[Training]) -> Figure:
     """Loss of both networks over the training, by how they were trained together."""
     trainings = bridged(trainings)
-    looks = looks_of(trainings)
-    figure, (theirs, *ours) = panels(WIDE, 2.2, 1, 3)
-    theirs.set(title="As published: VAR-d30, d=16", xlabel="epoch", ylabel="loss, quoted")
+    colors = colors_of(trainings)
+    drawn, (theirs, *ours) = paper_and_networks("epoch", "loss, quoted")
     theirs.plot(*zip(*P1_FULL, strict=True), color=GREY, marker="o", ls="--", lw=1)
     theirs.axhline(P01_SUBNET, color=GREY, ls="--", lw=1)
     theirs.text(1, P01_SUBNET + 0.015, f"subnet, p = 0.1: {P01_SUBNET}", va="bottom")
@@ -164,103 +164,113 @@ def variant_figure2b(trainings: list[Training]) -> Figure:
     theirs.set(xlim=(0, 26), ylim=(5.6, 6.2))
     for ax, network in zip(ours, ("full", "subnet"), strict=True):
         for training in trainings:
-            losses = training.column(f"loss_{network}")
-            ax.plot(training.share(), losses, color=looks[name_of(training, trainings)], alpha=0.2)
-            smooth(ax, training.share(), losses, looks[name_of(training, trainings)])
-        ax.set(title=f"Measured: {NAMES[network]}", ylabel="cross-entropy (nats a token)")
+            losses, color = training.column(f"loss_{network}"), colors[name_of(training, trainings)]
+            ax.plot(training.share(), losses, color=color, alpha=0.2)
+            smooth(ax, training.share(), losses, color)
         in_percent(ax)
-    for ax in (theirs, *ours):
-        ax.grid()
-    handles = [Line2D([], [], color=color, label=name) for name, color in looks.items()]
+    handles = [looks.entry(name, color=color) for name, color in colors.items()]
     notes = [
         "As published: the losses in the text of VARiant, Section 3.3.1; its curves have no table.",
         "Measured: on the step's own images, before its update; bold, the running mean.",
+        about(trainings),
     ]
-    return finish(figure, "Losses of both networks", " ".join([*notes, about(trainings)]), handles)
+    return canvas.finish(drawn, "Losses of both networks", " ".join(notes), handles)
 
 
-def variant_figure2c(trainings: list[Training]) -> Figure:
+@training_figure("variant_figure2c")
+def losses_by_ratio(trainings: list[Training]) -> Figure:
     """Loss of both networks early and late, by the ratio p."""
-    known = [t for t in bridged(trainings) if t.share().max() > LATE - WINDOW]
-    if not known:
+    ended = [t for t in bridged(trainings) if t.share().max() > LATE - WINDOW]
+    if not ended:
         raise UsageError("figure variant_figure2c: no training here has come to its end")
-    known.sort(key=lambda t: (t.recipe.ratio is None, t.recipe.ratio or 0))
-    fixed = sum(t.recipe.ratio is not None for t in known)
-    figure, (theirs, *ours) = panels(WIDE, 2.2, 1, 3)
-    theirs.set(title="As published: VAR-d30, d=16", ylabel="FID of all layers, quoted")
+    ended.sort(key=lambda t: (t.recipe.ratio is None, t.recipe.ratio or 0))
+    fixed = sum(t.recipe.ratio is not None for t in ended)
+    drawn, (theirs, *ours) = paper_and_networks("any fixed p", "FID of all layers, quoted")
     theirs.bar(0, np.ptp(EARLY_FID), 0.3, EARLY_FID[0], color=GREY)
     theirs.plot(1, LATE_FID, color=GREY, marker="v", ms=7)
     theirs.text(0, EARLY_FID[1] + 0.06, "3.6 to 4.6", ha="center", va="bottom")
     theirs.text(1, LATE_FID + 0.15, "at most 2.2", ha="center", va="bottom")
-    theirs.set(xlim=(-0.6, 1.6), ylim=(1.8, 5), xlabel="any fixed p")
+    theirs.set(xlim=(-0.6, 1.6), ylim=(1.8, 5))
     theirs.set_xticks([0, 1], ["epoch 5", "epoch 25"])
-    theirs.grid(axis="y")
     moments = ((f"after {EARLY:.0%}", EARLY, "s", "white"), ("at the end", LATE, "o", None))
     for ax, network in zip(ours, ("full", "subnet"), strict=True):
         for _, share, marker, fill in moments:
-            means = [mean_before(t, f"loss_{network}", share) for t in known]
+            means = [mean_before(t, f"loss_{network}", share) for t in ended]
             look: Any = {"marker": marker, "mfc": fill}
             ax.plot(range(fixed), means[:fixed], color=BLACK, **look)
-            ax.plot(range(fixed, len(known)), means[fixed:], color=RED, ls="", **look)
-        names = [name_of(t, known).removeprefix("p = ").replace(", ", "\n") for t in known]
-        ax.set_xticks(range(len(known)), names)
-        ax.set(title=f"Measured: {NAMES[network]}", ylabel="cross-entropy (nats a token)")
-        ax.set(xlabel="p, the subnet's share of steps")
+            ax.plot(range(fixed, len(ended)), means[fixed:], color=RED, ls="", **look)
+        names = [name_of(t, ended).removeprefix("p = ").replace(", ", "\n") for t in ended]
+        ax.set_xticks(range(len(ended)), names)
+        ax.set_xlabel("p, the subnet's share of steps")
         ax.margins(0.12, 0.15)
-        ax.grid(axis="y")
     handles = [
-        Line2D([], [], color=BLACK, marker=marker, mfc=fill, ls="", label=name)
+        looks.entry(name, color=BLACK, marker=marker, mfc=fill, ls="")
         for name, _, marker, fill in moments
     ]
     notes = [
         "As published: VARiant, Section 3.3.1; its figure has FIDs, this one losses:",
         f"means over the {WINDOW:.0%} of the training before each moment.",
+        about(ended),
     ]
     title = "Losses of both networks, early and late, by ratio"
-    return finish(figure, title, " ".join([*notes, about(known)]), handles)
+    return canvas.finish(drawn, title, " ".join(notes), handles)
 
 
-def variant_figure3b(trainings: list[Training]) -> Figure:
+def paper_and_networks(xlabel: str, ylabel: str) -> Any:
+    """A page with a panel of the paper's and one for each network."""
+    drawn, (theirs, *ours) = canvas.panels(WIDE, 2.2, 1, 3)
+    theirs.set(title="As published: VAR-d30, d=16", xlabel=xlabel, ylabel=ylabel)
+    for ax, network in zip(ours, ("full", "subnet"), strict=True):
+        ax.set(title=f"Measured: {NAMES[network]}", ylabel="cross-entropy (nats a token)")
+    for ax in (theirs, *ours):
+        ax.grid(axis="y")
+    return drawn, (theirs, *ours)
+
+
+@training_figure("variant_figure3b")
+def sources_of_gradient(trainings: list[Training]) -> Figure:
     """Where the gradient comes from, by phase and over the training; a line for each training."""
-    figure, axes = panels(WIDE, 2.1 * len(trainings), len(trainings), 2, sharey="col")
+    count = len(trainings)
+    drawn, axes = canvas.panels(WIDE, 2.1 * count, count, 2, sharey="col")
     for training, bars, curves in zip(trainings, axes[::2], axes[1::2], strict=True):
-        by_phase(bars, training)
-        for layers, style in (("shared", "-"), ("full_only", "--")):
-            for zone, color in ZONE_COLORS.items():
-                norm = training.gradient(layers, zone)
-                norm[norm == 0] = np.nan  # on a log axis a gap
-                smooth(curves, training.share(), norm, color, ls=style)
+        draw_phases(bars, training)
+        for (layers, ls), (zone, color) in itertools.product(
+            LAYER_LINES.items(), ZONE_COLORS.items()
+        ):
+            norm = training.gradient(layers, zone)
+            norm[norm == 0] = np.nan  # on a log axis a gap
+            smooth(curves, training.share(), norm, color, ls=ls)
         for end in training.recipe.phase_ends()[:-1]:
-            curves.axvline(end, color=GREY, lw=0.8, ls=":")
+            curves.axvline(end, **REFERENCE)
         curves.set(ylabel="norm of the gradient", title="over the training")
-        logarithmic(curves.yaxis)
+        canvas.logarithmic(curves.yaxis)
         in_percent(curves)
         curves.grid()
+    zones = ZONE_COLORS.items()
     handles: list[Any] = [
-        Patch(color=color, label=f"from the {zone} zone") for zone, color in ZONE_COLORS.items()
+        Patch(color=color, label=f"from the {zone} zone") for zone, color in zones
     ]
     handles += [
-        Line2D([], [], color=GREY, ls=ls, label=f"{name} layers")
-        for name, ls in (("shared", "-"), ("full-only", "--"))
+        looks.entry(f"{NAMES[layers]} layers", color=GREY, ls=ls)
+        for layers, ls in LAYER_LINES.items()
     ]
-    notes = [
-        "Share of the squared norm of the gradient of the blocks' parameters, in the mean over the",
-        "draw of the network.  As published (VARiant, Figure 3 b, without numbers): in phase 3",
-        "full-only layers have nothing from the flexible zone.  Here its tokens attend to those of",
-        "the bridge, which these layers made.",
-        about(trainings),
-    ]
-    return finish(figure, "Where the gradient comes from", " ".join(notes), handles)
+    words = (
+        "Share of the squared norm of the gradient of the blocks' parameters, in the mean over the "
+        "draw of the network.  As published (VARiant, Figure 3 b, without numbers): in phase 3 "
+        "full-only layers have nothing from the flexible zone.  Here its tokens attend to those of "
+        f"the bridge, which these layers made. {about(trainings)}"
+    )
+    return canvas.finish(drawn, "Where the gradient comes from", words, handles)
 
 
-def by_phase(ax: Any, training: Training) -> None:
+def draw_phases(ax: Axes, training: Training) -> None:
     """Stacked bars: of the gradient of the shared and of the full-only layers, by phase."""
     ends = np.array([row["step"] for row in training.rows])
     middles = (np.append(0, ends[:-1]) + ends - 1) / 2  # a row is of the steps since the last one
-    phases = [training.recipe.phase(m / max(1, training.steps - 1)) for m in middles]
+    phases = [training.recipe.phase(m / max(1, training.steps - 1)) or 0 for m in middles]
     ticks: list[tuple[float, str]] = []
-    for at, phase in enumerate(sorted({p or 0 for p in phases})):
-        rows = [row for row, p in zip(training.rows, phases, strict=True) if (p or 0) == phase]
+    for at, phase in enumerate(sorted({*phases})):
+        rows = [row for row, p in zip(training.rows, phases, strict=True) if p == phase]
         found = [gradients.shares(row) for row in rows]
         for x, layers in ((at - 0.23, "shared"), (at + 0.23, "full_only")):
             ticks.append((x, NAMES[layers]))
@@ -273,19 +283,12 @@ def by_phase(ax: Any, training: Training) -> None:
                 share = sizes[zone] / sum(sizes.values())
                 ax.bar(x, share, 0.4, bottom, color=color)
                 if share >= 0.06:
-                    look: Any = {"ha": "center", "va": "center", "color": "white"}
-                    ax.text(x, bottom + share / 2, f"{share:.0%}", **look)
+                    middle = bottom + share / 2
+                    ax.text(x, middle, f"{share:.0%}", ha="center", va="center", color="white")
                 bottom += share
-        ax.annotate(
-            f"phase {phase}" if phase else "all steps",
-            (at, 0),
-            (0, -18),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-        )
-    ax.set_xticks(*zip(*ticks, strict=True), fontsize=7)
+        name = f"phase {phase}" if phase else "all steps"
+        ax.text(at, -0.17, name, transform=ax.get_xaxis_transform(), ha="center", va="top")
+    ax.set_xticks([x for x, _ in ticks], [words for _, words in ticks], fontsize=7)
     ax.tick_params(axis="x", length=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(title=f"{training.folder.name}: {training.how}", ylabel="share of the gradient")
@@ -322,7 +325,7 @@ def name_of(training: Training, trainings: list[Training]) -> str:
     return training.folder.name
 
 
-def looks_of(trainings: list[Training]) -> dict[str, str]:
+def colors_of(trainings: list[Training]) -> dict[str, str]:
     """Colour by name: red for the progressive one, as in Figure 2 (a)."""
     names = [name_of(training, trainings) for training in trainings]
     others = itertools.cycle(FIXED)
@@ -338,10 +341,6 @@ def about(trainings: list[Training]) -> str:
 
 
 def in_percent(ax: Any) -> None:
+    """An x axis of the share of the training."""
     ax.set(xlabel="share of the training", xlim=(0, 1))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-
-
-FIGURES: dict[str, Callable[[list[Training]], Figure]] = {
-    figure.__name__: figure for figure in (variant_figure2b, variant_figure2c, variant_figure3b)
-}

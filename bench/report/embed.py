@@ -16,7 +16,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from bench.figures import canvas, registry
+from bench.figures import canvas, looks, registry
 from bench.figures.registry import RunFigure
 from bench.tables.frames import Run
 
@@ -60,7 +60,7 @@ def panels_of(group: str, runs: Sequence[Run], names: Sequence[str]) -> list[Pan
 
 
 def drawn(run: Run) -> Iterator[tuple[RunFigure, Figure]]:
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         yield from registry.for_report(run)
 
 
@@ -72,11 +72,11 @@ def panel(id: str, title: str, caption: str, figures: Iterable[tuple[str, Figure
 def picture(figure: Figure, id: str, label: str = "") -> Picture:
     """The figure's SVG with ids that begin with `id`."""
     told = {}
-    for i, artist in enumerate(figure.findobj(lambda artist: artist in canvas.TOLD)):
+    for i, artist in enumerate(figure.findobj(lambda artist: artist in canvas.TOOLTIPS)):
         artist.set_gid(f"told{i}")
-        told[f"{id}-told{i}"] = canvas.TOLD[artist]
+        told[f"{id}-told{i}"] = canvas.TOOLTIPS[artist]
     written = io.StringIO()
-    with matplotlib.rc_context(canvas.STYLE | {"svg.hashsalt": id, "figure.dpi": 72}):
+    with matplotlib.rc_context(looks.STYLE | {"svg.hashsalt": id, "figure.dpi": 72}):
         figure.savefig(written, format="svg", metadata=NO_METADATA, dpi=150)
     root = ElementTree.fromstring(written.getvalue())
     for parent in list(root.iter()):
@@ -86,7 +86,7 @@ def picture(figure: Figure, id: str, label: str = "") -> Picture:
         make_own(part, f"{id}-")
     for size in ("width", "height"):
         root.attrib.pop(size, None)
-    narrow = float(root.attrib["viewBox"].split()[2]) < 72 * (canvas.NARROW + canvas.WIDE) / 2
+    narrow = float(root.attrib["viewBox"].split()[2]) < 72 * (looks.NARROW + looks.WIDE) / 2
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt", "role": "img"}
     root.attrib |= {"class": "narrow"} if narrow else {}
     return Picture(label, Markup(ElementTree.tostring(root, "unicode")), told)

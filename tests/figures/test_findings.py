@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from bench.figures import canvas, registry
+from bench.figures import looks, registry
 from bench.methods.plans.code import CoDe
 from bench.methods.plans.var import Swap
 from bench.tables import case_rows, tables
@@ -30,14 +30,14 @@ def evaluated(fid_of, name: str, **axes) -> Run:
 
 
 def drawn(figure: str, run: Run):
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         page = registry.figures()[figure].draw(run, case_rows.rows_of(run))
     return whole(page)
 
 
 def whole(page):
     """The page, of which nothing may be cut off."""
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         page.canvas.draw()
     inked = np.asarray(page.canvas.buffer_rgba())[..., :3].min(axis=2) < 230
     edges = [inked[:3], inked[-3:], inked[:, :3].T, inked[:, -3:].T]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.cli import pictures as pictures_cli
-from bench.figures import picture_rows
+from bench.figures import canvas, picture_rows
 from bench.measure.devices import default_device
 from bench.methods.sources import hashes_of
 from bench.quality import grid_rows
@@ -253,7 +253,7 @@ def test_a_grid_of_rows_that_are_no_methods(tmp_path):
     rows = [row(f"phase {i}", count=2, value=i / 4) for i in (1, 2, 3)]
     figure = picture_rows.draw(rows, HEADS, "By phase", "Subnet of 16 layers alone.")
     files = picture_rows.files_of(tmp_path / "phases")
-    picture_rows.save(figure, files)
+    canvas.save(figure, files)
     assert [file.name for file in files] == ["phases.png", "phases.pdf"]
     assert all(file.stat().st_size > 1000 for file in files)
     assert json.dumps([text.get_text() for text in texts(figure)]).count("phase") == 3

@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import itertools
 import statistics
+import subprocess
+import sys
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bench.figures import canvas, registry
+from bench.figures import canvas, known, looks, registry, training
 from bench.study import experiment, papers
 from bench.study.errors import UsageError
 from bench.tables import case_rows
 from tests.synthetic import fake_run
 
+HEAVY = ("torch", "matplotlib", "pandas")
 BOTH = ("published", "modern")
 RUNS = {
     "code_table1": functools.partial(fake_run, "code_table1", stack=BOTH, samples=3),
@@ -36,7 +39,7 @@ rows_of = functools.cache(lambda name: case_rows.rows_of(run_of(name)))
 @functools.cache
 def page(figure: str, name: str):
     """The figure of that run, laid out but not written to disk."""
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         drawn = registry.figures()[figure].draw(run_of(name), rows_of(name))
         drawn.draw_without_rendering()
         return drawn
@@ -93,22 +96,27 @@ def test_every_experiment_asks_for_figures_that_there_are():
     assert asked <= registry.figures().keys()
 
 
+def key_of(figure) -> dict[str, str]:
+    """Name by number, as the key below the figure says."""
+    (key,) = [text for text in texts(figure) if text.startswith("Numbers: ")]
+    entries = key.replace("\n", " ").partition("Numbers: ")[2].partition(". ")[0].split(", ")
+    return dict(entry.replace("\u00a0", " ").split(" ", 1) for entry in entries)
+
+
 @pytest.mark.parametrize("panel", [0, 1])
-def test_labels_do_not_meet_and_stay_inside(panel):
+def test_every_marker_has_a_name_or_a_number_that_the_key_explains(panel):
     figure = page("code_figure5a", "code_table1")
-    ax = figure.axes[panel]
-    extent = matplotlib.text.Text.get_window_extent
-    shown = [text for text in ax.texts if text.get_text() and text.get_visible()]
-    labels = {text.get_text(): extent(text) for text in shown}
+    ax, key = figure.axes[panel], key_of(figure)
+    shown = [text for text in ax.texts if text.get_text()]
+    named = [key.get(text.get_text(), text.get_text()) for text in shown]
     paper = [row.label.replace("VAR-Co", "Co") for row in papers.load("code_table1").rows]
-    assert labels.keys() <= {*paper}
-    assert len(labels) >= len(paper) - 2  # one that finds no place is left out
-    for (a, one), (b, other) in itertools.combinations(labels.items(), 2):
-        assert not one.overlaps(other), f"{a} and {b}"
+    stacks = (1, len(BOTH))[panel]
+    assert sorted(named) == sorted(paper * stacks)
+    extent = matplotlib.text.Text.get_window_extent
+    for one, other in itertools.combinations(shown, 2):
+        assert not extent(one).overlaps(extent(other)), f"{one} and {other}"
     inside = ax.get_window_extent()
-    for text, box in labels.items():
-        assert inside.contains(*box.min), text
-        assert inside.contains(*box.max), text
+    assert all(inside.containsx(x) for text in shown for x in extent(text).intervalx)
 
 
 def test_front_leaves_out_what_another_beats():
@@ -127,7 +135,7 @@ def test_quality_is_the_papers_and_says_so():
 
 def test_models_of_other_sizes_have_no_quality_of_the_papers():
     run = fake_run("code_table1", method="code", depth=20, refiner_depth=16, draft_steps=6)
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         figure = registry.figures()["code_figure5a"].draw(run, case_rows.rows_of(run))
     assert len(figure.axes) == 1
 
@@ -243,8 +251,8 @@ def test_variant_memory_is_measured_or_predicted_and_says_which(name, says, mach
 
 def test_variant_star_says_how_much_memory_it_saves():
     figure = page("variant_figure5c", "variant_figure5")
-    (label,) = [t.get_text() for t in figure.axes[0].texts]
-    assert label == "d=16, N=7: FID 2.00, 36% less KV cache"  # as in the paper, Section 6.3
+    # as in the paper, Section 6.3
+    assert "d=16, N=7: FID 2.00, 36% less KV cache" in texts(figure)
 
 
 @pytest.mark.parametrize(
@@ -284,10 +292,31 @@ def one_line(error) -> str:
 
 def test_unknown_figure_names_the_known(tmp_path):
     with pytest.raises(UsageError) as error:
-        registry.draw(run_of("variant_predicted"), ["speed", "figure9"], tmp_path)
-    assert "figure9" in one_line(error)
-    assert all(name in str(error.value) for name in registry.figures())
+        registry.draw(run_of("variant_predicted"), ["speed", "qqq"], tmp_path)
+    assert all(name in one_line(error) for name in ("qqq", *registry.figures()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_known_without_importing_any_figure():
+    assert {*known.figure_names()} == {*registry.figures()}
+    assert {*known.figure_names("training_figure")} == {*training.FIGURES}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["sped"], "sped: no such figure, experiment or folder; did you mean speed?"),
+        (["quik"], "quik: no such figure, experiment or folder; did you mean quick?"),
+        (["--figure", "tradeof"], "figure tradeof: no such figure; did you mean tradeoff?"),
+    ],
+)
+def test_an_unknown_name_is_refused_before_torch_is_imported(words, line):
+    command = [sys.executable, "-X", "importtime", "bench.py", "plot", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    imported, (said,) = done.stderr.splitlines()[:-1], done.stderr.splitlines()[-1:]
+    assert said == f"bench.py: {line}"
+    assert not [name for name in imported if name.rpartition("|")[2].strip() in HEAVY]
 
 
 def test_folder_that_cannot_be_written(tmp_path):

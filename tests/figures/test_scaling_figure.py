@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from bench.figures import canvas, registry, scaling
+from bench.figures import looks, registry, scaling
 from bench.predict import ceilings
 from bench.predict.floor import floor_of
 from bench.predict.prediction import predict
@@ -57,7 +57,7 @@ def run_of(folder, text=TOML, gpu_gib=44.5, law=None, **axes):
 
 
 def page(run):
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         figure = registry.figures()["scaling"].draw(run, case_rows.rows_of(run))
         figure.draw_without_rendering()
         return figure
@@ -166,7 +166,7 @@ def test_where_the_machine_was_profiled_the_prediction_is_the_floor(whole, tmp_p
     finally:
         whole.folder = None
     assert "predicted: floor" in words(figure)
-    dotted = [line for line in figure.axes[0].lines if line.get_ls() == ":"][1]
+    dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == 1][1]
     cases = [c for c in whole.sweep.cases if (c.depth, c.stack, c.method) == (3, "modern", "var")]
     least = [sum(floor_of(case, top).seconds) for case in cases]
     assert dotted.get_ydata().tolist() == pytest.approx(least)
@@ -179,8 +179,8 @@ def test_out_of_memory_is_marked_and_not_fitted(tmp_path):
     run = run_of(tmp_path, text, (need[2] + need[3]) / 2048, stack="published")
     figure = page(run)
     (ax,) = figure.axes
-    (crosses,) = [line for line in ax.lines if line.get_marker() == "x"]
-    assert list(crosses.get_xdata()) == [64, 256]
+    crosses = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "x"]
+    assert crosses == [64, 256]
     assert ax.lines[0].get_xdata().tolist() == [1, 4, 16]
     assert "(3 points)" in legend(ax)[0][1]
     assert "out of memory" in words(figure)

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from typer.testing import CliRunner
 
 from bench.cli.app import app
-from bench.figures import canvas, training
+from bench.figures import looks, training
 from codevar.train import gradients, loop
 from tests.figures.test_findings import texts, whole
 from tests.train.small import config, files, train
@@ -36,7 +36,7 @@ def folders(tmp_path_factory):
 
 
 def drawn(figure: str, *trainings):
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         return whole(training.FIGURES[figure](list(trainings)))
 
 
@@ -65,10 +65,10 @@ def test_figure3b_has_the_mean_share_of_each_phase(folders):
         for x, layers in ((at - 0.23, "shared"), (at + 0.23, "full_only")):
             zones = ("bridge", "flexible")
             parts = [np.mean([one[layers, zone] for one in of_phase]) for zone in zones]
-            for color, part in zip((canvas.BLUE, canvas.VERMILLION), parts, strict=True):
+            for color, part in zip((looks.BLUE, looks.VERMILLION), parts, strict=True):
                 height = found[round(x, 2), color.lower()]
                 assert height == pytest.approx(part / sum(parts))
-    red = [found[round(at + 0.23, 2), canvas.VERMILLION.lower()] for at in range(3)]
+    red = [found[round(at + 0.23, 2), looks.VERMILLION.lower()] for at in range(3)]
     assert min(red[:2]) > red[2] > 0  # the flexible zone lets go of the full-only layers
     curves = [line for line in norms.lines if len(line.get_xdata()) == 20]
     assert len(curves) == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.figures.canvas import STACK_COLORS, STACK_LINES
+from bench.figures.looks import STACK_COLORS, STACK_LINES
 from bench.measure import child
 from bench.predict.prediction import memory_differs, predict
 from bench.report.marks import marks

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from bench.cli import app, targets
-from bench.figures import canvas, roofline
+from bench.figures import looks, roofline
 from bench.measure import find_ceilings, runner
 from bench.predict.ceilings import Ceilings, Product
 from bench.predict.floor import floor_of
@@ -68,7 +68,7 @@ def test_a_busy_machine_and_lost_cases_are_told():
 
 
 def test_the_picture_shows_each_case_and_no_label_covers_another():
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         figure = roofline.picture(run(), CEILINGS)
         figure.draw_without_rendering()
     roof, small, large = figure.axes

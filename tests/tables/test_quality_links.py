@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app, targets
-from bench.figures import canvas, registry
+from bench.figures import looks, registry
 from bench.study import evaluations
 from bench.study.cases import VARCase, make_case
 from bench.tables import case_rows, frames, tables
@@ -292,7 +292,7 @@ def test_evaluations_anywhere_under_results_are_found(tmp_path, monkeypatch):
 
 
 def page(figure: str, run):
-    with matplotlib.rc_context(canvas.STYLE):
+    with matplotlib.rc_context(looks.STYLE):
         drawn = registry.figures()[figure].draw(run, case_rows.rows_of(run))
         drawn.draw_without_rendering()
         return drawn
