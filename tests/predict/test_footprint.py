@@ -270,7 +270,7 @@ def test_sampling_presets_hold_the_same(drafter, refiner):
 
 
 def test_a_torch_without_cuda_predicts_the_same_of_a_gpu(monkeypatch):
-    """Where torch is built for CPUs alone, indexing and copies of a GPU's tensors have stand-ins."""
+    """Where torch is built for CPUs alone, a GPU's indexing and copies have stand-ins."""
     case = make_case({"method": "var", "depth": 16, "device": "cuda", "precision": "bf16"})
     here = footprint.footprint(case)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
