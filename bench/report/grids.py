@@ -86,7 +86,8 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
         if name == "steps" or len(set(texts) - {""}) > 1:
             add(Column(heading, numeric=name == "batch_size"), [Cell(t, number(t)) for t in texts])
     add(Column("status"), [Cell(tables.status_text(row), flags=flags(row)) for row in rows])
-    millions = [Cell(f"{p / 1e6:.0f}", p) if (p := value(row, "params")) else EMPTY for row in rows]
+    counts = [value(row, "params") for row in rows]
+    millions = [Cell(in_millions(count), count) if count else EMPTY for count in counts]
     add(Column("counted (M)", "parameters", "predicted", True), millions)
     add(Column("paper", "parameters", "paper", True), figure(rows, "params_paper", "{}"))
     for shown in in_order():
@@ -144,6 +145,11 @@ def figure(rows: Sequence[Row], name: str, form: str) -> list[Cell]:
         text = "" if found is None else found if isinstance(found, str) else form.format(found)
         cells.append(Cell(text, number(found)))
     return cells
+
+
+def in_millions(count: float) -> str:
+    """ "2,010", "310", "0.42": as much of a count of parameters as is read."""
+    return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
 
 
 def number(found: object) -> float | None:

@@ -142,6 +142,13 @@ def test_a_smaller_var_is_no_headline():
     assert content.groups([run])[0].headline.text.startswith("CoDe")
 
 
+@pytest.mark.parametrize(
+    ("count", "text"), [(2_010_000_000, "2,010"), (310e6, "310"), (99.9e6, "100"), (4.2e5, "0.42")]
+)
+def test_parameters_below_a_million_are_not_zero(count, text):
+    assert grids.in_millions(count) == text
+
+
 def test_the_table_has_measured_paper_and_predicted_apart():
     run = quiet_run("code_table1", rounds=1, method="var", depth=20)
     table = content.groups([run])[0].table
