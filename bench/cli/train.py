@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bench.cli import options
 from bench.study.errors import UsageError
 from bench.study.folders import PROGRAM
 from codevar.files import CheckpointError
@@ -22,6 +24,10 @@ def train(
     out: Annotated[Path | None, typer.Option(help="folder of the run, if not the config's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint")] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, callback=options.finite, help="time that all share; each finishes"),
+    ] = None,
     changes: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="optimizer.lr=1e-3, steps=9")
     ] = [],  # noqa: B006
@@ -32,13 +38,18 @@ def train(
         if out and len(runs) > 1:
             raise UsageError("--out is the folder of one run; several have their own")
         from codevar.progress import Progress
-        from codevar.train import loop, parallel
+        from codevar.train import budget, loop, parallel
 
         progress = Progress()
+        if out:
+            runs = [runs[0].model_copy(update={"out": str(out)})]
         try:
-            for run in runs:
-                folder = out or Path(run.out)
-                path = loop.train(run, folder, device=device, resume=resume, progress=progress)
+            where: dict[str, Any] = {"device": device, "resume": resume, "progress": progress}
+            if minutes is None:
+                made: Iterator[Path] = (loop.train(run, Path(run.out), **where) for run in runs)
+            else:
+                made = budget.train_all(runs, 60 * minutes, **where)
+            for path in made:
                 if parallel.is_first():
                     progress.say(f"model: {path}")
         finally:

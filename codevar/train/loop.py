@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ from codevar.train.errors import TrainError
 from codevar.train.parallel import Group
 from codevar.train.recipes import Recipe, TrainVariant, VARRecipe
 from codevar.train.step import Step
+from codevar.train.time_limit import TimeLimit
 from codevar.var import VAR
 
 METRICS = "metrics.jsonl"
+SETTLED = 8  # steps after which a limited run's first estimates of its length are over
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: Keys that may differ between a run and its continuation; a change of length is kept in the card.
 _FREE = {
-    *("out", "log_every", "checkpoint_every", "measure_every", "half", "keep", "steps", "epochs")
+    *("out", "log_every", "checkpoint_every", "measure_every", "half", "keep", "steps", "epochs"),
+    "compile",
 }
 
 
@@ -42,8 +46,12 @@ def train(
     device: str = "auto",
     resume: bool = False,
     progress: Progress | None = None,
+    limit: TimeLimit | None = None,
 ) -> Path:
     """Trains by a recipe and leaves the model in `out`; gives its path.
+
+    limit: ends the run in a given time: its length, and with it every schedule, follows from the
+    speed, with the recipe's steps as the most.
 
     resume: goes on from the folder's checkpoint, if it has one, and leaves a finished model as it
     is.  A run that is killed at any moment and resumed ends with the weights of one that was not,
@@ -58,7 +66,7 @@ def train(
             if _left_finished(recipe, out, resume):
                 progress.say(f"{recipe.recipe}: finished before")
                 return out / checkpoint.MODEL
-            return Run(recipe, out, group, resume, progress).go()
+            return Run(recipe, out, group, resume, progress, limit).go()
     except Timeout:
         raise TrainError(f"{out}: another run is training there") from None
     except torch.OutOfMemoryError:
@@ -71,11 +79,20 @@ class Run:
     """One training, from its checkpoint (or the start) to the finished model."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, group: Group, resume: bool, progress: Progress
+        self,
+        recipe: Recipe,
+        out: Path,
+        group: Group,
+        resume: bool,
+        progress: Progress,
+        limit: TimeLimit | None = None,
     ) -> None:
-        self.recipe, self.out, self.group, self.progress = recipe, out, group, progress
+        self.out, self.group, self.progress, self.limit = out, group, progress, limit
         self.config = recipe.model_dump(mode="json", by_alias=True)
         before = checkpoint.about(out)
+        self.shortened = before["config"].get("shortened", {}) if before else {}
+        self.given = recipe
+        self.recipe = recipe = recipe.model_copy(update=self.shortened)
         if before and not resume:
             raise TrainError(
                 f"{out} has a run at step {before['step']}: --resume goes on with it, or choose "
@@ -94,7 +111,7 @@ class Run:
         self.objective, self.source = build(recipe, group, self.progress.say)
         self.base = _base(recipe, self.objective.model) if group.first else {}
         self.objective.to(group.device).train()
-        self.steps = recipe.length(len(self.source))
+        self.steps = self.full = recipe.length(len(self.source))
         self.shared = parallel.share(
             self.objective, group, recipe.parallel, recipe.skips_parameters
         )
@@ -134,13 +151,20 @@ class Run:
             self.progress.show(self.recipe.recipe, self.done, self.steps, "")
             batches = self.source.stream(self._parts())
             started, from_step = time.perf_counter(), self.done
+            keep = [s for s in self.recipe.keep if round(s * self.steps) > self.done]
             while self.done < self.steps:
                 self._step(batches)
                 self.done += 1
+                # With a time limit the first looks come soon: after 1, 2, 4, 8 ... steps.
+                early = self.limit is not None and self.done & (self.done - 1) == 0
+                look = early or self.done % self.recipe.log_every == 0
+                if look and self.limit and self.done < self.steps:
+                    self._fit_into(self.limit)
                 end = self.done == self.steps
-                kept = [s for s in self.recipe.keep if round(s * self.steps) == self.done]
+                kept = [s for s in keep if round(s * self.steps) <= self.done]
+                keep = [s for s in keep if s not in kept]
                 save = end or kept or self.done % self.recipe.checkpoint_every == 0
-                if save or self.done % self.recipe.log_every == 0:
+                if save or look:
                     found = self._look()
                     found["seconds"] = time.perf_counter() - started
                     images = (self.done - from_step) * self.recipe.batch_size
@@ -157,6 +181,16 @@ class Run:
         self._export("model")
         return model
 
+    def _fit_into(self, limit: TimeLimit) -> None:
+        """Chooses the length of the run by the time that is left."""
+        self.steps = self.group.agree(limit.fitting_steps(self.done, self.full))
+        self.lengths[-1] |= {"steps": self.steps}
+        if self.done <= SETTLED:
+            shorter = self.steps < self.full
+            changes = self.given.shortened(self.done, self.steps, self.full) if shorter else {}
+            self.shortened = changes
+            self.recipe = self.objective.recipe = self.given.model_copy(update=changes)
+
     def _tell(self, found: dict[str, float]) -> None:
         """The last look in a line: loss, loss by scale, images per second, time left."""
         others = [f"{k} {found[k]:.3g}" for k in ("psnr_db", "accuracy") if k in found]
@@ -171,7 +205,9 @@ class Run:
     def _parts(self) -> Iterator[Step]:
         """The forwards of this process, in order."""
         recipe, group = self.recipe, self.group
-        for number in range(self.done, self.steps):
+        for number in count(self.done):
+            if number >= self.steps and self.limit is None:  # else it may get longer yet
+                return
             for start in range(0, recipe.batch_size, self.micro * group.size):
                 first = start + group.rank * self.micro
                 rows = range(first, first + self.micro)
@@ -270,7 +306,7 @@ class Run:
             self.objective,
             self.optimizers,
             self.scaler,
-            self.config | {"lengths": self.lengths},
+            self.config | {"lengths": self.lengths, "shortened": self.shortened},
             self.group.first,
         )
         self.group.wait()
@@ -293,6 +329,8 @@ class Run:
             **self.base,
             "classes": list(self.source.classes),
             **({"lengths": self.lengths} if len(self.lengths) > 1 else {}),
+            **({"shortened": self.shortened} if self.shortened else {}),
+            **({"time_limit_s": round(self.limit.seconds, 1)} if self.limit else {}),
             "images": self.done * self.recipe.batch_size,
             **({"seconds": seconds, "last": rows[-1]} if rows else {}),
             "processes": self.group.size,
@@ -328,12 +366,15 @@ def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
     return True
 
 
-def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in now:
-        if key not in _FREE and before.get(key) != now[key]:
+def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any], table: str = "") -> None:
+    for key, value in now.items():
+        was = before.get(key)
+        if isinstance(value, dict) and isinstance(was, dict):
+            _check_same(out, was, value, f"{key}.")
+        elif key not in _FREE and was != value:
             raise TrainError(
-                f"{out} was begun with {key} = {json.dumps(before.get(key))}, not "
-                f"{json.dumps(now[key])}; choose another --out"
+                f"{out} was begun with {table}{key} = {json.dumps(was)}, not "
+                f"{json.dumps(value)}; choose another --out"
             )
 
 

@@ -9,6 +9,8 @@ Shapes: B images, L tokens of all scales, n of those computed, K scales, V codes
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,6 +32,7 @@ class Objective(nn.Module):
     """A model with the losses that it is trained by."""
 
     model: nn.Module
+    recipe: Any
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         raise NotImplementedError

@@ -38,6 +38,14 @@ class Group:
         if self.size > 1:
             dist.barrier()
 
+    def agree(self, number: int) -> int:
+        """The first process's number, in all of them."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor(number, device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared)
+
     def mean(self, numbers: torch.Tensor) -> torch.Tensor:
         """The mean over the processes; they see the same."""
         if self.size > 1:

@@ -15,6 +15,7 @@ the same for all.  Nothing here needs torch, so a mistake in a config is told at
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -164,6 +165,10 @@ class Recipe(Table):
         """Steps of a run over so many examples an epoch."""
         return self.steps or max(1, round((self.epochs or 0) * examples / self.batch_size))
 
+    def shortened(self, done: int, steps: int, full: int) -> dict[str, Any]:
+        """Settings that count steps, for a run of so many in place of `full`; `done` are past."""
+        return {}
+
     @property
     def skips_parameters(self) -> bool:
         """Whether a step may give some parameters no gradient."""
@@ -200,6 +205,10 @@ class TrainVQVAE(Recipe):
         _ = config.scales  # raises ValueError for what is no pyramid
         _check_side(self.data, config)
         return self
+
+    def shortened(self, done: int, steps: int, full: int) -> dict[str, Any]:
+        share = math.ceil(self.unquantised * steps / full)
+        return {"unquantised": max(done + 1, share) if self.unquantised else 0}
 
     @property
     def skips_parameters(self) -> bool:

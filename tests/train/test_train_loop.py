@@ -242,6 +242,8 @@ def test_a_folder_with_a_run_is_not_overwritten(folder, tmp_path):
         train(values)
     with refused("begun with batch_size = 8, not 16"):
         train(values | {"batch_size": 16}, resume=True)
+    with refused("begun with optimizer.lr = 0.001, not 0.5;"):
+        train(values | {"optimizer": {"lr": 0.5, "clip": 1.0}}, resume=True)
 
 
 def test_a_run_may_be_made_longer_or_shorter(folder, tmp_path):
