@@ -16,6 +16,7 @@ from bench.methods.meta import meta_plan
 from bench.predict.prediction import CUBLAS_BYTES, predict
 from bench.study import experiment
 from bench.study.cases import Case, VARCase, make_case
+from bench.study.evaluations import Evaluation
 from bench.study.units import MIB
 from bench.tables.frames import Run
 
@@ -121,10 +122,9 @@ def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
 
 def fake_evaluation(
     case: Case, images: int = 50_000, at: str = "2026-01-01T00:00:00+00:00", **metrics: float
-) -> dict[str, Any]:
+) -> Evaluation:
     """An evaluation of a sample set of the case, as `bench.quality.evaluate` writes it."""
-    return {
-        "schema": 1,
+    found = {
         "samples": case.label,
         "samples_sha256": f"{case.key}-{images}",
         "images": images,
@@ -154,3 +154,4 @@ def fake_evaluation(
         "evaluated_at": at,
         "duration_s": 1.0,
     }
+    return Evaluation.model_validate(found)

@@ -96,12 +96,12 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printe
     from bench.metrics import METRICS
 
     rows = []
-    for name, value in record["metrics"].items():
+    for name, value in record.metrics.items():
         if name not in METRICS:
             continue
         heading = METRICS[name].heading
-        spread = record["metrics"].get(f"{name}_std")
-        low, high = record["intervals"].get(name, (None, None))
+        spread = record.metrics.get(f"{name}_std")
+        low, high = record.intervals.get(name, (None, None))
         rows.append(
             {
                 "metric": heading,
@@ -110,10 +110,10 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printe
             }
         )
     text = pd.DataFrame(rows)
-    what = record["label"] or record["samples"]
-    against = "" if record["reference"] == "none" else f"; against {record['reference']}"
-    rests_on = f"{record['images']:,} images; features of {record['extractor']}{against}."
-    data = pd.DataFrame([{**record, **record["metrics"]}])
+    what = record.label or record.samples
+    against = "" if record.reference == "none" else f"; against {record.reference}"
+    rests_on = f"{record.images:,} images; features of {record.extractor}{against}."
+    data = pd.DataFrame([{**record.to_json(), **record.metrics}])
     return printing.Printed(
         f"Quality of {what}", data, text.loc[:, (text != "").any()], [rests_on, *notes]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -207,7 +207,7 @@ def iqa(
     asked = [name.strip() for name in metrics.split(",")] if metrics else None
     sets = [open_images(path) for path in samples]
     folder = record_folder(out, "evaluations")
-    lines: list[dict[str, Any]] = []
+    lines: list[evaluations.Evaluation] = []
     notes: dict[str, None] = {}
     with Progress(Console(stderr=True)) as progress:
         for pictures in sets:

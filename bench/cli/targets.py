@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def check_measured(*runs: Run) -> None:
     """Exit code 1 where no case came to a result."""
-    if all(record["status"] in records.FAILED for run in runs for record in run.records):
+    if all(record.status in records.FAILED for run in runs for record in run.records):
         folders = ", ".join(str(run.folder) for run in runs)
         print(
             f"{PROGRAM}: nothing was measured, every case failed: see the logs in {folders}; "

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.figures import canvas, looks
 from bench.figures.registry import figure
+from bench.tables import summary
 from bench.tables.case_rows import Row, footer, lacks, stacks_of
 from bench.tables.frames import Run
 
@@ -27,12 +28,12 @@ def samples(run: Run, rows: list[Row]) -> Figure:
     drawn, (ax,) = canvas.panels(looks.WIDE, 0.5 + 0.3 * len(shown))
     names, by_round = [], {}
     for y, row in enumerate(shown):
-        lines = [r for r in run.by_key[row["case"].key] if r["status"] == "ok"]
-        middle = np.median(np.concatenate([r["samples"]["latency_s"] for r in lines]))
-        for i, (line, look) in enumerate(zip(lines, itertools.cycle(looks.SERIES), strict=False)):
-            taken = 100 * (np.array(line["samples"]["latency_s"]) / middle - 1)
-            at = np.full(len(taken), y + (i - (len(lines) - 1) / 2) * 0.7 / len(lines))
-            ax.plot(taken, at, ls="", ms=2.5, alpha=0.7, rasterized=True, **look)
+        taken = summary.samples_of(run.by_key[row["case"].key])
+        middle = np.median(np.concatenate([samples.latency_s for samples in taken]))
+        for i, (one, look) in enumerate(zip(taken, itertools.cycle(looks.SERIES), strict=False)):
+            off = 100 * (np.array(one.latency_s) / middle - 1)
+            at = np.full(len(off), y + (i - (len(taken) - 1) / 2) * 0.7 / len(taken))
+            ax.plot(off, at, ls="", ms=2.5, alpha=0.7, rasterized=True, **look)
             by_round[i] = look
         name = row["name"] + (f", batch {row['batch_size']}" if batches else "")
         names.append(name + (f", {row['stack']}" if several else ""))

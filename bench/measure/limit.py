@@ -23,8 +23,7 @@ import psutil
 from bench.measure import machine
 from bench.predict.prediction import RUNNING_WITHIN, predict
 from bench.study.cases import Case, make_case
-from bench.study.records import OUT_OF_MEMORY
-from bench.study.storage import Record
+from bench.study.records import OUT_OF_MEMORY, Record
 from bench.study.units import GIB, MIB
 
 SAMPLE_EVERY_S = 0.05  # a process fills some 0.2 GiB meanwhile
@@ -66,11 +65,11 @@ def foresee_out_of_memory(
         reason = f"needs {needs} for weights and KV cache, may take {most}"
         return {"status": "oom_predicted", "reason": reason}
     smaller = [
-        record["batch_size"]
+        record.batch_size
         for record in records
-        if record["status"] in OUT_OF_MEMORY
-        and record["batch_size"] < case.batch_size
-        and make_case(record["case"] | {"batch_size": case.batch_size}) == case
+        if record.status in OUT_OF_MEMORY
+        and record.batch_size < case.batch_size
+        and make_case(record.case | {"batch_size": case.batch_size}) == case
     ]
     if smaller:
         return {"status": "oom_implied", "reason": f"batch {min(smaller)} ran out of memory"}

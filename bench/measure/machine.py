@@ -9,7 +9,6 @@ import re
 import resource
 import subprocess
 import time
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -246,11 +245,6 @@ def git() -> dict[str, Any]:
         "commit": ask("rev-parse", "HEAD"),
         "dirty": bool(status) if status is not None else None,
     }
-
-
-def short_commit(found: Mapping[str, Any]) -> str:
-    """In short, of an environment or a record."""
-    return (found.get("commit") or "unknown")[:9] + (" + changes" if found.get("dirty") else "")
 
 
 def _version(package: str) -> str | None:

@@ -30,8 +30,7 @@ from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.folders import CODE
 from bench.study.names import trained_as
-from bench.study.records import OUT_OF_MEMORY, SCHEMA, RunFolder
-from bench.study.storage import Record
+from bench.study.records import OUT_OF_MEMORY, Record, RunFolder
 from bench.study.units import GIB
 from codevar.progress import Progress
 
@@ -80,7 +79,7 @@ def run(
                 folder.append(record)
                 said = f"{describe_case(case)}: {describe_outcome(record)}"
                 progress.say(f"[{number}/{len(todo)}] {said}")
-                if record["status"] != "ok":
+                if not record.ok:
                     lost.add(case.key)
         return folder.records
     except KeyboardInterrupt:
@@ -109,8 +108,8 @@ def remaining_measurements(sweep: Sweep, records: list[Record]) -> list[tuple[in
     Every other round goes backwards: a machine that slows down steadily then treats the cases
     alike.
     """
-    done = {(record["key"], record["round"]) for record in records}
-    failed = {record["key"] for record in records if record["status"] != "ok"}
+    done = {(record.key, record.round) for record in records}
+    failed = {record.key for record in records if not record.ok}
     return [
         (round_, case)
         for round_ in range(1, sweep.experiment.rounds + 1)
@@ -178,8 +177,7 @@ def make_record(
     duration_s: float,
 ) -> Record:
     """What is kept of a case's result, or of why there is none."""
-    return {
-        "schema": SCHEMA,
+    found = {
         "key": case.key,
         "round": round_,
         "experiment": sweep.name,
@@ -205,6 +203,7 @@ def make_record(
         "started_at": started_at,
         "duration_s": duration_s,
     }
+    return Record.model_validate(found)
 
 
 def run_in_process(job: dict[str, Any], timeout_s: float, log: Path) -> dict[str, Any]:
@@ -295,8 +294,8 @@ def describe_case(case: Case) -> str:
 
 def describe_outcome(record: Record) -> str:
     """What became of a case, in a few words."""
-    if (status := record["status"]) != "ok":
-        return f"{OUT_OF_MEMORY.get(status, status.upper())} ({record['reason']})"
-    latency = statistics.median(record["samples"]["latency_s"])
-    busy = " (machine busy)" if (record["other_load_cores"] or 0) > machine.BUSY_CORES else ""
-    return f"{latency:.3g} s, {record['memory']['total_mib']:.0f} MiB{busy}"
+    if record.samples is None or record.memory is None:
+        return f"{OUT_OF_MEMORY.get(record.status, record.status.upper())} ({record.reason})"
+    latency = statistics.median(record.samples.latency_s)
+    busy = " (machine busy)" if (record.other_load_cores or 0) > machine.BUSY_CORES else ""
+    return f"{latency:.3g} s, {record.memory.total_mib:.0f} MiB{busy}"

@@ -19,6 +19,7 @@ from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.predict.footprint import footprint
 from bench.study.cases import Case
+from bench.study.records import MemoryUse, Predicted
 from bench.study.units import MIB
 from codevar import VQVAE, VQVAEConfig
 from codevar.noise import CHUNK
@@ -64,20 +65,20 @@ class Prediction:
         """The least memory that can do: weights and the largest cache."""
         return self.params_bytes + max(self.kv_cache_bytes)
 
-    def figures(self) -> dict[str, Any]:
-        """Under the names that records have."""
-        return {
-            "params": self.params,
-            "params_mib": self.params_bytes / MIB,
-            "kv_cache_mib": max(self.kv_cache_bytes) / MIB,
-            "kv_cache_by_scale_mib": [b / MIB for b in self.kv_cache_bytes],
-            "running_mib": self.running_bytes / MIB,
-            "total_mib": self.total_bytes / MIB,
-            "peak_by_scale_mib": [b / MIB for b in self.peak_bytes],
-            "live_by_scale_mib": [b / MIB for b in self.live_bytes],
-            "flops": sum(self.flops),
-            "flops_by_scale": list(self.flops),
-        }
+    def figures(self) -> Predicted:
+        """As records have it."""
+        return Predicted(
+            params=self.params,
+            params_mib=self.params_bytes / MIB,
+            kv_cache_mib=max(self.kv_cache_bytes) / MIB,
+            kv_cache_by_scale_mib=[b / MIB for b in self.kv_cache_bytes],
+            running_mib=self.running_bytes / MIB,
+            total_mib=self.total_bytes / MIB,
+            peak_by_scale_mib=[b / MIB for b in self.peak_bytes],
+            live_by_scale_mib=[b / MIB for b in self.live_bytes],
+            flops=sum(self.flops),
+            flops_by_scale=list(self.flops),
+        )
 
 
 @functools.cache
@@ -115,27 +116,25 @@ def largest_batch(case: Case, memory_bytes: int) -> int:
     return bisect.bisect_right(range(1, 1 << 20), memory_bytes, key=need)
 
 
-def memory_differs(memory: dict[str, Any], predicted: dict[str, Any], device: str) -> list[str]:
+def memory_differs(memory: MemoryUse, predicted: Predicted, device: str) -> list[str]:
     """Where a record's memory is not what was predicted with it (running may be 10 % off, weights
     and cache are exact; the oldest records lack some), or not all of it has an owner."""
-    found = []
-    for part in ("params", "KV cache"):
-        name = f"{part.lower().replace(' ', '_')}_mib"
-        over = memory[name] - predicted.get(name, memory[name])
-        if abs(over) > 0.001:
-            found.append(f"{part} {over:+.1f} MiB")
-    if "running_mib" in predicted:
+    parts = {
+        "params": memory.params_mib - predicted.params_mib,
+        "KV cache": memory.kv_cache_mib - predicted.kv_cache_mib,
+    }
+    found = [f"{part} {over:+.1f} MiB" for part, over in parts.items() if abs(over) > 0.001]
+    if predicted.running_mib is not None:
         # What cuBLAS takes on this GPU, and the allocator rounds up, says nothing of the decode.
         workspace = 0 if device == "cpu" else CUBLAS_BYTES / MIB
-        not_asked = (memory.get("workspace_mib") or 0) + (memory.get("rounding_mib") or 0)
-        running = memory["running_mib"] - not_asked
-        told = predicted["running_mib"] - workspace
-        over = running / told - 1
+        running = memory.running_mib - (memory.workspace_mib or 0) - (memory.rounding_mib or 0)
+        expected = predicted.running_mib - workspace
+        over = running / expected - 1
         # A draw of few numbers takes less than the whole chunk that is predicted.
-        if abs(over) > RUNNING_WITHIN and abs(running - told) > 8 * CHUNK / MIB:
+        if abs(over) > RUNNING_WITHIN and abs(running - expected) > 8 * CHUNK / MIB:
             found.append(f"running {over:+.0%}")
-    if not memory.get("accounted", True):
-        found.append(f"{memory['unaccounted_mib']:.1f} MiB unaccounted")
+    if not memory.accounted:
+        found.append(f"{memory.unaccounted_mib:.1f} MiB unaccounted")
     return found
 
 

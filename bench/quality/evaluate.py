@@ -23,7 +23,7 @@ from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
 from bench.quality.reference import Reference
 from bench.study.errors import UsageError
-from bench.study.evaluations import SCHEMA, Evaluation
+from bench.study.evaluations import Evaluation
 
 METRICS = of_features() | of_pixels()
 
@@ -93,7 +93,11 @@ def evaluate(
         **here(extractor.device),
         "duration_s": time.perf_counter() - began,
     }
-    return record, [*notes, *found.notes, *cautions(reference, extractor, names)]
+    return Evaluation.model_validate(record), [
+        *notes,
+        *found.notes,
+        *cautions(reference, extractor, names),
+    ]
 
 
 def measured_by(
@@ -313,7 +317,6 @@ def record_of(samples: ImageSet, digest: str) -> dict[str, Any]:
     sampled = {key: manifest.get(key) for key in ("machine", "torch", "commit", "dirty")}
     names = ("case", "label", "preset", "seed", "sources", "weights_sha256")
     return {
-        "schema": SCHEMA,
         "samples": samples.name,
         "samples_sha256": digest,
         "images": samples.count,

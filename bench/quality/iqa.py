@@ -36,6 +36,7 @@ import torch
 from bench.metrics.metric import of_pixels
 from bench.quality.features import Extractor, Layers, file_sha256
 from bench.study.errors import UsageError
+from bench.study.evaluations import Evaluation
 from bench.study.printing import Printed
 from codevar.files import first_line
 
@@ -236,9 +237,9 @@ def scored(scorer: Scorer, images_B3HW: torch.Tensor) -> torch.Tensor:
             return torch.cat([scored(scorer, image) for image in images_B3HW.split(1)])
 
 
-def printed(lines: Sequence[dict[str, Any]], notes: Sequence[str]) -> Printed:
+def printed(lines: Sequence[Evaluation], notes: Sequence[str]) -> Printed:
     """A row for each line."""
-    data = pd.DataFrame([{**line, **line["metrics"]} for line in lines])
+    data = pd.DataFrame([{**line.to_json(), **line.metrics} for line in lines])
     text = pd.DataFrame({"samples": data["samples"], "method": data["label"].fillna("")})
     text["images"] = [f"{images:,}" for images in data["images"]]
     shown = [metric for name, metric in of_pixels().items() if name in data]
@@ -246,11 +247,10 @@ def printed(lines: Sequence[dict[str, Any]], notes: Sequence[str]) -> Printed:
         name, heading, form = metric.name, metric.heading, metric.format
         text[heading] = data[name].map(form.format, na_action="ignore").fillna("")
         text[f"{heading} 95 %"] = [
-            " to ".join(form.format(end) for end in line["intervals"].get(name, ()))
-            for line in lines
+            " to ".join(form.format(end) for end in line.intervals.get(name, ())) for line in lines
         ]
     better = {m.heading: "less" if m.lower_is_better else "more" for m in shown}
     told = [*notes, *(f"{heading}: {which} is better." for heading, which in better.items())]
-    if not all(line["published"] for line in lines):
+    if not all(line.published for line in lines):
         told.append("The weights are not the published ones: do not compare these with papers.")
     return Printed("Image quality without a reference", data, text, told)

@@ -87,7 +87,7 @@ def quality(
             images, held, extractor, None, protocol.bootstrap, cache, protocol.batch_size
         )
         evaluations.append(folder, record)
-        figures = record["metrics"]
+        figures = record.metrics
         shown = [name for name in ("fid", "class_accuracy") if name in figures]
         told = ", ".join(f"{name} {figures[name]:.4g}" for name in shown)
         progress.say(f"{made.manifest['label']}: {told}")
@@ -145,5 +145,5 @@ def evaluated(
     if held.sha256 is not None:  # one file may have another's name
         wanted["reference_sha256"] = held.sha256
     sampled_at = manifest["runs"][-1]["started_at"]
-    lines = [e for e in evaluations.read(file)[0] if e["evaluated_at"] >= sampled_at]
-    return any(wanted.items() <= line.items() for line in lines)
+    lines = [e for e in evaluations.read(file)[0] if e.evaluated_at >= sampled_at]
+    return any(wanted.items() <= line.to_json().items() for line in lines)

@@ -18,8 +18,8 @@ from bench.report.embed import Panel
 from bench.report.grids import Grid, value
 from bench.study import experiment, papers
 from bench.study.errors import UsageError
-from bench.study.storage import Record
-from bench.tables import case_rows, summary, tables
+from bench.study.records import Record
+from bench.tables import case_rows, tables
 from bench.tables.frames import Run
 
 Row = dict[str, Any]
@@ -67,7 +67,7 @@ class Group:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Raises UsageError for a run without records, or with one that is damaged."""
+    """Raises UsageError for a run without records."""
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         check(run)
@@ -93,13 +93,6 @@ def check(run: Run) -> None:
             f"no record can be read, {run.complaints[0]}" if run.complaints else "nothing measured"
         )
         raise UsageError(f"{where}: {why}; `bench.py run {run.sweep.name}` measures it")
-    for key, lines in run.by_key.items():
-        try:
-            found = summary.measured(lines)
-            if found["status"] == "ok":
-                [found[f"{part}_mib"] for part in tables.PARTS]
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
-            raise UsageError(f"{where}: record {key} is damaged ({e!r})") from None
 
 
 def group(id: str, runs: list[Run]) -> Group:
@@ -279,7 +272,7 @@ def cautions(id: str, rows: Sequence[Row], runs: Sequence[Run]) -> Grid | None:
             add(mark.kind, mark.text, marks.label(row, named))
     for run in runs:
         for record, mark in marks.of_records(run.records):
-            add(mark.kind, mark.text, marks.label(record, named))
+            add(mark.kind, mark.text, marks.label(vars(record), named))
         for complaint in run.complaints:
             add("unreadable", complaint, "a line of the records")
         if run.env.get("dirty"):
@@ -328,7 +321,7 @@ def measured_of(name: str, runs: Sequence[Run]) -> Run | None:
     lines: dict[str, list[Record]] = {}
     for run in runs:
         for key, rounds in run.by_key.items():
-            if all(record["status"] == "ok" for record in rounds):
+            if all(record.ok for record in rounds):
                 lines.setdefault(key, rounds)
     sweep.cases = [case for case in sweep.cases if case.key in lines]
     kept = [record for case in sweep.cases for record in lines[case.key]]

@@ -8,8 +8,7 @@ from typing import Any
 
 from bench.measure.machine import BUSY_CORES
 from bench.study import printing
-from bench.study.records import FAILED, LOST, OUT_OF_MEMORY
-from bench.study.storage import Record
+from bench.study.records import DEGRADED, FAILED, OUT_OF_MEMORY, Record
 from bench.tables import tables
 
 SPREAD = 0.05  # of the rounds' medians, from which a figure is marked
@@ -64,7 +63,7 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     if value("extrapolated"):
         text = "only some of its steps ran; each stands for those near it"
         found.append(Mark("not comparable", "extrapolated", text))
-    for name, (short, text) in LOST.items():
+    for name, (short, text) in DEGRADED.items():
         if why := value(name):
             found.append(Mark("not comparable", short, f"{text}: {why}"))
     if lost := value("paired_reason"):
@@ -81,11 +80,11 @@ def of_records(records: Sequence[Record]) -> list[tuple[Record, Mark]]:
     """What stands in records alone: other processes on the card."""
     found = {}
     for record in records:
-        others = (record.get("gpu") or {}).get("others") or []
+        others = (record.gpu and record.gpu.others) or []
         if others:
             names = ", ".join(str(other.get("name") or "unknown") for other in others)
             text = f"other processes were on the GPU: {names}"
-            found[record["key"]] = (record, Mark("noisy", "shared GPU", text))
+            found[record.key] = (record, Mark("noisy", "shared GPU", text))
     return [*found.values()]
 
 

@@ -1,12 +1,12 @@
 """A run's folder: one JSON line for each case and round, on disk before the next one starts.
 
-    records.jsonl          a line per measurement: `Line`
+    records.jsonl          a line per measurement: `Record`
     run.json               the experiment as it was run
     env.json               the machine
     logs/KEY-ROUND.log     what each process had to say
 
-Every line is checked when it is read.  Lines of older versions are brought up to date, and what
-is damaged or newer is left out with its file and line number.
+Every line is checked when it is read, and stays the model `Record` from then on.  Older lines read
+as well; what is damaged or newer is left out with its file and line number.
 """
 
 from __future__ import annotations
@@ -14,47 +14,74 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, Self
 
 from filelock import FileLock, Timeout
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # typing's own before Python 3.12 lacks what pydantic needs
+from pydantic import Field, model_validator
 
+from bench.study import storage
 from bench.study.errors import UsageError
 from bench.study.experiment import EFFORT
-from bench.study.storage import (
-    Record,
-    append_line,
-    parsed_lines,
-    read_json,
-    write_json,
-    write_lines,
-)
+from bench.study.storage import NEWER, Line, Part, append_line, read_json, write_json, write_lines
 
-SCHEMA = 2
 FILE = "records.jsonl"
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
+Seconds = Annotated[float, Field(gt=0)]
 Status = Literal["ok", "oom", "oom_predicted", "oom_implied", "error", "timeout"]
 
 
-class SamplesLine(TypedDict):
-    """`timing.Samples`."""
+class Samples(Part):
+    """`timing.Samples`.  The oldest records do not say what ended the sampling."""
 
     warmup_latency_s: list[Seconds]
-    steady: bool
+    steady: bool = True
     latency_s: Annotated[list[Seconds], Field(min_length=1)]
     scale_latency_s: list[list[float]]
     vqvae_latency_s: list[Seconds]
-    discarded_latency_s: list[Seconds]
-    discarded_for: list[str]
-    energy_j: float | None
-    stopped_by: str
+    discarded_latency_s: list[Seconds] = Field(default=[])
+    discarded_for: list[str] = Field(default=[])
+    energy_j: float | None = None
+    stopped_by: str = ""
 
 
-class StartUpLine(TypedDict):
+class MemoryUse(Part):
+    """`memory.Memory`: MiB."""
+
+    params_mib: float
+    kv_cache_mib: float
+    running_mib: float
+    total_mib: float
+    peak_by_scale_mib: list[float] = Field(default=[])
+    live_by_scale_mib: list[float] = Field(default=[])
+    kv_cache_by_scale_mib: list[float]
+    unaccounted_mib: float = 0.0
+    accounted: bool = True
+    workspace_mib: float | None = None
+    rounding_mib: float | None = None
+    reserved_mib: float | None = None
+    fragmentation_mib: float | None = None
+    inactive_split_mib: float | None = None
+    graph_pool_mib: float | None = None
+    process_mib: float | None = None
+    process_by: str | None = None
+
+
+class Predicted(Part):
+    """`prediction.Prediction` in MiB and FLOPs.  The oldest records lack some of the memory."""
+
+    params: int
+    params_mib: float
+    kv_cache_mib: float
+    kv_cache_by_scale_mib: list[float]
+    running_mib: float | None = None
+    total_mib: float | None = None
+    peak_by_scale_mib: list[float] | None = None
+    live_by_scale_mib: list[float] | None = None
+    flops: int
+    flops_by_scale: list[int]
+
+
+class StartUp(Part):
     """What is paid once in a process.
 
     import_s: from its beginning until loading begins: interpreter, imports, the GPU's context.
@@ -63,26 +90,44 @@ class StartUpLine(TypedDict):
     first_image_s: since the process began, all of it but capture_s, and the first image's decode.
     """
 
-    import_s: NotRequired[float | None]
-    load_s: float | None
-    prepare_s: NotRequired[float | None]
-    capture_s: NotRequired[float]
-    first_latency_s: float | None
-    first_vqvae_latency_s: float | None
-    first_image_s: float | None
+    import_s: float | None = None
+    load_s: float | None = None
+    prepare_s: float | None = None
+    capture_s: float | None = None
+    first_latency_s: float | None = None
+    first_vqvae_latency_s: float | None = None
+    first_image_s: float | None = None
 
 
-class Line(TypedDict):
-    """One case in one round, as it stands in a line.  Seconds, MiB; scales in order.
+class Stream(Part):
+    """`timing.Stream`."""
 
-    The last group is there if the status is ok.
+    batch_s: list[Seconds]
+
+
+class Paired(Part):
+    """`timing.Paired` and the key of the baseline; or the reason why there are no pairs."""
+
+    baseline: str
+    reason: str | None = None
+    latency_s: list[Seconds] = Field(default=[])
+    baseline_latency_s: list[Seconds] = Field(default=[])
+
+
+class CardState(Part):
+    """`Card.state` before and after the samples, and `Card.others`."""
+
+    others: list[dict[str, Any]] | None = None
+
+
+class Record(Line):
+    """One case in one round.  Seconds, MiB; scales in order.
+
+    The second group is there if the status is ok, the third of a sweep over a cluster.
     """
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
-
-    schema: Literal[2]
     key: str  # of the case, whatever the order of its keys
-    round: int  # from 1
+    round: int = 1
     experiment: str
     method: str
     batch_size: int
@@ -95,39 +140,56 @@ class Line(TypedDict):
     paper_row: str | None
     baseline: dict[str, Any] | None  # what the case that speed-ups are over has
     status: Status
-    reason: str | None
-    predicted: dict[str, Any]
+    reason: str | None = None
+    predicted: Predicted
     machine: str
     commit: str | None
     dirty: bool | None
     torch: str | None
-    other_load_cores: float | None  # what everything else on the machine kept busy
+    other_load_cores: float | None = None  # what everything else on the machine kept busy
     started_at: str
     duration_s: float
 
-    samples: NotRequired[SamplesLine]
-    memory: NotRequired[dict[str, Any]]  # `memory.Memory`
-    start_up: NotRequired[StartUpLine]
-    stands_for: NotRequired[list[int]]  # where few steps ran: how many each stands for
-    stream: NotRequired[dict[str, list[Seconds]]]  # `timing.Stream`
-    paired: NotRequired[dict[str, Any]]  # `timing.Paired`, and the key of the baseline
-    gpu: NotRequired[dict[str, Any]]  # `Card.state` before and after the samples, `Card.others`
-    tokens_sha256: NotRequired[str]
-    sources: NotRequired[list[str]]
-    trained_as: NotRequired[str]  # by the models' cards: fine-tuned, training-free, or a name
-    weights_sha256: NotRequired[dict[str, str]]  # by source, the VQVAE's too; none of random ones
-    sampling: NotRequired[dict[str, Any]]  # `Sampling.numbers`: what the preset came to
-    torch_threads: NotRequired[int]
-    not_compiled: NotRequired[str]  # of stack `compiled`: why it ran as `modern` does
-    not_captured: NotRequired[str]  # the same: why without CUDA graphs
+    samples: Samples | None = None
+    memory: MemoryUse | None = None
+    start_up: StartUp = StartUp()
+    stands_for: list[int] | None = None  # where few steps ran: how many each stands for
+    stream: Stream | None = None
+    paired: Paired | None = None
+    gpu: CardState | None = None
+    tokens_sha256: str | None = None
+    sources: list[str] | None = None
+    trained_as: str | None = None  # by the models' cards: fine-tuned, training-free, or a name
+    weights_sha256: dict[str, str] = Field(default={})  # by source; of random weights none
+    sampling: dict[str, Any] | None = None  # `Sampling.numbers`: what the preset came to
+    torch_threads: int | None = None
+    not_compiled: str | None = None  # of stack `compiled`: why it ran as `modern` does
+    not_captured: str | None = None  # the same: why without CUDA graphs
 
-    # of a sweep over a cluster
-    place: NotRequired[str]  # the node, and which of its GPUs
-    on: NotRequired[str]  # the kind of machine it was asked for on, `bench.measure.cluster.driver`
-    shared_with: NotRequired[list[str]]  # cases that ran on the same host meanwhile
+    place: str | None = None  # the node, and which of its GPUs
+    on: str | None = None  # the kind of machine it was asked for on, `bench.measure.cluster.driver`
+    shared_with: list[str] = Field(default=[])  # cases that ran on the same host meanwhile
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_decode_of_schema_1(cls, values: Any) -> Any:
+        """Schema 1 had the first decode among the samples."""
+        if isinstance(values, dict) and values.get("schema") == 1 and "start_up" not in values:
+            first = (values.get("samples") or {}).get("first_latency_s")
+            return {**values, "start_up": {"first_latency_s": first}}
+        return values
+
+    @model_validator(mode="after")
+    def _ok_means_measured(self) -> Self:
+        if self.status == "ok" and not (self.samples and self.memory):
+            raise ValueError("status ok, but no samples or no memory")
+        return self
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
 
 
-LINE = TypeAdapter(Line)
 #: What is no result; that memory runs out is one.
 FAILED = ("error", "timeout")
 #: How it is known that memory does not do, with a reader's words: it ran out; weights and KV cache
@@ -137,9 +199,8 @@ OUT_OF_MEMORY = {
     "oom_predicted": "OOM, predicted",
     "oom_implied": "OOM, implied",
 }
-NEWER = "newer than this program; update it"
-#: Of a stack that could not be all it stands for: what a line says why by, in short, and at length.
-LOST = {
+#: Stacks that ran as less than their name says: field with the reason, label, explanation.
+DEGRADED = {
     "not_compiled": ("not compiled", "it ran as modern does"),
     "not_captured": ("no CUDA graphs", "its kernels were launched one by one"),
 }
@@ -192,7 +253,7 @@ class RunFolder:
         records, complaints = read_lines(self.file)
         if newer := [complaint for complaint in complaints if NEWER in complaint]:
             raise UsageError(newer[0])
-        kept = [record for record in records if record["status"] not in FAILED]  # tried again
+        kept = [record for record in records if record.status not in FAILED]  # tried again
         if complaints or len(kept) < len(records):  # a line cut short by a crash: the rest is kept
             write_lines(self.file, kept)
         return kept
@@ -210,8 +271,8 @@ class RunFolder:
 
     def discard(self, again: Record) -> None:
         """Takes out the measurement that this one replaces, if it is here."""
-        which = (again["key"], again["round"], again.get("on"))
-        kept = [r for r in self.records if (r["key"], r["round"], r.get("on")) != which]
+        which = (again.key, again.round, again.on)
+        kept = [r for r in self.records if (r.key, r.round, r.on) != which]
         if len(kept) < len(self.records):
             write_lines(self.file, kept)
             self.records[:] = kept
@@ -246,59 +307,15 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
 
 def read_lines(file: Path) -> tuple[list[Record], list[str]]:
     """The records that can be read, and a complaint for each line that cannot; none of no file."""
-    return parsed_lines(file, parse)
-
-
-def parse(line: str) -> Record:
-    """A line as a record of this version.  Raises ValueError: what is wrong, in a few words."""
-    try:
-        values = json.loads(line)
-        if r"\ud" in line.lower():  # may be half a surrogate pair, which no file or table can hold
-            values = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
-    except ValueError as e:
-        raise ValueError(f"no JSON: {e}") from None
-    if not isinstance(values, dict):
-        raise ValueError("no record")
-    version = values.get("schema")
-    if version == 1:
-        values = from_1(values)
-    elif version != SCHEMA:
-        newer = isinstance(version, int) and version > SCHEMA
-        raise ValueError(f"schema {version}" + f": {NEWER}" * newer)
-    try:
-        return dict(LINE.validate_python(values))
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}") from None
-
-
-def from_1(old: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 had one process a case, and the first decode among the samples; its first runs
-    did not say what ended the sampling nor what else the machine did."""
-    new = {"other_load_cores": None, **old, "schema": SCHEMA, "round": 1}
-    samples = new.get("samples")
-    if isinstance(samples, dict):
-        first = samples.get("first_latency_s")
-        new["samples"] = {
-            "stopped_by": "",
-            **{key: value for key, value in samples.items() if key != "first_latency_s"},
-            "steady": True,
-            "discarded_latency_s": [],
-            "discarded_for": [],
-            "energy_j": None,
-        }
-        unknown = {"load_s": None, "first_vqvae_latency_s": None, "first_image_s": None}
-        new["start_up"] = {"first_latency_s": first, **unknown}
-    return new
+    return storage.read_lines(file, Record)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json.  Raises UsageError if there is none."""
-    what = read_json(folder / "run.json")
-    if what is None:
+    described = read_json(folder / "run.json")
+    if described is None:
         raise UsageError(f"{folder}: no run.json here; `bench.py run` makes one")
-    return what
+    return described
 
 
 def runs(*results: Path) -> list[tuple[Path, str]]:
@@ -307,8 +324,8 @@ def runs(*results: Path) -> list[tuple[Path, str]]:
     found = []
     for file in itertools.chain(*(folder.glob("*/*/run.json") for folder in results)):
         try:
-            what = json.loads(file.read_text())
-            found.append((what.get("started_at") or "", file.parent, what["name"]))
+            run = json.loads(file.read_text())
+            found.append((run.get("started_at") or "", file.parent, run["name"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return [(folder, name) for _, folder, name in sorted(found, reverse=True)]

@@ -1,18 +1,46 @@
-"""Files written whole or not at all, and JSON lines."""
+"""JSON files, and files of JSON lines that are models: read, checked and written here."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.study.errors import UsageError
 from codevar.files import atomic_write
 
-Record = dict[str, Any]  # what `Line` describes
-Parsed = TypeVar("Parsed")
+SCHEMA = 3  #: of every line that is written; all older ones are read
+NEWER = "newer than this program; update it"
+
+
+class Part(BaseModel):
+    """A part of a record.  Keys that this version does not know are kept, so that they make no
+    record unreadable and a file that is written again loses nothing."""
+
+    model_config = ConfigDict(
+        extra="allow", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """What was given or read, as JSON has it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Line(Part):
+    """A record, which is a line of a file."""
+
+    schema_version: Annotated[int, Field(alias="schema", ge=1)] = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, with the schema that it has now."""
+        return {**super().to_json(), "schema": SCHEMA}
+
+
+Read = TypeVar("Read", bound=Line)
 
 
 def prepare(folder: Path) -> None:
@@ -25,9 +53,9 @@ def prepare(folder: Path) -> None:
         raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose --out") from None
 
 
-def append_line(path: Path, values: Mapping[str, Any]) -> None:
+def append_line(path: Path, values: Line | Mapping[str, Any]) -> None:
     """Adds a JSON line, on disk when it returns.  Raises OSError with the file as it was."""
-    line = (json.dumps(values, allow_nan=False) + "\n").encode()
+    line = text_of(values).encode()
     with open(path, "ab+", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         if before:  # a line that a crash cut short must not take this one with it
@@ -42,7 +70,7 @@ def append_line(path: Path, values: Mapping[str, Any]) -> None:
             raise
 
 
-def append_record(file: Path, values: Mapping[str, Any]) -> None:
+def append_record(file: Path, values: Line | Mapping[str, Any]) -> None:
     """Adds a JSON line to a file that need not be there.  Raises UsageError, with the file as it
     was."""
     try:
@@ -52,19 +80,43 @@ def append_record(file: Path, values: Mapping[str, Any]) -> None:
         raise UsageError(f"{file}: cannot be written ({e.strerror}); choose --out") from None
 
 
-def parsed_lines(file: Path, parse: Callable[[str], Parsed]) -> tuple[list[Parsed], list[str]]:
-    """The lines that can be read, and a complaint for each that cannot; none of no file.
+def text_of(values: Line | Mapping[str, Any]) -> str:
+    """The line of a record.  Raises ValueError for numbers that JSON has not."""
+    found = values.to_json() if isinstance(values, Line) else values
+    return json.dumps(found, allow_nan=False) + "\n"
 
-    parse: raises ValueError, saying in a few words what is wrong.
-    """
+
+def read_lines(file: Path, model: type[Read]) -> tuple[list[Read], list[str]]:
+    """The lines that can be read, and a complaint for each that cannot; none of no file."""
     found, complaints = [], []
     lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(parse(line))
+            found.append(parse(line, model))
         except ValueError as e:
             complaints.append(f"{file}:{number}: left out ({e})")
     return found, complaints
+
+
+def parse(line: str, model: type[Read]) -> Read:
+    """A line as a record.  Raises ValueError, saying in a few words what is wrong."""
+    try:
+        values = json.loads(line)
+        if r"\ud" in line.lower():  # may be half a surrogate pair, which no file or table can hold
+            values = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
+    except ValueError as e:
+        raise ValueError(f"no JSON: {e}") from None
+    if not isinstance(values, dict):
+        raise ValueError("no record")
+    version = values.get("schema")
+    if not isinstance(version, int) or version > SCHEMA:
+        raise ValueError(f"schema {version}" + f": {NEWER}" * isinstance(version, int))
+    try:
+        return model.model_validate(values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}") from None
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -84,8 +136,8 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
     write_text(file, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
-def write_lines(file: Path, records: list[Record]) -> None:
-    write_text(file, "".join(json.dumps(record) + "\n" for record in records))
+def write_lines(file: Path, records: Iterable[Line]) -> None:
+    write_text(file, "".join(map(text_of, records)))
 
 
 def write_text(file: Path, text: str) -> None:

@@ -172,7 +172,7 @@ def ceilings_of(run: Run, case: Case) -> Ceilings | None:
 
 def published(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Those of the papers' models: a small world's have other sizes under the same names."""
-    return [e for e in evaluations if (e["case"] or {}).get("weights") in PUBLISHED_WEIGHTS]
+    return [e for e in evaluations if (e.case or {}).get("weights") in PUBLISHED_WEIGHTS]
 
 
 def measured_quality(case: Case, evaluated: Linked) -> Quality | None:

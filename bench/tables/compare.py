@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +23,9 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.measure.machine import BUSY_CORES
-from bench.study import records, storage
 from bench.study.cases import has_scales
 from bench.study.errors import UsageError
-from bench.study.records import OUT_OF_MEMORY
+from bench.study.records import DEGRADED, OUT_OF_MEMORY, Record
 from bench.tables import frames, ranks, stats
 
 Rounds = dict[int, stats.Array]  # by the round's number
@@ -159,64 +159,63 @@ def of_run(run: frames.Run) -> Side:
     if not run.records:
         why = f"none can be read, {run.complaints[0]}" if run.complaints else "it is empty"
         raise NotComparable(f"{where}: no records ({why})")
-    versions = {record.get("schema") for record in run.records}
-    if versions != {records.SCHEMA}:
-        raise NotComparable(f"{where}: schema {versions}, this reads {records.SCHEMA}")
-    by_key: dict[str, list[storage.Record]] = {}
+    by_key: dict[str, list[Record]] = {}
     for record in run.records:
-        by_key.setdefault(record["key"], []).append(record)
+        by_key.setdefault(record.key, []).append(record)
     overs = {case.key: run.sweep.baseline_case(case) for case in run.sweep.cases}
     cases = {}
     for key, lines in by_key.items():
         over = overs.get(key)
-        try:
-            cases[key] = of_records(lines, over.key if over and over.key in by_key else None)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
-            raise UsageError(f"{where}: record {key} is damaged ({e!r})") from None
+        cases[key] = of_records(lines, over.key if over and over.key in by_key else None)
     labels = Counter(case.label for case in cases.values())
     for key, case in cases.items():
         if labels[case.label] > 1:
             case.label += f" ({key})"
     same = {"experiment": run.sweep.name}
     for name in ("machine", "precision", "device"):
-        same[name] = "/".join(sorted({str(record.get(name)) for record in run.records}))
-    told = {
-        name: "/".join(sorted({str(record.get(name)) for record in run.records}))
-        for name in ("torch", "torch_threads", *records.LOST, "commit", "dirty")
-    }
+        same[name] = values_of(run.records, name)
+    names = ("torch", "torch_threads", *DEGRADED, "commit", "dirty")
+    told = {name: values_of(run.records, name) for name in names}
     for name in ("driver", "power_limit_w"):
         told[name] = "/".join(str(gpu.get(name)) for gpu in run.env.get("gpus", []))
     return Side(where, same, told, cases, run.complaints)
 
 
-def of_records(lines: list[storage.Record], over: str | None) -> Measured:
+def values_of(lines: Sequence[Record], name: str) -> str:
+    """What the records have under that name, each value once."""
+    return "/".join(sorted({str(getattr(record, name)) for record in lines}))
+
+
+def of_records(lines: Sequence[Record], over: str | None) -> Measured:
     """The records of a case, one for each round, as a case that failed if any round did.
 
     over: key of the case that its speed-up is over, which may be itself.
     """
-    failed = [record for record in lines if record["status"] != "ok"]
+    failed = [record for record in lines if not record.ok]
     record = failed[0] if failed else lines[0]
-    how = f"batch {record['batch_size']}, {record['stack']} {record['precision']}"
-    found = Measured(clean(f"{record['method']}, {how}"), clean(record["status"]))
-    found.reason = clean(record.get("reason") or "")
+    how = f"batch {record.batch_size}, {record.stack} {record.precision}"
+    found = Measured(clean(f"{record.method}, {how}"), clean(record.status))
+    found.reason = clean(record.reason or "")
     if failed:
         return found
     for line in lines:
-        taken, round_ = line["samples"], int(line.get("round", 1))
-        by_scale = np.array(taken["scale_latency_s"], float).T
-        in_scales = has_scales(line["case"]["method"])
+        assert line.samples is not None
+        assert line.memory is not None
+        by_scale = np.array(line.samples.scale_latency_s, float).T
+        in_scales = has_scales(line.case["method"])
         figures = {
-            "latency": taken["latency_s"],
+            "latency": line.samples.latency_s,
             # A baseline's hundreds of steps are judged together.
             **{f"scale {k}": scale for k, scale in enumerate(by_scale, 1) if in_scales},
-            "VQVAE latency": taken["vqvae_latency_s"],
+            "VQVAE latency": line.samples.vqvae_latency_s,
         }
         for name, values in figures.items():
-            found.samples.setdefault(name, {})[round_] = as_samples(values)
-    for name, (key, _) in MEMORY.items():
-        found.memory[name] = float(np.max([float(line["memory"][key]) for line in lines]))
-    found.load = max(float(line.get("other_load_cores") or 0) for line in lines)
-    found.baseline = over if over != record["key"] else None
+            found.samples.setdefault(name, {})[line.round] = as_samples(values)
+        for name, (key, _) in MEMORY.items():
+            used = getattr(line.memory, key)
+            found.memory[name] = max(used, found.memory.get(name, used))
+        found.load = max(found.load, line.other_load_cores or 0.0)
+    found.baseline = over if over != record.key else None
     return found
 
 

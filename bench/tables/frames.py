@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from bench.measure.machine import short_commit
 from bench.metrics import METRICS
 from bench.predict.prediction import memory_differs, predict
 from bench.study import records, storage
@@ -26,7 +25,7 @@ from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
 from bench.study.names import set_apart, weights_of
-from bench.study.storage import Record
+from bench.study.records import Predicted, Record
 from bench.tables import summary
 from bench.tables.links import Linked, Quality, link
 
@@ -45,7 +44,7 @@ class Run:
     @functools.cached_property
     def quality(self) -> Linked:
         """What the evaluations say of the cases."""
-        weights = {key: own[-1].get("weights_sha256", {}) for key, own in self.by_key.items()}
+        weights = {key: own[-1].weights_sha256 for key, own in self.by_key.items()}
         return link(self.sweep.cases, self.evaluations, weights)
 
     @property
@@ -66,8 +65,8 @@ class Run:
     def software(self) -> str:
         """torch and commit of the run, and of the measurements that were made with others."""
         torch = (self.env.get("packages") or {}).get("torch", "unknown")
-        of_all = software({**self.env, "torch": torch})
-        of_each = Counter(software(record) for record in self.records)
+        of_all = software_name(torch, self.env.get("commit"), self.env.get("dirty"))
+        of_each = Counter(software_name(r.torch, r.commit, r.dirty) for r in self.records)
         apart = [f"{n} on {which}" for which, n in of_each.items() if which != of_all]
         also = f"; of {len(self.records)} measurements {', '.join(apart)}" if apart else ""
         return of_all + also
@@ -76,14 +75,14 @@ class Run:
     def by_key(self) -> dict[str, list[Record]]:
         """The records of each case, by round."""
         found: dict[str, list[Record]] = {}
-        for record in sorted(self.records, key=lambda record: record["round"]):
-            found.setdefault(record["key"], []).append(record)
+        for record in sorted(self.records, key=lambda record: record.round):
+            found.setdefault(record.key, []).append(record)
         return found
 
 
-def software(of: Mapping[str, Any]) -> str:
-    """Of a record, or of a machine's description with its `torch`."""
-    return f"torch {of['torch']}, commit {short_commit(of)}"
+def software_name(torch: str | None, commit: str | None, dirty: bool | None) -> str:
+    """In short, of a record or of a machine."""
+    return f"torch {torch}, commit {(commit or 'unknown')[:9]}" + " + changes" * bool(dirty)
 
 
 def load(folder: Path) -> Run:
@@ -113,7 +112,7 @@ def frame(run: Run) -> pd.DataFrame:
             {
                 **case_columns(case),
                 "details": details(case, run.sweep.cases),
-                **predicted_columns(predict(case).figures() | told_with(own)),
+                **predicted_columns(prediction_of(case, own)),
                 **summary.measured(own),
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
                 **checked_columns(own),
@@ -149,19 +148,24 @@ def details(case: Case, cases: Sequence[Case]) -> str:
     return ", ".join(set_apart(case, cases, columns).values())
 
 
-def told_with(records: Sequence[Record]) -> dict[str, Any]:
-    """What was predicted with a measurement, by the code and on the machine that it is of; the
-    oldest records lack some."""
-    return dict(records[-1]["predicted"]) if records else {}
+def prediction_of(case: Case, records: Sequence[Record]) -> Predicted:
+    """What was predicted with the newest measurement, by the code and on the machine that it is
+    of.  Computed where nothing was measured, and where an old record lacks some of it."""
+    recorded = records[-1].predicted if records else None
+    if recorded and recorded.model_fields_set >= Predicted.model_fields.keys():
+        return recorded
+    computed, kept = predict(case).figures(), recorded.to_json() if recorded else {}
+    return computed.model_copy(update=kept)
 
 
-def predicted_columns(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """figures: of `Prediction.figures`."""
+def predicted_columns(predicted: Predicted) -> dict[str, Any]:
+    """The figures under the names of a frame."""
+    memory = {name: value for name, value in predicted.to_json().items() if name.endswith("_mib")}
     return {
-        "params": figures["params"],
-        **{f"{name}_predicted": figures[name] for name in figures if name.endswith("_mib")},
-        "tflops_predicted": figures["flops"] / 1e12,
-        "gflops_by_scale_predicted": [f / 1e9 for f in figures["flops_by_scale"]],
+        "params": predicted.params,
+        **{f"{name}_predicted": value for name, value in memory.items()},
+        "tflops_predicted": predicted.flops / 1e12,
+        "gflops_by_scale_predicted": [f / 1e9 for f in predicted.flops_by_scale],
     }
 
 
@@ -170,8 +174,8 @@ def checked_columns(records: Sequence[Record]) -> dict[str, Any]:
     differs = [
         where
         for record in records
-        if record["status"] == "ok"
-        for where in memory_differs(record["memory"], record["predicted"], record["device"])
+        if record.ok and record.memory
+        for where in memory_differs(record.memory, record.predicted, record.device)
     ]
     return {"memory_differs": ", ".join(dict.fromkeys(differs))} if records else {}
 

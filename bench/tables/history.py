@@ -12,7 +12,7 @@ from bench.study import records
 from bench.study.errors import UsageError
 from bench.study.names import weights_name
 from bench.study.printing import Printed
-from bench.study.storage import Record
+from bench.study.records import Record
 from bench.tables import summary
 
 ALIKE = ("method", "batch_size", "stack", "precision", "machine")
@@ -34,7 +34,7 @@ def history(
         complaints += damaged
         by_key: dict[str, list[Record]] = {}
         for line in lines:
-            by_key.setdefault(line["key"], []).append(line)
+            by_key.setdefault(line.key, []).append(line)
         rows += [row_of(found, folder) for found in by_key.values()]
     rows = [row for row in rows if method.lower() in row["method"].lower()]
     if not rows:
@@ -49,14 +49,14 @@ def history(
 
 def row_of(found: list[Record], folder: Path) -> dict[str, Any]:
     """One case in one run."""
-    last = max(found, key=lambda record: record["started_at"])
+    last = max(found, key=lambda record: record.started_at)
     names = ("key", *ALIKE, "experiment", "commit", "dirty", "torch", "started_at")
     figures = summary.measured(found)
     kept = ("status", "latency_s", "latency_spread", "total_mib", "rounds", "other_load_cores")
     return {
-        **{name: last[name] for name in names},
+        **{name: getattr(last, name) for name in names},
         **{name: figures.get(name) for name in kept},
-        "weights": weights_name(last["weights"]),
+        "weights": weights_name(last.weights),
         "run": str(folder),
     }
 

@@ -72,11 +72,11 @@ def what(case: Case) -> dict[str, Any]:
 def case_of(evaluation: Evaluation) -> Case | None:
     """The case that was sampled; None for images of unknown origin, for cases that this program
     does not know, and for random weights, whose images say nothing of a method."""
-    values = evaluation["case"]
+    values = evaluation.case
     if values is None or values.get("weights", "seeded") == "seeded":
         return None
     try:
-        return make_case({**values, "sampling": evaluation["preset"] or values["sampling"]})
+        return make_case({**values, "sampling": evaluation.preset or values["sampling"]})
     except (UsageError, KeyError):
         return None
 
@@ -84,10 +84,10 @@ def case_of(evaluation: Evaluation) -> Case | None:
 def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
     """Of a group of `TOGETHER`: figures of other networks or references are not comparable."""
     if metrics.issubset(ALONE):
-        weights = evaluation.get("metric_weights_sha256", {})
-        return (evaluation["extractor"], *(weights.get(metric) for metric in metrics))
+        weights = evaluation.metric_weights_sha256 or {}
+        return (evaluation.extractor, *(weights.get(metric) for metric in metrics))
     names = ("extractor", "extractor_sha256", "reference_sha256", "reference_images")
-    return tuple(evaluation[name] for name in names)
+    return tuple(getattr(evaluation, name) for name in names)
 
 
 class Pair(NamedTuple):
@@ -123,7 +123,7 @@ def link(
     by_key: dict[str, Quality] = {}
     how: dict[str, str] = {}
     for metrics in TOGETHER:
-        found = [pair for pair in pairs if metrics & pair.evaluation["metrics"].keys()]
+        found = [pair for pair in pairs if metrics & pair.evaluation.metrics.keys()]
         of_one = of_one_protocol(found, metrics)
         shown: list[Pair] = []
         for case in dict.fromkeys(pair.case for pair in of_one):
@@ -131,7 +131,7 @@ def link(
             quality = quality_of(of_case, metrics)
             by_key[case.key] = by_key[case.key] | quality if case.key in by_key else quality
             shown += of_case
-        there = {metric for pair in shown for metric in pair.evaluation["metrics"]}
+        there = {metric for pair in shown for metric in pair.evaluation.metrics}
         how |= {metric: how_measured(shown) for metric in METRICS if metric in metrics & there}
     return Linked(by_key, how)
 
@@ -162,7 +162,7 @@ def same_weights(pair: Pair) -> bool:
     none, by their sources ("published" and "finetuned" are the same for a plain VAR)."""
     from bench.methods.sources import sources_of
 
-    known, sampled = pair.weights_sha256, pair.evaluation["weights_sha256"] or {}
+    known, sampled = pair.weights_sha256, pair.evaluation.weights_sha256 or {}
     return all(
         known[mine] == sampled[theirs] if mine in known and theirs in sampled else mine == theirs
         for mine, theirs in zip(sources_of(pair.case), sources_of(pair.sampled), strict=True)
@@ -184,7 +184,7 @@ def of_one_set(own: Sequence[Pair]) -> list[Pair]:
     """Of a case's, those of the samples that are most like it; of several such the newest."""
 
     def which(pair: Pair) -> tuple[dict[str, str], str]:
-        return differences(pair), pair.evaluation["samples_sha256"]
+        return differences(pair), pair.evaluation.samples_sha256
 
     best = min(map(which, own), key=lambda one: len(one[0]))
     return [pair for pair in own if which(pair) == best]
@@ -195,12 +195,11 @@ def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
     words = "; ".join(differences(own[0]).values())
     quality = Quality({}, {}, {}, {})
     for evaluation in (pair.evaluation for pair in own):
-        for name in metrics & evaluation["metrics"].keys() - quality.figures.keys():
-            quality.figures[name] = evaluation["metrics"][name]
-            quality.images[name], quality.differs[name] = evaluation["images"], words
-            if name in evaluation["intervals"]:
-                low, high = evaluation["intervals"][name]
-                quality.intervals[name] = low, high
+        for name in metrics & evaluation.metrics.keys() - quality.figures.keys():
+            quality.figures[name] = evaluation.metrics[name]
+            quality.images[name], quality.differs[name] = evaluation.images, words
+            if name in evaluation.intervals:
+                quality.intervals[name] = evaluation.intervals[name]
     return quality
 
 
@@ -208,13 +207,13 @@ def how_measured(pairs: Sequence[Pair]) -> str:
     """One line."""
     evaluations = [pair.evaluation for pair in pairs]
     first = evaluations[0]
-    counts = sorted({e["images"] for e in evaluations})
+    counts = sorted({e.images for e in evaluations})
     images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    own = "" if first["published"] else " (weights of one's own)"
-    if "metric_weights_sha256" in first:
-        return f"{images} samples a row, by {first['extractor']}{own}"
-    of = f" of {first['reference_images']:,} images" if first["reference_images"] else ""
+    own = "" if first.published else " (weights of one's own)"
+    if first.metric_weights_sha256 is not None:
+        return f"{images} samples a row, by {first.extractor}{own}"
+    of = f" of {first.reference_images:,} images" if first.reference_images else ""
     return (
-        f"{images} samples a row, features of {first['extractor']}{own}, "
-        f"reference {first['reference']}{of}"
+        f"{images} samples a row, features of {first.extractor}{own}, "
+        f"reference {first.reference}{of}"
     )

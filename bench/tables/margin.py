@@ -86,7 +86,7 @@ def best(runs: Sequence[Run], cases: Sequence[Case]) -> Run | None:
     wanted = {same_speed(case) for case in cases}
 
     def measured(run: Run) -> int:
-        keys = {record["key"] for record in run.records if record["status"] == "ok"}
+        keys = {record.key for record in run.records if record.ok}
         return len(wanted & {same_speed(case) for case in run.sweep.cases if case.key in keys})
 
     chosen = max(runs, key=measured, default=None)

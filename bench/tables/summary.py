@@ -16,8 +16,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from bench.study.columns import COLUMNS, Column, column, register
-from bench.study.records import LOST
-from bench.study.storage import Record
+from bench.study.records import DEGRADED, MemoryUse, Paired, Record, Samples
 
 FEW = 6  # turns in one process: the least whose median has a 95 % interval
 ROUGH = ("one round", "few turns")  # what a speed-up rests on that is but a look
@@ -28,29 +27,45 @@ def measured(records: Sequence[Record]) -> dict[str, Any]:
     failed in any round, why."""
     if not records:
         return {"status": "not run"}
-    failed = [record for record in records if record["status"] != "ok"]
+    failed = [record for record in records if not record.ok]
     shown = failed[0] if failed else records[0]
-    found = {name: shown.get(name) for name in ("status", "reason")}
-    found["other_load_cores"] = other_load_cores(records)
-    found["shared_with"] = sorted({case for r in records for case in r.get("shared_with", [])})
+    found = {
+        "status": shown.status,
+        "reason": shown.reason,
+        "other_load_cores": other_load_cores(records),
+        "shared_with": sorted({case for record in records for case in record.shared_with}),
+    }
     if failed:
         return found
-    scales = [by_scale(record["samples"]["scale_latency_s"]) for record in records]
-    memory = max((record["memory"] for record in records), key=lambda used: used["total_mib"])
     derived = {c.name: c.derive(records) for c in COLUMNS.values() if c.derive}
     return {
         **found,
-        "scale_latency_s": by_scale(scales),
-        "stands_for": records[0].get("stands_for"),
-        **{name: next((r[name] for r in records if name in r), None) for name in LOST},
+        "scale_latency_s": by_scale([by_scale(s.scale_latency_s) for s in samples_of(records)]),
+        "stands_for": records[0].stands_for,
+        **{name: first_known(records, name) for name in DEGRADED},
         "vqvae_latency_s": vqvae_latency(records),
-        "steady": all(record["samples"]["steady"] for record in records),
+        "steady": all(s.steady for s in samples_of(records)),
         "discarded_for": ", ".join(
-            sorted({why for record in records for why in record["samples"]["discarded_for"]})
+            sorted({why for s in samples_of(records) for why in s.discarded_for})
         ),
-        **memory,
+        **largest_memory(records).to_json(),
         **{name: value for name, value in derived.items() if value is not None},
     }
+
+
+def samples_of(records: Sequence[Record]) -> list[Samples]:
+    """Of each round."""
+    return [record.samples for record in records if record.ok and record.samples]
+
+
+def largest_memory(records: Sequence[Record]) -> MemoryUse:
+    """That of the round whose total is the largest."""
+    return max((r.memory for r in records if r.memory), key=lambda used: used.total_mib)
+
+
+def first_known(records: Sequence[Record], name: str) -> Any:
+    """The first round's value that is not None, or None."""
+    return next((v for record in records if (v := getattr(record, name)) is not None), None)
 
 
 def by_scale(rows: Sequence[Sequence[float]]) -> list[float]:
@@ -69,7 +84,7 @@ for i, part in enumerate(("params", "KV cache", "running", "total")):
 
 
 def latency_by_round(records: Sequence[Record]) -> list[float]:
-    return [statistics.median(record["samples"]["latency_s"]) for record in records]
+    return [statistics.median(s.latency_s) for s in samples_of(records)]
 
 
 @column("latency_s", "latency s", "{:.3g}", 20, lower_is_better=True)
@@ -86,19 +101,19 @@ def latency_spread(records: Sequence[Record]) -> float | None:
 
 @column("throughput_img_s", "images/s", "{:.3g}", 40, lower_is_better=False)
 def throughput(records: Sequence[Record]) -> float:
-    return records[0]["batch_size"] / latency_of_case(records)
+    return records[0].batch_size / latency_of_case(records)
 
 
 @column("sustained_img_s", "sustained images/s", "{:.3g}", 110, lower_is_better=False)
 def sustained_throughput(records: Sequence[Record]) -> float | None:
     """Images per second of the streams."""
-    rates = [records[0]["batch_size"] * len(batches) / sum(batches) for batches in streams(records)]
+    rates = [records[0].batch_size * len(batches) / sum(batches) for batches in streams(records)]
     return statistics.median(rates) if rates else None
 
 
 def streams(records: Sequence[Record]) -> list[list[float]]:
     """Seconds of each batch, a list a stream."""
-    return [record["stream"]["batch_s"] for record in records if record.get("stream")]
+    return [record.stream.batch_s for record in records if record.stream]
 
 
 def batch_percentile(percent: int, records: Sequence[Record]) -> float | None:
@@ -117,13 +132,10 @@ for i, percent in enumerate((50, 90, 99)):
 @column("energy_j_per_image", "J/image", "{:.3g}", 150, lower_is_better=True)
 def energy_per_image(records: Sequence[Record]) -> float | None:
     """Joules, over everything decoded while the counter ran."""
-    known = [record for record in records if record["samples"]["energy_j"] is not None]
-    images = sum(
-        record["batch_size"] * (len(taken["latency_s"]) + len(taken["discarded_latency_s"]))
-        for record in known
-        if (taken := record["samples"])
-    )
-    return sum(record["samples"]["energy_j"] for record in known) / images if images else None
+    known = [s for s in samples_of(records) if s.energy_j is not None]
+    batches = sum(len(s.latency_s) + len(s.discarded_latency_s) for s in known)
+    joules = sum(s.energy_j or 0 for s in known)
+    return joules / (batches * records[0].batch_size) if batches else None
 
 
 # Columns of how the figures came about
@@ -136,7 +148,7 @@ def rounds(records: Sequence[Record]) -> int:
 
 @column("samples", "samples", "{}", 20, section="how")
 def samples(records: Sequence[Record]) -> int:
-    return sum(len(record["samples"]["latency_s"]) for record in records)
+    return sum(len(s.latency_s) for s in samples_of(records))
 
 
 register(Column("pairs", "turns with the baseline", "{}", 30, section="how"))
@@ -144,25 +156,24 @@ register(Column("pairs", "turns with the baseline", "{}", 30, section="how"))
 
 @column("stopped_by", "stopped by", "{}", 40, section="how")
 def stopped_by(records: Sequence[Record]) -> str:
-    ends = Counter(record["samples"]["stopped_by"] for record in records)
+    ends = Counter(s.stopped_by for s in samples_of(records))
     return ", ".join(f"{why} {n}" if n > 1 else why for why, n in ends.items())
 
 
 @column("discarded", "discarded", "{}", 50, section="how")
 def discarded(records: Sequence[Record]) -> int:
-    return sum(len(record["samples"]["discarded_latency_s"]) for record in records)
+    return sum(len(s.discarded_latency_s) for s in samples_of(records))
 
 
 @column("other_load_cores", "other load", "{:.2f}", 60, section="how")
 def other_load_cores(records: Sequence[Record]) -> float | None:
-    loads = [load for record in records if (load := record["other_load_cores"]) is not None]
+    loads = [load for record in records if (load := record.other_load_cores) is not None]
     return max(loads, default=None)
 
 
 def start_up(name: str, records: Sequence[Record]) -> float | None:
     """Median seconds of one part of the start of a process."""
-    starts = [record["start_up"] for record in records if record.get("start_up")]
-    known = [seconds for start in starts if (seconds := start.get(name)) is not None]
+    known = [s for record in records if (s := getattr(record.start_up, name)) is not None]
     return statistics.median(known) if known else None
 
 
@@ -180,7 +191,7 @@ for i, (name, heading) in enumerate(
 
 
 def vqvae_latency(records: Sequence[Record]) -> float | None:
-    known = [taken for record in records if (taken := record["samples"]["vqvae_latency_s"])]
+    known = [s.vqvae_latency_s for s in samples_of(records) if s.vqvae_latency_s]
     return statistics.median(map(statistics.median, known)) if known else None
 
 
@@ -208,18 +219,20 @@ def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
     where the case failed in any round, where either was not measured, or only in different places
     of a cluster.
     """
-    if not records or any(record["status"] != "ok" for record in records):
+    if not records or not all(record.ok for record in records):
         return {}
     if records == baseline:
         return {"speedup": 1.0}
-    own = {record["round"]: record for record in records}
-    base = {record["round"]: record for record in baseline if record["status"] == "ok"}
-    pairs = [paired_ratios(record) for record in own.values() if has_pairs(record, baseline)]
+    own = {record.round: record for record in records}
+    base = {record.round: record for record in baseline if record.ok}
+    keys = {record.key for record in baseline}
+    pairs = [r for record in records if (r := paired_ratios(record.paired, keys))]
     if pairs:
         ratios, by = [statistics.median(found) for found in pairs], "paired"
     else:
-        both = [i for i in own if i in base and own[i].get("place") == base[i].get("place")]
-        ratios, by = [latency(base[i]) / latency(own[i]) for i in both], "interleaved"
+        both = [i for i in own if i in base and own[i].place == base[i].place]
+        latencies = [latency_by_round([side[i] for i in both]) for side in (base, own)]
+        ratios, by = [a / b for a, b in zip(*latencies, strict=True)], "interleaved"
     if not ratios:
         return {}
     turns = sum(map(len, pairs))
@@ -229,30 +242,18 @@ def speedup(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
     found: dict[str, Any] = {"speedup": statistics.median(ratios), "speedup_by": by}
     if pairs:
         found["pairs"] = turns
-    if lost := [why for record in own.values() if (why := lost_pair(record))]:
+    if lost := [r.paired.reason for r in records if r.paired and r.paired.reason]:
         found["paired_reason"] = lost[0]
     if math.isfinite(low) and math.isfinite(high):
         found |= {"speedup_low": low, "speedup_high": high}
     return found
 
 
-def latency(record: Record) -> float:
-    return statistics.median(record["samples"]["latency_s"])
-
-
-def has_pairs(record: Record, baseline: Sequence[Record]) -> bool:
-    pairs = record.get("paired") or {}
-    return bool(pairs.get("latency_s")) and pairs["baseline"] in {r["key"] for r in baseline}
-
-
-def lost_pair(record: Record) -> str | None:
-    """Why a case could not take turns with its baseline."""
-    return (record.get("paired") or {}).get("reason")
-
-
-def paired_ratios(record: Record) -> list[float]:
-    pairs = record["paired"]
-    both = zip(pairs["baseline_latency_s"], pairs["latency_s"], strict=True)
+def paired_ratios(paired: Paired | None, baseline: set[str]) -> list[float]:
+    """Baseline over case, turn by turn; empty unless the turns were with that baseline."""
+    if paired is None or paired.baseline not in baseline:
+        return []
+    both = zip(paired.baseline_latency_s, paired.latency_s, strict=True)
     return [base / own for base, own in both]
 
 

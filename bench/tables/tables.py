@@ -23,7 +23,7 @@ from bench.study.columns import COLUMNS, in_order
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed, missing
-from bench.study.records import FAILED, LOST, OUT_OF_MEMORY
+from bench.study.records import DEGRADED, FAILED, OUT_OF_MEMORY
 from bench.tables.frames import Run, frame
 from bench.tables.summary import FEW, ROUGH
 
@@ -196,7 +196,7 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     found += [
         f"{row['method']}: {short}, {text}: {row[name]}"
         for row in data.to_dict("records")
-        for name, (short, text) in LOST.items()
+        for name, (short, text) in DEGRADED.items()
         if not missing(row.get(name))
     ]
     if pools := {
@@ -380,7 +380,7 @@ def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
     rows = []
     for case in dict.fromkeys(with_batch(case, 1) for case in sweep.cases):
         fits = largest_batch(case, usable)
-        parts = predict(with_batch(case, max(fits, 1))).figures()
+        parts = predict(with_batch(case, max(fits, 1))).figures().to_json()
         rows.append(
             {
                 **{name: getattr(case, name) for name in ("stack", "precision")},
@@ -503,7 +503,7 @@ def status_text(row: Mapping[Any, Any]) -> str:
     noted = f"; {differs}" if differs and not missing(differs) else ""
     if ours == "ok" and row.get("extrapolated") is True:
         ours += ", extrapolated"
-    for name, (short, _) in LOST.items():
+    for name, (short, _) in DEGRADED.items():
         if ours.startswith("ok") and not missing(row.get(name)):
             ours += f", {short}"
     return ours + (" (OOM)" if theirs == "oom" else "") + noted

@@ -112,7 +112,7 @@ def weights(tmp_path_factory):
 
 
 def evaluation(case, fid, **values):
-    return fake_evaluation(case, images=500, fid=fid) | values
+    return fake_evaluation(case, images=500, fid=fid).model_copy(update=values)
 
 
 def cases_like(run, **changes):

@@ -51,12 +51,12 @@ def texts(figure) -> list[str]:
 
 def record(name: str, **keys):
     """The one record of a case with these keys."""
-    (found,) = [r for r in run_of(name).records if keys.items() <= r["case"].items()]
+    (found,) = [r for r in run_of(name).records if keys.items() <= r.case.items()]
     return found
 
 
 def latency(name: str, **keys) -> float:
-    return statistics.median(record(name, **keys)["samples"]["latency_s"])
+    return statistics.median(record(name, **keys).samples.latency_s)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,7 @@ def test_scales_are_marked_where_the_model_changes():
         assert {name: n for name, n in changes.items() if n} == {
             f"CoDe N={n} (d30+d16)": 1 for n in (9, 8, 7, 6)
         }
-    taken = np.array(
-        record("code_table1", draft_steps=6, stack="modern")["samples"]["scale_latency_s"]
-    )
+    taken = np.array(record("code_table1", draft_steps=6, stack="modern").samples.scale_latency_s)
     (mark,) = [c for c in modern.collections if c.get_linewidth()[0] == 1.8][-1].get_segments()
     assert mark[0][0] == pytest.approx(np.median(taken, axis=0)[:6].sum())
 
@@ -170,9 +168,9 @@ def test_memory_says_totals_and_what_did_not_fit():
     figure = page("memory", "code_table3")
     said = texts(figure)
     fits = record("code_table3", method="code", batch_size=128)
-    assert f"{fits['memory']['total_mib']:,.0f} (paper 30,598)" in said
-    lost = record("code_table3", method="var", batch_size=128)["predicted"]
-    need = lost["total_mib"]
+    assert f"{fits.memory.total_mib:,.0f} (paper 30,598)" in said
+    lost = record("code_table3", method="var", batch_size=128).predicted
+    need = lost.total_mib
     assert f"OOM, predicted, needs {need:,.0f} (paper OOM)" in said
     hatched = [bar for bar in figure.axes[0].patches if bar.get_hatch()]
     assert sum(bar.get_width() for bar in hatched) == pytest.approx(need)
@@ -182,9 +180,9 @@ def test_timeline_shows_the_drafters_cache_going():
     figure = page("timeline", "code_table3")
     panel = next(ax for ax in figure.axes if ax.get_title("left").startswith("CoDe"))
     cache, peak = (patch.get_data().values for patch in panel.patches)
-    made = record("code_table3", method="code", batch_size=64)["memory"]
-    assert cache.tolist() == made["kv_cache_by_scale_mib"]
-    assert peak.tolist() == [b - made["params_mib"] for b in made["peak_by_scale_mib"]]
+    made = record("code_table3", method="code", batch_size=64).memory
+    assert cache.tolist() == made.kv_cache_by_scale_mib
+    assert peak.tolist() == [b - made.params_mib for b in made.peak_by_scale_mib]
     (left,) = [line for line in panel.lines if line.get_marker() == "o"]
     after = dict(zip(left.get_xdata(), left.get_ydata(), strict=True))
     assert after[6.5] < after[5.5] / 4  # after scale 6 the drafter and its cache are done
@@ -217,7 +215,7 @@ def test_figure5c_is_of_batch_64_and_says_the_papers_share():
     figure = page("code_figure5c", "code_figure5")
     keys = {"batch_size": 64, "stack": "published", "method": "var"}
     large, small = (
-        np.median(record("code_figure5", depth=d, **keys)["samples"]["scale_latency_s"], axis=0)
+        np.median(record("code_figure5", depth=d, **keys).samples.scale_latency_s, axis=0)
         for d in (30, 16)
     )
     said = [text.get_text() for text in figure.axes[0].texts]
@@ -244,7 +242,7 @@ def test_variant_memory_is_measured_or_predicted_and_says_which(name, says, mach
     assert memory.get_ylabel().endswith(says)
     assert any(machine in text.replace("\n", " ") for text in texts(figure))
     assert fid.lines[0].get_ydata().tolist() == [2.97, 2.28, 2.12, 2.05, 1.96]
-    (row,) = [r for r in rows_of(name) if r["method"] == "VARiant-d8 N=6 (d30)"]
+    (row,) = [r for r in rows_of(name) if r.method == "VARiant-d8 N=6 (d30)"]
     mib = row["kv_cache_mib"] if name == "variant_figure5" else row["kv_cache_mib_predicted"]
     assert memory.lines[0].get_ydata()[2] == mib
 

@@ -51,8 +51,8 @@ def run_of(folder, text=TOML, gpu_gib=44.5, law=None, **axes):
     (folder / "small.toml").write_text(text)
     run = fake_run(str(folder / "small.toml"), gpu_gib=gpu_gib, **axes)
     for record in run.records if law else []:
-        if record["status"] == "ok":
-            record["samples"]["latency_s"] = [law(record["case"])]
+        if record.status == "ok":
+            record.samples.latency_s = [law(record.case)]
     return run
 
 
@@ -190,8 +190,8 @@ def test_a_curve_that_memory_left_one_point_of_has_no_fit(tmp_path):
     text = TOML[: TOML.index("[[cases]]\nmethod")]
     run = run_of(tmp_path, text)
     for record in run.records:
-        if record["stack"] == "published" and record["batch_size"] > 1:
-            record["status"] = "oom"
+        if record.stack == "published" and record.batch_size > 1:
+            record.status = "oom"
     fits = dict(legend(page(run).axes[0]))
     assert fits["VAR-d3, published"] == "one point: no fit"
     assert "(3 points)" in fits["VAR-d3, modern"]
@@ -200,7 +200,7 @@ def test_a_curve_that_memory_left_one_point_of_has_no_fit(tmp_path):
 def test_what_failed_is_named(tmp_path):
     text = TOML[: TOML.index("[[cases]]\ndepth = [2")]
     run = run_of(tmp_path, text, stack="modern")
-    run.records[-1] |= {"status": "timeout"}
+    run.records[-1].status = "timeout"
     assert "Failed: VAR-d3 batch 16 (timeout)." in words(page(run))
 
 

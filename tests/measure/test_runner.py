@@ -86,10 +86,10 @@ def children(monkeypatch):
 
 def fake_result(case):
     predicted = predict(case).figures()
-    parts = {key: predicted[key] for key in ("params_mib", "kv_cache_mib")}
+    parts = {key: getattr(predicted, key) for key in ("params_mib", "kv_cache_mib")}
     total = sum(parts.values()) + 10
     memory = {**parts, "running_mib": 10.0, "total_mib": total, "process_mib": total}
-    memory["kv_cache_by_scale_mib"] = predicted["kv_cache_by_scale_mib"]
+    memory["kv_cache_by_scale_mib"] = predicted.kv_cache_by_scale_mib
     samples = Samples(
         latency_s=[1.0, 3.0, 2.0], scale_latency_s=[[0.1] * 10] * 3, vqvae_latency_s=[0.5]
     )
@@ -126,8 +126,8 @@ def test_a_record_has_the_hashes_of_its_weights_the_vqvaes_too(children, tmp_pat
     sweep = experiment.load(str(tmp_path / "tiny.toml"), ["method=var"], device="cpu")
     mini, seeded = run(sweep, tmp_path / "run")
     names = ("mini_large", "mini_vqvae")
-    assert mini["weights_sha256"] == {name: weights_sha256(name) for name in names}
-    assert "weights_sha256" not in seeded
+    assert mini.weights_sha256 == {name: weights_sha256(name) for name in names}
+    assert seeded.weights_sha256 == {}
     assert records.read(tmp_path / "run") == ([mini, seeded], [])
 
 
@@ -153,7 +153,7 @@ def test_resume_skips_exactly_what_is_finished(tiny, children, tmp_path):
     run(tiny, tmp_path / "run", resume=True)
     assert children == [tiny.cases[1].model_dump()]
     lines, complaints = records.read(tmp_path / "run")
-    assert sorted(line["key"] for line in lines) == sorted(case.key for case in tiny.cases)
+    assert sorted(line.key for line in lines) == sorted(case.key for case in tiny.cases)
     assert complaints == []
 
 
@@ -161,13 +161,13 @@ def test_rounds_run_all_cases_again_in_turn_and_resume_where_they_stopped(tiny, 
     tiny.experiment.rounds = 3
     keys = [case.key for case in tiny.cases]
     done = run(tiny, tmp_path / "run")
-    assert [r["key"] for r in done] == [*keys, *reversed(keys), *keys]
-    assert [r["round"] for r in done] == [1] * 3 + [2] * 3 + [3] * 3
+    assert [r.key for r in done] == [*keys, *reversed(keys), *keys]
+    assert [r.round for r in done] == [1] * 3 + [2] * 3 + [3] * 3
     file = tmp_path / "run" / "records.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:4]))
     again = run(tiny, tmp_path / "run", resume=True)
-    assert [(r["key"], r["round"]) for r in again] == [(r["key"], r["round"]) for r in done]
+    assert [(r.key, r.round) for r in again] == [(r.key, r.round) for r in done]
 
 
 def test_what_failed_once_is_not_tried_in_further_rounds(tiny, children, tmp_path):
@@ -180,7 +180,7 @@ def test_what_failed_once_is_not_tried_in_further_rounds(tiny, children, tmp_pat
 
     children.says = says
     done = run(tiny, tmp_path / "run")
-    assert [r["method"] for r in done].count("VAR-d2") == 1
+    assert [r.method for r in done].count("VAR-d2") == 1
     assert len(done) == 5
     assert len(run(tiny, tmp_path / "run", resume=True)) == 5
 
@@ -194,7 +194,7 @@ def test_resume_measures_again_what_failed_but_not_what_ran_out_of_memory(tiny, 
     children.says = good
     again = run(tiny, tmp_path / "run", resume=True)
     assert children == [case.model_dump() for case in tiny.cases[1:]]
-    assert [r["status"] for r in again] == ["oom", "ok", "ok"]
+    assert [r.status for r in again] == ["oom", "ok", "ok"]
     assert records.read(tmp_path / "run")[0] == again
     assert list(frames.frame(frames.load(tmp_path / "run"))["status"]) == ["oom", "ok", "ok"]
 
@@ -297,7 +297,7 @@ def test_resume_asks_for_the_same_cases_however_they_were_asked_for(tiny, childr
 def test_resume_keeps_the_lines_of_a_newer_program(tiny, children, tmp_path):
     run(tiny, tmp_path / "run")
     file = tmp_path / "run" / records.FILE
-    file.write_text(file.read_text().replace('"schema": 2', '"schema": 3', 1))
+    file.write_text(file.read_text().replace('"schema": 3', '"schema": 4', 1))
     before = file.read_text()
     with pytest.raises(UsageError) as e:
         run(tiny, tmp_path / "run", resume=True)
@@ -361,7 +361,7 @@ def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
     run(tiny, tmp_path / "run")
     file = tmp_path / "run" / "records.jsonl"
     first, _, third = file.read_text().splitlines(keepends=True)
-    file.write_text(first + "{oops\n" + third.replace('"schema": 2', '"schema": 99'))
+    file.write_text(first + "{oops\n" + third.replace('"schema": 3', '"schema": 99'))
     loaded = frames.load(tmp_path / "run")
     assert len(loaded.records) == 1
     assert [c.partition(": ")[0] for c in loaded.complaints] == [f"{file}:2", f"{file}:3"]
@@ -421,7 +421,7 @@ def test_what_cannot_fit_is_not_started_and_says_how_that_is_known(tiny, childre
 
     children.says = says
     done = run(sweep, tmp_path / "run")
-    ends = {(r["batch_size"], r["case"]["memory_limit_gib"]): r["status"] for r in done}
+    ends = {(r.batch_size, r.case["memory_limit_gib"]): r.status for r in done}
     assert ends == {
         (1, 0.1): "oom_predicted",
         (2, 0.1): "oom_predicted",
@@ -448,8 +448,8 @@ def test_the_reason_of_a_failure_is_in_its_row(tiny, children, tmp_path):
     )
     children.says = lambda job: next(outcomes)
     done = run(tiny, tmp_path / "run")
-    assert [r["status"] for r in done] == ["oom", "timeout", "error"]
-    assert "needs at least 0.4 GiB" in done[0]["reason"]
+    assert [r.status for r in done] == ["oom", "timeout", "error"]
+    assert "needs at least 0.4 GiB" in done[0].reason
     data = frames.frame(frames.load(tmp_path / "run"))
     assert list(data["status"]) == ["oom", "timeout", "error"]
 
@@ -648,24 +648,24 @@ def test_killed_stopped_and_resumed(tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     lines, complaints = records.read(tmp_path / "run")
-    assert sorted(r["method"] for r in lines) == [
+    assert sorted(r.method for r in lines) == [
         "VAR-d2",
         "VARiant-d2 N=6 (d2)",
         "VARiant-d2 N=8 (d2)",
     ]
     assert complaints == []
     for record in lines:
-        memory, samples = record["memory"], record["samples"]
-        parts = sum(memory[f"{name}_mib"] for name in ("params", "kv_cache", "running"))
-        assert record["status"] == "ok"
-        assert memory["total_mib"] == pytest.approx(parts)
-        assert memory["kv_cache_mib"] == record["predicted"]["kv_cache_mib"]
-        assert memory["params_mib"] == record["predicted"]["params_mib"]
-        assert len(samples["latency_s"]) == len(samples["scale_latency_s"]) == 1
-        assert all(len(scales) == 10 for scales in samples["scale_latency_s"])
-        assert len(record["tokens_sha256"]) == 64
-        once = record["start_up"]
+        memory, samples = record.memory, record.samples
+        parts = sum(getattr(memory, f"{name}_mib") for name in ("params", "kv_cache", "running"))
+        assert record.status == "ok"
+        assert memory.total_mib == pytest.approx(parts)
+        assert memory.kv_cache_mib == record.predicted.kv_cache_mib
+        assert memory.params_mib == record.predicted.params_mib
+        assert len(samples.latency_s) == len(samples.scale_latency_s) == 1
+        assert all(len(scales) == 10 for scales in samples.scale_latency_s)
+        assert len(record.tokens_sha256) == 64
+        once = record.start_up
         names = ("import_s", "load_s", "prepare_s", "first_latency_s", "first_vqvae_latency_s")
-        assert all(once[name] >= 0 for name in names)
-        assert sum(once[name] for name in names) <= once["first_image_s"]
-    assert len({record["tokens_sha256"] for record in lines}) == 1  # two of two layers
+        assert all(getattr(once, name) >= 0 for name in names)
+        assert sum(getattr(once, name) for name in names) <= once.first_image_s
+    assert len({record.tokens_sha256 for record in lines}) == 1  # two of two layers

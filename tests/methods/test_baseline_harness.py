@@ -359,22 +359,22 @@ def test_cases_become_records_and_rows(tiny, few_objects, tmp_path):
     runner.run(sweep, tmp_path / "run", env, Console(file=open("/dev/null", "w")))  # noqa: SIM115
     found, complaints = records.read(tmp_path / "run")
     assert complaints == []
-    assert [(r["status"], r["steps"]) for r in found] == [
+    assert [(r.status, r.steps) for r in found] == [
         ("ok", "4"),
         ("ok", "5"),
         ("ok", "3 of 256"),
         ("ok", "3 of 256"),
-    ], [r["reason"] for r in found]
+    ], [r.reason for r in found]
     for record in found[:2]:
-        taken = record["samples"]
-        assert sum(taken["scale_latency_s"][0]) == pytest.approx(taken["latency_s"][0])
-        assert "stands_for" not in record
+        taken = record.samples
+        assert sum(taken.scale_latency_s[0]) == pytest.approx(taken.latency_s[0])
+        assert record.stands_for is None
     for record in found[2:]:
-        taken, times = record["samples"], record["stands_for"]
+        taken, times = record.samples, record.stands_for
         assert (len(times), sum(times)) == (3, 256)
-        seconds = [n * s for n, s in zip(times, taken["scale_latency_s"][0], strict=True)]
-        assert sum(seconds) == pytest.approx(taken["latency_s"][0])
-        assert taken["energy_j"] is None
+        seconds = [n * s for n, s in zip(times, taken.scale_latency_s[0], strict=True)]
+        assert sum(seconds) == pytest.approx(taken.latency_s[0])
+        assert taken.energy_j is None
     run = frames.load(tmp_path / "run")
     printed = tables.measured(run)
     statuses = list(printed.text["status"])

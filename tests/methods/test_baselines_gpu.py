@@ -13,6 +13,7 @@ from bench.measure import runner
 from bench.methods.steps import generate
 from bench.predict.prediction import memory_differs, predict
 from bench.study.cases import make_case
+from bench.study.records import MemoryUse
 from tests.methods import small_baselines as small
 
 pytestmark = pytest.mark.gpu
@@ -72,4 +73,5 @@ def test_memory_is_as_predicted(method, stack, job, tmp_path):
     # In a process of its own: CUDA graphs of the tests before leave memory without an owner.
     result = runner.run_in_process(job | {"case": case.model_dump()}, 300, tmp_path / "log")
     assert result["status"] == "ok", result.get("reason")
-    assert memory_differs(result["memory"], predict(case).figures(), case.device) == []
+    used = MemoryUse.model_validate(result["memory"])
+    assert memory_differs(used, predict(case).figures(), case.device) == []

@@ -16,6 +16,7 @@ from bench.predict.prediction import CUBLAS_BYTES, largest_batch, memory_differs
 from bench.predict.simulate import PRIME, watched
 from bench.study import experiment
 from bench.study.cases import make_case
+from bench.study.records import MemoryUse
 from bench.tables.tables import usable_bytes
 from codevar import PRESETS, VAR, VQVAE, Sampling, plan, stack
 from codevar.decoding import generate
@@ -189,7 +190,8 @@ def record_of(case, **changes):
         "kv_cache_mib": max(told.kv_cache_bytes) / MIB,
         "running_mib": told.running_bytes / MIB,
     }
-    return parts | {"unaccounted_mib": 0.0, "accounted": True} | changes
+    by_scale = {f"{part}_by_scale_mib": [1.0] for part in ("peak", "kv_cache")}
+    return MemoryUse.model_validate(parts | by_scale | changes)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,8 @@ def record_of(case, **changes):
 def test_a_difference_is_said(part, factor, says):
     case = make_case({"method": "var", "depth": 8, "device": "cpu", "precision": "float32"})
     told = record_of(case)
-    found = memory_differs(told | {part: told[part] * factor}, predict(case).figures(), "cpu")
+    setattr(told, part, getattr(told, part) * factor)
+    found = memory_differs(told, predict(case).figures(), "cpu")
     assert [text.startswith(says) for text in found] == ([True] if says else [])
 
 
@@ -219,7 +222,7 @@ def test_what_no_tensor_asked_for_is_no_difference():
     case = make_case({"method": "var", "depth": 8, "device": "cuda"})
     hopper = CUBLAS_BYTES + 24 * MIB
     told = record_of(case, workspace_mib=hopper / MIB, rounding_mib=32)
-    told["running_mib"] += 24 + 32
+    told.running_mib += 24 + 32
     assert memory_differs(told, predict(case).figures(), "cuda") == []
 
 

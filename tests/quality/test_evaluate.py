@@ -144,7 +144,7 @@ def run(tmp_path, classifier, monkeypatch):
     return eval_
 
 
-def record(tmp_path: Path) -> dict:
+def record(tmp_path: Path) -> evaluations.Evaluation:
     """The last one written."""
     found, complaints = evaluations.read(tmp_path / "out" / evaluations.FILE)
     assert not complaints
@@ -217,7 +217,7 @@ def test_figures_are_torch_fidelitys_with_the_same_extractor(run, sets, classifi
         cache=False,
         verbose=False,
     )
-    ours = record(tmp_path)["metrics"]
+    ours = record(tmp_path).metrics
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert ours["inception_score"] == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
     assert ours["precision"] == pytest.approx(theirs["precision"], abs=1 / COUNT)
@@ -229,32 +229,32 @@ def test_figures_are_torch_fidelitys_with_the_same_extractor(run, sets, classifi
 @pytest.mark.parametrize("form", ["folder", "images.npz", "png", "npz"])
 def test_the_same_images_have_the_same_fid_in_any_form(form, run, sets, tmp_path):
     assert run(sets / form, "--metrics", "fid,precision,recall").exit_code == 0
-    first = record(tmp_path)["metrics"]
+    first = record(tmp_path).metrics
     assert run(sets / "npz", "--metrics", "fid,precision,recall").exit_code == 0
-    assert first == pytest.approx(record(tmp_path)["metrics"], rel=1e-6)
+    assert first == pytest.approx(record(tmp_path).metrics, rel=1e-6)
 
 
 def test_a_record_says_what_was_sampled_and_how_well_classes_are_recognised(run, sets, tmp_path):
     result = run(sets / "png", "--bootstrap", "20", "--format", "json")
     (printed,) = json.loads(result.stdout)
     found = record(tmp_path)
-    assert found["case"]["depth"] == 12
-    assert (found["label"], found["preset"], found["seed"]) == ("VAR-d12", "var", 5)
-    assert found["weights_sha256"] == {"mini_large": "0" * 64}
-    assert (found["reference"], found["reference_images"]) == ("mini:test", 200)
-    assert found["images"] == COUNT
-    by_class = found["class_accuracy_by_class"]
+    assert found.case["depth"] == 12
+    assert (found.label, found.preset, found.seed) == ("VAR-d12", "var", 5)
+    assert found.weights_sha256 == {"mini_large": "0" * 64}
+    assert (found.reference, found.reference_images) == ("mini:test", 200)
+    assert found.images == COUNT
+    by_class = found.class_accuracy_by_class
     assert len(by_class) == 10
-    assert found["metrics"]["class_accuracy"] == pytest.approx(np.mean(by_class))
+    assert found.metrics["class_accuracy"] == pytest.approx(np.mean(by_class))
     for name in ("fid", "inception_score", "precision", "recall", "class_accuracy"):
-        low, high = found["intervals"][name]
-        assert low <= found["metrics"][name] <= high
-    assert printed["metrics"] == found["metrics"]
+        low, high = found.intervals[name]
+        assert low <= found.metrics[name] <= high
+    assert printed["metrics"] == found.metrics
 
 
 def test_identical_sets_have_no_distance(run, sets, tmp_path):
     assert run(sets / "folder", reference=sets / "images.npz").exit_code == 0
-    found = record(tmp_path)["metrics"]
+    found = record(tmp_path).metrics
     assert found["fid"] == pytest.approx(0, abs=1e-6)
     assert (found["precision"], found["recall"]) == (1, 1)
 
@@ -291,11 +291,11 @@ def test_weights_of_another_file_are_another_extractor(tmp_path, classifier, set
 
 def test_a_damaged_cache_is_made_again(run, sets, tmp_path):
     assert run(sets / "png").exit_code == 0
-    first = record(tmp_path)["metrics"]
+    first = record(tmp_path).metrics
     for file in (tmp_path / "cache").rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:100])
     assert run(sets / "png").exit_code == 0
-    assert record(tmp_path)["metrics"] == first
+    assert record(tmp_path).metrics == first
 
 
 # References
@@ -306,10 +306,10 @@ def test_saved_statistics_stand_for_the_images(run, sets, tmp_path, classifier):
     saved = tmp_path / "new" / "folder" / "other.npz"
     assert run(other, "--save-statistics", saved, reference=None).exit_code == 0
     assert run(sets / "npz", "--metrics", "fid", reference=other).exit_code == 0
-    expected = record(tmp_path)["metrics"]["fid"]
+    expected = record(tmp_path).metrics["fid"]
     result = run(sets / "npz", reference=saved)
-    assert record(tmp_path)["metrics"]["fid"] == pytest.approx(expected, rel=1e-9)
-    assert "recall" not in record(tmp_path)["metrics"]
+    assert record(tmp_path).metrics["fid"] == pytest.approx(expected, rel=1e-9)
+    assert "recall" not in record(tmp_path).metrics
     assert "Without precision and recall: other.npz has statistics but no images." in result.stdout
     refused(run(sets / "npz", "--metrics", "recall", reference=saved), "statistics but no images")
     tensors = load_file(classifier)
@@ -339,14 +339,14 @@ def test_openais_reference_has_fid_by_its_statistics_and_recall_by_its_images(
 ):
     file = virtual(tmp_path / "virtual.npz")
     assert run(sets / "npz", reference=file).exit_code == 0
-    found = record(tmp_path)["metrics"]
+    found = record(tmp_path).metrics
     with np.load(file) as arrays:
         theirs = Gaussian(*(torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma")))
     pool = computed(sets / "npz", mini(classifier, CPU))["pool"]
     assert found["fid"] == pytest.approx(frechet_distance(Gaussian.of(pool), theirs))
     folder = write_folder(tmp_path / "theirs", pixels(30, 900))
     assert run(sets / "npz", "--metrics", "precision,recall", reference=folder).exit_code == 0
-    alone = record(tmp_path)["metrics"]
+    alone = record(tmp_path).metrics
     assert {name: found[name] for name in alone} == alone
 
 
@@ -409,11 +409,11 @@ def test_from_png_to_figures_with_inception(run, tmp_path, inception_file):
     )
     assert result.exit_code == 0, result.output
     found = record(tmp_path)
-    assert found["extractor"] == "inception-v3-compat"
-    assert not found["published"]
+    assert found.extractor == "inception-v3-compat"
+    assert not found.published
     assert "not the published ones" in result.stdout
-    assert found["metrics"]["inception_score"] >= 1
-    assert {"precision", "recall"} <= found["metrics"].keys()
+    assert found.metrics["inception_score"] >= 1
+    assert {"precision", "recall"} <= found.metrics.keys()
     line = "samples: 6 images are too few for a FID over 2048 pool features"
     refused(run(samples, *words, reference=references), line, "--metrics inception_score,precision")
 
@@ -633,8 +633,8 @@ def test_halves_need_as_many_images_as_the_whole(run, tmp_path):
 def test_without_a_reference_there_are_the_figures_that_need_none(run, sets, tmp_path):
     result = run(sets / "npz", "--format", "md", reference=None)
     assert result.exit_code == 0, result.stderr
-    assert set(record(tmp_path)["metrics"]) == {"inception_score", "class_accuracy"}
-    assert record(tmp_path)["reference"] == "none"
+    assert set(record(tmp_path).metrics) == {"inception_score", "class_accuracy"}
+    assert record(tmp_path).reference == "none"
     assert "Without fid and precision and recall: it needs a --reference." in result.stdout
     refused(run(sets / "npz", "--metrics", "fid", reference=None), "fid: it needs a --reference")
 

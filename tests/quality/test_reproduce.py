@@ -15,7 +15,7 @@ from bench.cli import app, targets
 from bench.cli import reproduce as reproduce_cli
 from bench.measure import machine
 from bench.quality import ablations, features, reproduce, sampling
-from bench.study import evaluations, experiment
+from bench.study import evaluations, experiment, storage
 from bench.study.cases import make_case
 from codevar.checkpoints import weights_sha256
 from codevar.train import checkpoint, loop
@@ -76,7 +76,7 @@ def test_a_case_of_two_experiments_is_sampled_and_evaluated_once(bench, tmp_path
     assert len(list((home / "samples").iterdir())) == 3
     lines, complaints = evaluations.read(home / evaluations.FILE)
     assert not complaints
-    told = {line["label"]: f"{line['metrics']['fid']:.2f}" for line in lines}
+    told = {line.label: f"{line.metrics['fid']:.2f}" for line in lines}
     assert len(lines) == len(told) == 3
     assert all(result.stdout.count(f"{fid} ") for fid in told.values())
     monkeypatch.setattr(sampling, "make", lambda *_: pytest.fail("sampled again"))
@@ -94,8 +94,10 @@ def test_another_network_or_other_samples_are_evaluated_again(bench, tmp_path):
     assert bench(*words, "--weights", other).exit_code == 0
     file = tmp_path / "out" / evaluations.FILE
     lines = evaluations.read(file)[0]
-    assert len({line["extractor_sha256"] for line in lines}) == len(lines) == 2
-    file.write_text("".join(json.dumps(e | {"evaluated_at": "2026-01-01"}) + "\n" for e in lines))
+    assert len({line.extractor_sha256 for line in lines}) == len(lines) == 2
+    for line in lines:
+        line.evaluated_at = "2026-01-01"
+    storage.write_lines(file, lines)
     assert bench(*words).exit_code == 0  # sampled since
     assert len(evaluations.read(file)[0]) == 3
 
@@ -219,7 +221,7 @@ def test_a_model_that_does_not_ship_is_trained_when_asked(trainable, tmp_path, m
     assert card["steps"] == 4
     assert card["init_sha256"] == weights_sha256("mini_small")
     (line,) = evaluations.read(tmp_path / "results" / "here" / "three" / evaluations.FILE)[0]
-    assert line["images"] == 130
+    assert line.images == 130
 
     monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
     assert trainable(*words).exit_code == 0

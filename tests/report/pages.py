@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench.study import storage
 from bench.tables.frames import Run
 from tests.synthetic import fake_run
 
@@ -22,10 +23,10 @@ def quiet_run(name: str = "d16_cpu", rounds: int = 3, **axes: Any) -> Run:
     run = fake_run(name, rounds=rounds, **(SMALL | axes if name == "d16_cpu" else axes))
     rng = np.random.default_rng(0)
     for record in run.records:
-        record["other_load_cores"] = 0.01
-        if record["status"] == "ok":
-            taken, by = record["samples"], rng.normal(1, 0.005)
-            taken["latency_s"] = [seconds * by for seconds in taken["latency_s"]]
+        record.other_load_cores = 0.01
+        if record.status == "ok":
+            taken, by = record.samples, rng.normal(1, 0.005)
+            taken.latency_s = [seconds * by for seconds in taken.latency_s]
     return run
 
 
@@ -33,8 +34,8 @@ def changed(run: Run, by: float, method: str = "CoDe") -> Run:
     """The run again, with other noise; what has that method in its name takes so much longer."""
     new, rng = copy.deepcopy(run), np.random.default_rng(1)
     for record in new.records:
-        taken, factor = record["samples"], by if method in record["method"] else 1
-        taken["latency_s"] = [s * factor * rng.normal(1, 0.002) for s in taken["latency_s"]]
+        taken, factor = record.samples, by if method in record.method else 1
+        taken.latency_s = [s * factor * rng.normal(1, 0.002) for s in taken.latency_s]
     return new
 
 
@@ -48,7 +49,7 @@ def on_disk(run: Run, folder: Path) -> Path:
     }
     (folder / "run.json").write_text(json.dumps(what))
     (folder / "env.json").write_text(json.dumps(run.env))
-    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in run.records))
+    storage.write_lines(folder / "records.jsonl", run.records)
     return folder
 
 

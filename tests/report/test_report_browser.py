@@ -30,8 +30,8 @@ def folder(tmp_path_factory):
     with mock.patch.object(VARiant, "label", property(lambda _: f"VARiant {HOSTILE}")):
         run = quiet_run(batch_size=[1, 4], rounds=5)
         run.sweep.experiment.paper = "code_table1"
-        run.records[0]["other_load_cores"] = 1.0
-        run.records[-1] |= {"status": "error", "reason": f"RuntimeError: {HOSTILE}"}
+        run.records[0].other_load_cores = 1.0
+        run.records[-1].status, run.records[-1].reason = "error", f"RuntimeError: {HOSTILE}"
         sets = [sample_set(to / "a", label=f"VAR {HOSTILE}"), sample_set(to / "b", "npz", "CoDe")]
         report.write(report.of_runs([run], sets), to / "report.html")
     run.records.pop()  # the one that failed

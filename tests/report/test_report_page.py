@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from bench.cli import app, targets
 from bench.report import content, grids, marks, page, pictures
 from bench.study.errors import UsageError
+from bench.study.records import CardState
 from bench.tables import compare, frames
 from tests.report.pages import HOSTILE, changed, on_disk, quiet_run, sample_set
 
@@ -31,7 +33,7 @@ def bench(tmp_path, monkeypatch):
 
 
 def copied(run):
-    return frames.Run(run.sweep, json.loads(json.dumps(run.records)), [], {**run.env}, run.folder)
+    return frames.Run(run.sweep, copy.deepcopy(run.records), [], {**run.env}, run.folder)
 
 
 def columns(grid):
@@ -84,8 +86,8 @@ def test_a_page_of_200_cases_is_under_5_mb():
 def test_hostile_text_never_leaves_its_place(quick, tmp_path):
     run = copied(quick)
     run.env["gpus"] = [{"name": HOSTILE}]
-    run.records[0] |= {"status": "error", "reason": HOSTILE + " \udc80"}
-    run.records[1]["method"] = HOSTILE
+    run.records[0].status, run.records[0].reason = "error", HOSTILE + " \udc80"
+    run.records[1].method = HOSTILE
     run.sweep.experiment.title = HOSTILE
     html = page.of_runs([frames.load(on_disk(run, tmp_path / "run"))])
     assert "<img src=x" not in html
@@ -109,12 +111,12 @@ def test_the_headline_is_the_most_that_is_sure(quick):
 def test_the_headline_says_what_it_rests_on(quick):
     busy = copied(quick)
     for record in busy.records:
-        record["other_load_cores"] = 1.5
+        record.other_load_cores = 1.5
     head = content.groups([busy])[0].headline
     assert head.sure == "marked"
     assert "other processes kept 1.50 cores busy" in head.why
     once = copied(quick)
-    once.records = [record for record in once.records if record["round"] == 1]
+    once.records = [record for record in once.records if record.round == 1]
     head = content.groups([once])[0].headline
     assert head.sure == "rough"
     assert "a look, not a measurement" in head.why
@@ -123,16 +125,16 @@ def test_the_headline_says_what_it_rests_on(quick):
 def test_nothing_faster_is_said_so(quick):
     run = copied(quick)
     for record in run.records:
-        if not record["method"].startswith("VAR-"):
-            record["samples"]["latency_s"] = [9 * s for s in record["samples"]["latency_s"]]
+        if not record.method.startswith("VAR-"):
+            record.samples.latency_s = [9 * s for s in record.samples.latency_s]
     assert content.groups([run])[0].headline.text.startswith("Nothing was faster than VAR-d4")
 
 
 def test_a_baseline_that_failed_later_makes_no_headline(quick):
     run = copied(quick)
     for record in run.records:
-        if record["method"] == "VAR-d4" and record["round"] == 2:
-            record |= {"status": "timeout", "reason": "took longer than 1 s"}
+        if record.method == "VAR-d4" and record.round == 2:
+            record.status, record.reason = "timeout", "took longer than 1 s"
     assert content.groups([run])[0].headline is None
 
 
@@ -187,16 +189,16 @@ def test_everything_doubtful_is_listed(quick):
     run = copied(quick)
     keys = [case.key for case in run.sweep.cases]
     by_key = run.by_key
-    by_key[keys[0]][0]["other_load_cores"] = 0.9
-    throttled = by_key[keys[1]][0]["samples"]
-    count = sum(len(record["samples"]["latency_s"]) for record in by_key[keys[1]])
-    throttled |= {"discarded_latency_s": [1.0], "discarded_for": ["sw_thermal_slowdown"]}
-    by_key[keys[2]][0]["samples"]["stopped_by"] = "noise"
-    by_key[keys[3]][0] |= {"status": "oom", "reason": "out of memory"}
-    by_key[keys[4]][0]["memory"]["kv_cache_mib"] += 7
-    by_key[keys[5]][0]["gpu"] = {"others": [{"pid": 1, "name": "blender", "mib": 9}]}
+    by_key[keys[0]][0].other_load_cores = 0.9
+    throttled = by_key[keys[1]][0].samples
+    count = sum(len(record.samples.latency_s) for record in by_key[keys[1]])
+    throttled.discarded_latency_s, throttled.discarded_for = [1.0], ["sw_thermal_slowdown"]
+    by_key[keys[2]][0].samples.stopped_by = "noise"
+    by_key[keys[3]][0].status, by_key[keys[3]][0].reason = "oom", "out of memory"
+    by_key[keys[4]][0].memory.kv_cache_mib += 7
+    by_key[keys[5]][0].gpu = CardState(others=[{"pid": 1, "name": "blender", "mib": 9}])
     for record in by_key[keys[6]]:
-        record["shared_with"] = ["VAR-d20"]
+        record.shared_with = ["VAR-d20"]
     run.complaints.append("records.jsonl:9: left out (no JSON)")
     run.env["dirty"] = True
     told = [" ".join(c.text for c in row) for row in content.groups([run])[0].cautions.rows]
@@ -346,10 +348,11 @@ def test_a_run_without_records_is_one_line(bench, quick, tmp_path):
     refused(bench("code_table3", "-o", out), "nothing measured", out)
 
 
-def test_a_record_that_lacks_its_memory_is_one_line(bench, quick, tmp_path):
+def test_a_record_that_lacks_its_memory_is_left_out_and_told(bench, quick, tmp_path):
     run, out = copied(quick), tmp_path / "report.html"
-    run.records[0]["memory"] = {}
-    refused(bench(on_disk(run, tmp_path / "run"), "-o", out), "is damaged", out)
+    run.records[0].memory = None
+    assert bench(on_disk(run, tmp_path / "run"), "-o", out).exit_code == 0
+    assert "records.jsonl:1: left out" in out.read_text()
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(bench, quick, tmp_path):
@@ -364,6 +367,6 @@ def test_other_mistakes_are_one_line(bench, quick, tmp_path):
     refused(bench(folder, "--threshold", "5%", "-o", out), "goes with --compare", out)
     other = copied(quick)
     for record in other.records:
-        record["machine"] = "another"
+        record.machine = "another"
     elsewhere = on_disk(other, tmp_path / "other")
     refused(bench("--compare", folder, elsewhere, "-o", out), "other machine", out)

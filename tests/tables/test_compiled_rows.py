@@ -10,7 +10,7 @@ from bench.measure import child
 from bench.predict.prediction import memory_differs, predict
 from bench.report.marks import marks
 from bench.study.cases import make_case
-from bench.study.records import LOST
+from bench.study.records import DEGRADED, MemoryUse, StartUp
 from bench.tables import compare, tables
 from codevar import compiled, graphs
 from codevar.stacks import STACKS
@@ -37,7 +37,8 @@ def test_its_memory_is_as_predicted(job):
     case = make_case(CASE)
     result = child.run(case, job)
     assert "not_compiled" not in result
-    assert memory_differs(result["memory"], predict(case).figures(), "cpu") == []
+    used = MemoryUse.model_validate(result["memory"])
+    assert memory_differs(used, predict(case).figures(), "cpu") == []
     exact = pytest.approx(predict(case).running_bytes / 2**20, rel=0.01)
     assert result["memory"]["running_mib"] == exact
 
@@ -48,18 +49,19 @@ def test_a_case_that_ran_eagerly_says_why(monkeypatch, job):
     case = make_case(CASE)
     result = child.run(case, job)
     assert (result["status"], result["not_compiled"]) == ("ok", WHY)
-    assert memory_differs(result["memory"], predict(case).figures(), "cpu") == []
+    used = MemoryUse.model_validate(result["memory"])
+    assert memory_differs(used, predict(case).figures(), "cpu") == []
     modern = child.run(make_case(CASE | {"stack": "modern"}), job)
     assert "not_compiled" not in modern
     assert modern["tokens_sha256"] == result["tokens_sha256"]
 
 
-@pytest.mark.parametrize(("lost", "short"), [(name, short) for name, (short, _) in LOST.items()])
+@pytest.mark.parametrize(("lost", "short"), [(n, short) for n, (short, _) in DEGRADED.items()])
 def test_no_table_takes_it_for_a_compiled_one(lost, short):
     run = fake_run("d16_cpu", method="var", batch_size=1, stack=["modern", "compiled"])
     for record in run.records:
-        if record["stack"] == "compiled":
-            record[lost] = WHY
+        if record.stack == "compiled":
+            setattr(record, lost, WHY)
     printed = tables.measured(run)
     by_stack = dict(zip(printed.data["stack"], printed.text["status"], strict=True))
     assert by_stack["modern"] == "ok"
@@ -70,10 +72,10 @@ def test_no_table_takes_it_for_a_compiled_one(lost, short):
     assert [mark.kind for mark in found if mark.short == short] == ["not comparable"]
 
 
-@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("lost", DEGRADED)
 def test_the_gate_tells_it(lost):
     run = fake_run("d16_cpu", method="var", batch_size=1, stack="compiled")
-    run.records[0][lost] = WHY
+    setattr(run.records[0], lost, WHY)
     assert WHY in compare.of_run(run).told[lost]
 
 
@@ -87,7 +89,10 @@ def test_what_graphs_take_is_told():
     for record in run.records:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(graphs, "known_of", lambda plan: [graphs.Known(Graphs())])
-            assert child.note_graphs(None, record["start_up"], record["memory"]) == {}
+            start_up, used = record.start_up.to_json(), record.memory.to_json()
+            assert child.note_graphs(None, start_up, used) == {}
+        record.start_up = StartUp(**start_up)
+        record.memory = MemoryUse(**used)
     printed = tables.measured(run)
     (note,) = [note for note in printed.notes if "CUDA graphs" in note]
     assert note.endswith("VAR-d16 300 MiB.")

@@ -128,7 +128,7 @@ def measured_with(weights: str, **sha256: str):
     """A run of VAR-d12 of those weights, with the hashes that its record has."""
     axes = {"method": "var", "depth": 12, "weights": weights, "stack": "modern"}
     run = fake_run("quick", **axes, batch_size=1, precision="fp16")
-    run.records[0]["weights_sha256"] = sha256
+    run.records[0].weights_sha256 = sha256
     return run
 
 
@@ -142,7 +142,9 @@ def test_weights_that_were_trained_on_since_have_another_quality():
         ({"mini_large": "a"}, True),  # of an older set
         (None, True),
     ):
-        found = dataclasses.replace(run, evaluations=[line | {"weights_sha256": hashes}])
+        found = dataclasses.replace(
+            run, evaluations=[line.model_copy(update={"weights_sha256": hashes})]
+        )
         assert ("fid" in frames.frame(found)) == linked, hashes
 
 
@@ -153,7 +155,9 @@ def test_the_same_weights_have_their_quality_under_any_name(tmp_path):
     sampled = run.sweep.cases[0].model_copy(update={"weights": "mini"})
     line = fake_evaluation(sampled, fid=5.0)
     for hashes, linked in (({"mini_large": "a", "mini_vqvae": "v"}, True), ({}, False)):
-        found = dataclasses.replace(run, evaluations=[line | {"weights_sha256": hashes}])
+        found = dataclasses.replace(
+            run, evaluations=[line.model_copy(update={"weights_sha256": hashes})]
+        )
         row = frames.frame(found).to_dict("records")[0]
         assert ("fid" in row, "fid_differs" in row) == (linked, False)
 
@@ -179,8 +183,10 @@ def test_metrics_of_one_set_of_samples_are_put_together():
 def test_figures_of_another_reference_or_network_share_no_table():
     cases = [case(), case(depth=24), case(depth=20)]
     lines = [fake_evaluation(c, fid=2.0) for c in cases[:2]]
-    other = fake_evaluation(cases[2], fid=0.5) | {"reference_sha256": "2" * 64}
-    newer = fake_evaluation(cases[0], fid=0.4) | {"extractor_sha256": "3" * 64}
+    other = fake_evaluation(cases[2], fid=0.5)
+    other.reference_sha256 = "2" * 64
+    newer = fake_evaluation(cases[0], fid=0.4)
+    newer.extractor_sha256 = "3" * 64
     found = link(cases, [newer, other, *lines])
     assert {key: q.figures["fid"] for key, q in found.by_key.items()} == {
         cases[0].key: 2.0,
@@ -194,9 +200,9 @@ def scored(sampled, weights=(), at="2026-01-01T00:00:00+00:00", **metrics):
     hashes = dict.fromkeys(metrics, "0") | dict(weights)
     network = {"extractor": "pyiqa-0.1.14", "extractor_sha256": repr(hashes)}
     without = {"reference": "none", "reference_sha256": None, "reference_images": None}
-    line = fake_evaluation(sampled, at=at, **metrics) | network | without
     intervals = {name: (value, value) for name, value in metrics.items()}
-    return line | {"metric_weights_sha256": hashes, "intervals": intervals}
+    own = {"metric_weights_sha256": hashes, "intervals": intervals, **network, **without}
+    return fake_evaluation(sampled, at=at, **metrics).model_copy(update=own)
 
 
 def test_table5_has_the_scores_of_the_same_method_and_weights(tmp_path, monkeypatch):
@@ -248,15 +254,16 @@ def test_a_mark_is_on_the_figures_that_it_is_of():
 
 def test_random_weights_and_images_of_unknown_origin_say_nothing():
     seeded = fake_evaluation(case(weights="seeded"), fid=300.0)
-    unknown = fake_evaluation(case(), fid=2.0) | {"case": None}
+    unknown = fake_evaluation(case(), fid=2.0)
+    unknown.case = None
     later = fake_evaluation(case(), fid=2.0)
-    later["case"]["a_key_of_tomorrow"] = 1
+    later.case["a_key_of_tomorrow"] = 1
     assert not link([case(), case(weights="seeded")], [seeded, unknown, later]).by_key
 
 
 def test_intervals_have_a_column():
     run = evaluated(weights="published")
-    run.evaluations[0]["intervals"] = {"fid": (1.97, 2.03)}
+    run.evaluations[0].intervals = {"fid": (1.97, 2.03)}
     printed = tables.measured(run)
     assert printed.text["FID 95 %"].iloc[0] == "1.97-2.03"
     assert printed.data["fid_low"][0] == 1.97
@@ -272,7 +279,9 @@ def test_evaluations_anywhere_under_results_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "RESULTS", tmp_path)
     line = fake_evaluation(make_case({"method": "var", "weights": "published"}), fid=2.2)
     evaluations.append(tmp_path / "h200" / "evaluations", line)
-    file = evaluations.append(tmp_path / "l20" / "a-run", line | {"evaluated_at": "2020"})
+    file = evaluations.append(
+        tmp_path / "l20" / "a-run", line.model_copy(update={"evaluated_at": "2020"})
+    )
     with open(file, "a") as f:
         f.write('{"schema": 1}\n{"schema": 9}\nno json\n')
     result = CliRunner().invoke(app.app, ["table", "code_table1", "--format", "json"])
@@ -339,7 +348,7 @@ def test_figure5a_tells_fine_tuned_from_training_free_by_the_marker():
 def test_no_label_covers_another_or_a_marker_however_many_there_are():
     run = evaluated("variant_figure5")
     for row in run.evaluations:
-        row["metrics"]["fid"] = 2 + row["metrics"]["fid"] / 100  # close together
+        row.metrics["fid"] = 2 + row.metrics["fid"] / 100  # close together
     figure = page("code_figure5a", run)
     ax = figure.axes[1]
     shown = [t for t in ax.texts if t.get_visible()]
@@ -376,9 +385,8 @@ def test_variants_figure5_is_of_a_model_of_any_depth():
     run = evaluated(
         "variant_figure5", depth=12, subnet_depth=[2, 4, 6], bridge_scales=[6, 8], weights="mini"
     )
-    run.evaluations = [
-        line | {"case": line["case"] | {"weights": "mini"}} for line in run.evaluations
-    ]
+    for line in run.evaluations:
+        line.case["weights"] = "mini"
     depth = page("variant_figure5a", run).axes[0]
     assert list(depth.lines[0].get_xdata()) == [2, 4, 6, 12]
     bridges = page("variant_figure5b", run).axes[0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from copy import deepcopy
 
 import pytest
 
-from bench.study import records
+from bench.study.records import Paired, Stream
 from bench.tables import summary, tables
 from tests.synthetic import fake_run
 
@@ -20,18 +19,18 @@ def run():
 
 
 def of(run, method):
-    return deepcopy([r for r in run.records if r["method"].startswith(method)])
+    return deepcopy([r for r in run.records if r.method.startswith(method)])
 
 
 def slower(record, factor):
-    samples = record["samples"]
-    samples["latency_s"] = [factor * s for s in samples["latency_s"]]
+    samples = record.samples
+    samples.latency_s = [factor * s for s in samples.latency_s]
 
 
 def test_a_figure_is_the_median_of_the_rounds_whatever_their_sizes(run):
     records = of(run, "VAR-d30")
     for record, seconds in zip(records, ([1.0], [2.0], [3.0] * 40), strict=True):
-        record["samples"]["latency_s"] = seconds
+        record.samples.latency_s = seconds
     found = summary.measured(records)
     assert found["latency_s"] == 2.0
     assert found["latency_spread"] == 1.0
@@ -69,7 +68,7 @@ def test_one_round_has_no_interval_and_says_so(run):
 def paired(record, baseline, ratio, n=8):
     own = [1 + 0.001 * i for i in range(n)]
     pairs = {"latency_s": own, "baseline_latency_s": [ratio * s for s in own]}
-    record["paired"] = {"baseline": baseline["key"], **pairs, "stopped_by": "target"}
+    record.paired = Paired(baseline=baseline.key, **pairs, stopped_by="target")
 
 
 def test_pairs_go_before_rounds(run):
@@ -105,7 +104,7 @@ def test_few_turns_in_one_process_are_marked(turns, by, mark):
 def test_a_pair_that_did_not_fit_falls_back_to_rounds_and_is_told(run):
     base, own = of(run, "VAR-d30"), of(run, "CoDe N=6")
     for record in own:
-        record["paired"] = {"baseline": base[0]["key"], "reason": "no memory for both"}
+        record.paired = Paired(baseline=base[0].key, reason="no memory for both")
     found = summary.speedup(own, base)
     assert found["speedup_by"] == "interleaved"
     assert found["paired_reason"] == "no memory for both"
@@ -115,14 +114,14 @@ def test_no_speed_up_where_the_baseline_failed_and_one_for_the_baseline(run):
     base, own = of(run, "VAR-d30"), of(run, "CoDe N=6")
     assert summary.speedup(base, base) == {"speedup": 1.0}
     for record in base:
-        record["status"] = "oom"
+        record.status = "oom"
     assert summary.speedup(own, base) == {}
     assert summary.speedup(base, base) == {}
 
 
 def test_a_case_that_failed_in_one_round_is_no_measured_case(run):
     records = of(run, "VAR-d30")
-    records[1] |= {"status": "error", "reason": "crashed: SIGSEGV"}
+    records[1].status, records[1].reason = "error", "crashed: SIGSEGV"
     found = summary.measured(records)
     assert (found["status"], found["reason"]) == ("error", "crashed: SIGSEGV")
     assert "latency_s" not in found
@@ -132,7 +131,7 @@ def test_a_case_that_failed_in_one_round_is_no_measured_case(run):
 
 def test_percentiles_and_rate_of_a_stream(run):
     records = of(run, "VAR-d30")[:1]
-    records[0]["stream"] = {"batch_s": [0.01 * i for i in range(100, 0, -1)]}
+    records[0].stream = Stream(batch_s=[0.01 * i for i in range(100, 0, -1)])
     found = summary.measured(records)
     shares = [found[f"batch_p{q}_s"] for q in (50, 90, 99)]
     assert shares == pytest.approx([0.5, 0.9, 0.99])
@@ -142,8 +141,8 @@ def test_percentiles_and_rate_of_a_stream(run):
 def test_energy_counts_all_that_was_decoded(run):
     records = of(run, "VAR-d30")[:2]
     for record in records:
-        record["samples"] |= {"energy_j": 7000.0, "discarded_latency_s": [1.0]}
-    images = 64 * sum(1 + len(r["samples"]["latency_s"]) for r in records)
+        record.samples.energy_j, record.samples.discarded_latency_s = 7000.0, [1.0]
+    images = 64 * sum(1 + len(r.samples.latency_s) for r in records)
     assert summary.measured(records)["energy_j_per_image"] == pytest.approx(14000 / images)
 
 
@@ -181,20 +180,19 @@ def test_how_it_was_measured_is_a_table(run):
     first = table.text.iloc[0]
     assert (first["rounds"], first["stopped by"]) == ("3", "target 3")
     record = run.records[0]
-    latency = statistics.median(record["samples"]["latency_s"])
+    latency = statistics.median(record.samples.latency_s)
     assert first["warm decode s"] == f"{latency:.3g}"
     assert first["to first image s"] == "20"
     parts = [first[f"{name} s"] for name in ("import", "load", "prepare")]
     assert parts == ["5", "9", "0.5"]
-    decoder = statistics.median(record["samples"]["vqvae_latency_s"])
+    decoder = statistics.median(record.samples.vqvae_latency_s)
     assert first["to warm image s"] == f"{latency + decoder:.3g}"
 
 
 def test_records_from_before_the_start_up_was_split_have_no_columns_of_its_parts(run):
     older = deepcopy(run)
     for record in older.records:
-        del record["start_up"]["import_s"], record["start_up"]["prepare_s"]
-        assert records.parse(json.dumps(record)) == record
+        record.start_up.import_s = record.start_up.prepare_s = None
     table = next(t for t in tables.measured(older).more if t.title == "How it was measured")
     assert "load s" in table.text
     assert not {"import s", "prepare s"} & {*table.text}

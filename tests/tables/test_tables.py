@@ -13,6 +13,7 @@ from bench.predict.prediction import predict
 from bench.study import papers, printing
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
+from bench.study.records import Predicted
 from bench.tables import case_rows, frames, tables
 from tests.synthetic import fake_run
 
@@ -63,7 +64,7 @@ def test_out_of_memory_is_a_row_as_in_the_paper(capsys):
 
 def test_latency_is_the_median_and_speed_up_is_over_the_baseline_of_the_same_axes():
     run = fake_run("code_figure5", batch_size=[1, 64])
-    run.records[0]["samples"]["latency_s"] = [1.0, 9.0, 2.0]
+    run.records[0].samples.latency_s = [1.0, 9.0, 2.0]
     table = frames.frame(run)
     assert table["latency_s"][0] == 2.0
     base = table[table["method"] == "VAR-d30"].set_index(["batch_size", "stack"])["latency_s"]
@@ -109,9 +110,9 @@ def test_every_format_prints_every_method(format, capsys):
 
 def test_a_hostile_text_stays_text(capsys):
     run = fake_run("variant_table3", batch_size=64)
-    run.records[0] |= {"status": "error", "reason": "[red]| a & b_c % </table>[/red]"}
+    run.records[0].status, run.records[0].reason = "error", "[red]| a & b_c % </table>[/red]"
     assert "[red]| a & b_c % </table>[/red]" in printed(run, "rich", capsys)
-    run.records[0]["status"] = "a & b_c %"
+    run.records[0].status = "a & b_c %"
     assert r"a \& b\_c \%" in printed(run, "latex", capsys)
 
 
@@ -152,8 +153,8 @@ def test_a_damaged_run_is_one_line_and_does_not_hide_the_others(tmp_path, text, 
 def test_a_row_says_where_memory_is_not_as_predicted(capsys):
     run = fake_run("variant_table3", batch_size=64)
     assert "; running" not in printed(run, "md", capsys)
-    run.records[1]["memory"]["running_mib"] *= 1.25
-    run.records[2]["memory"] |= {"accounted": False, "unaccounted_mib": 7.0}
+    run.records[1].memory.running_mib *= 1.25
+    run.records[2].memory.accounted, run.records[2].memory.unaccounted_mib = False, 7.0
     text = printed(run, "md", capsys)
     thinned = [line for line in text.splitlines() if line.startswith("| VARiant-d16")]
     assert "ok; running +25%" in thinned[0]
@@ -164,10 +165,12 @@ def test_a_row_says_where_memory_is_not_as_predicted(capsys):
 def test_what_was_predicted_with_a_measurement_stands_beside_it():
     """Not what today's code predicts, or the reader's machine."""
     run = fake_run("code_table3", batch_size=64)
-    run.records[0]["predicted"] |= {"kv_cache_mib": 1234.0, "flops": 5e12}
+    predicted = run.records[0].predicted
+    predicted.kv_cache_mib, predicted.flops = 1234.0, 5 * 10**12
     row = frames.frame(run).iloc[0]
     assert (row["kv_cache_mib_predicted"], row["tflops_predicted"]) == (1234.0, 5.0)
-    del run.records[0]["predicted"]["running_mib"]  # as in the oldest records
+    oldest = {name: value for name, value in predicted.to_json().items() if name != "running_mib"}
+    run.records[0].predicted = Predicted.model_validate(oldest)
     assert frames.frame(run).iloc[0]["running_mib_predicted"] > 100
 
 
@@ -186,7 +189,7 @@ def test_by_scale_shows_what_is_left_after_each(capsys):
     run = fake_run("code_table3", batch_size=64)
     scales = next(t.data for t in tables.measured(run).more if t.title == "By scale")
     left = scales[(scales["method"] == "CoDe N=6 (d30+d16)") & (scales["by scale"] == "live MiB")]
-    made = run.records[1]["memory"]["live_by_scale_mib"]
+    made = run.records[1].memory.live_by_scale_mib
     assert left[[str(k) for k in range(1, 11)]].iloc[0].tolist() == [f"{b:.0f}" for b in made]
 
 

@@ -26,7 +26,7 @@ from bench.study import experiment
 from bench.study.cases import Case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
-from bench.study.storage import Record
+from bench.study.records import Record
 from bench.study.units import GIB
 from codevar.progress import Progress
 
@@ -171,8 +171,8 @@ class Driver:
         """The nodes to wait for, busy or not: not where it lost a worker, where it fits, and where
         what it has need not be measured again; as far as there is one."""
         begun = of_family(self.records.all(), family)
-        machines = {record["machine"] for record in begun}
-        places = {record["place"].partition(" GPU ")[0] for record in begun}
+        machines = {record.machine for record in begun}
+        places = {str(record.place).partition(" GPU ")[0] for record in begun}
         wishes: tuple[Callable[[Node], bool], ...] = (
             lambda node: node.id not in family.shunned,
             lambda node: family.need_bytes <= self._memory_bytes(node),
@@ -259,7 +259,8 @@ class Driver:
         """Puts a measurement on disk."""
         self.failures[task.node.id] = 0
         _, case = task.todo[0]
-        self.records.add({**record, "shared_with": sorted(task.beside)}, log, task.about["env"])
+        record.shared_with = sorted(task.beside)
+        self.records.add(record, log, task.about["env"])
         self.work_done += work(case)
         self._next_measurement(task)
         done = len(self.records.all())
@@ -293,7 +294,8 @@ class Driver:
             *(case, self.sweep, task.about["env"], round_, failed, None, task.started_at),
             round(took, 3),
         )
-        self._measured(task, {**record, "place": place, "on": family.on}, reason + "\n")
+        record.place, record.on = place, family.on
+        self._measured(task, record, reason + "\n")
         if not self.records.missing(family):
             self.waiting.remove(family)
 

@@ -22,7 +22,7 @@ import psutil
 from bench.predict.shares import Family
 from bench.study.cases import Case
 from bench.study.experiment import Sweep
-from bench.study.storage import Record
+from bench.study.records import Record
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 LOG_CHARACTERS = 2**20
@@ -61,8 +61,9 @@ def measure(job: Job) -> Iterator[Any]:
     while todo := left(job.sweep, job.family, records, env["machine"], place):
         round_, case = todo[0]
         record, log = measure_case(job, case, round_, env)
-        records.append({**record, "place": place, "on": job.family.on})
-        yield records[-1], log
+        record.place, record.on = place, job.family.on
+        records.append(record)
+        yield record, log
 
 
 def describe(job: Job) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from bench.measure.runner import remaining_measurements
 from bench.predict.shares import Family
 from bench.study.cases import Case
 from bench.study.experiment import Sweep
-from bench.study.records import RunFolder
-from bench.study.storage import Record, write_text
+from bench.study.records import Record, RunFolder
+from bench.study.storage import write_text
 
 MACHINE = "{machine}"
 Todo = list[tuple[int, Case]]  # (round, case), in the order of measuring
@@ -32,23 +32,23 @@ def left(
     A round that is complete on the machine stays.  One that was broken off elsewhere begins again
     here, since its speed-ups would be ratios of two cards.
     """
-    own = [record for record in of_family(records, family) if record["machine"] == machine]
+    own = [record for record in of_family(records, family) if record.machine == machine]
     incomplete = {round_ for round_, _ in _lacking(sweep, family, own)}
     places: dict[int, set[str | None]] = {}
     for record in own:
-        places.setdefault(record["round"], set()).add(record.get("place"))
+        places.setdefault(record.round, set()).add(record.place)
     kept = [
         record
         for record in own
-        if record.get("place") == place
-        or (record["round"] not in incomplete and len(places[record["round"]]) == 1)
+        if record.place == place
+        or (record.round not in incomplete and len(places[record.round]) == 1)
     ]
     return _lacking(sweep, family, kept)
 
 
 def of_family(records: Sequence[Record], family: Family) -> list[Record]:
     """The records of a family's cases that were asked for on its kind of machine."""
-    return [r for r in records if r["key"] in family.keys and r.get("on") == family.on]
+    return [r for r in records if r.key in family.keys and r.on == family.on]
 
 
 def _lacking(sweep: Sweep, family: Family, records: list[Record]) -> Todo:
@@ -84,7 +84,7 @@ class SweepRecords:
     def missing(self, family: Family) -> Todo:
         """What the machine that has most of a family lacks of it; empty if the family is done."""
         records = of_family(self.all(), family)
-        machines = {record["machine"] for record in records}
+        machines = {record.machine for record in records}
         found = [left(self.sweep, family, records, machine, None) for machine in machines]
         return min(found or [_lacking(self.sweep, family, [])], key=len)
 
@@ -99,7 +99,7 @@ class SweepRecords:
             path = Path(self.out.replace(MACHINE, machine))
             self.folders[machine] = RunFolder(path, self.what, env, self.resume)
         home = self.folders[machine]
-        write_text(home.path / "logs" / f"{record['key']}-{record['round']}.log", log)
+        write_text(home.path / "logs" / f"{record.key}-{record.round}.log", log)
         for folder in self.folders.values():
             folder.discard(record)
         home.append(record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import socket
 from collections import Counter
@@ -21,6 +20,7 @@ from bench.measure.cluster.sweep_records import SweepRecords
 from bench.predict.shares import families
 from bench.study import records
 from bench.study.errors import UsageError
+from bench.study.records import Record, Samples
 from bench.tables import frames, summary, tables
 from codevar.progress import Progress
 from tests.measure.cluster.nodes import RESULT, Pretended, node, tiny
@@ -48,7 +48,7 @@ def together(found):
 
 
 def each_once(found, sweep):
-    keys = Counter((r["key"], r["round"]) for r in together(found))
+    keys = Counter((r.key, r.round) for r in together(found))
     rounds = range(1, sweep.experiment.rounds + 1)
     return keys == Counter((case.key, i) for case in sweep.cases for i in rounds)
 
@@ -59,12 +59,12 @@ def test_a_baseline_and_what_is_compared_with_it_run_in_turn_in_one_place(tmp_pa
     assert each_once(found, sweep)
     assert set(found) == {"a", "b"}
     for name, lines in found.items():
-        assert len({r["batch_size"] for r in lines}) == 1
-        assert [r["method"][:4] for r in lines] == ["VAR-", "VARi", "VARi", "VAR-"]  # turned round
-        assert {r["place"] for r in lines} == {name}
+        assert len({r.batch_size for r in lines}) == 1
+        assert [r.method[:4] for r in lines] == ["VAR-", "VARi", "VARi", "VAR-"]  # turned round
+        assert {r.place for r in lines} == {name}
     run = frames.load(tmp_path / "a" / "run")
     assert run.env["machine"] == "a"
-    log = tmp_path / "a" / "run" / "logs" / f"{found['a'][0]['key']}-1.log"
+    log = tmp_path / "a" / "run" / "logs" / f"{found['a'][0].key}-1.log"
     assert log.read_text() == "what it said"
 
 
@@ -82,7 +82,7 @@ def test_every_case_on_every_machine_or_on_those_that_were_named(tmp_path):
     found = sweep_over(cluster, sweep, tmp_path / "all", on=("all",))
     assert set(found) == {"a", "l20"}
     assert all(each_once({name: lines}, sweep) for name, lines in found.items())
-    assert {r["place"].split(" ")[0] for r in found["l20"]} == {"b", "c"}
+    assert {r.place.split(" ")[0] for r in found["l20"]} == {"b", "c"}
     found = sweep_over(cluster, sweep, tmp_path / "l20", on=("l20",))
     assert set(found) == {"l20"}
     assert each_once(found, sweep)
@@ -101,11 +101,11 @@ def test_a_round_that_was_broken_off_begins_again_where_it_goes_on(tmp_path):
     cluster.event = event
     found = sweep_over(cluster, sweep, tmp_path)
     assert each_once(found, sweep)
-    places = {i: {r["place"] for r in found["same"] if r["round"] == i} for i in (1, 2)}
+    places = {i: {r.place for r in found["same"] if r.round == i} for i in (1, 2)}
     other = {"a": "b", "b": "a"}[died[0]]
     assert places == {1: {died[0]}, 2: {other}}  # round 1 is whole, and stays
     told = summary.speedup(
-        *([r for r in found["same"] if r["key"] == case.key] for case in reversed(sweep.cases))
+        *([r for r in found["same"] if r.key == case.key] for case in reversed(sweep.cases))
     )
     assert told["speedup_by"] == "interleaved"
 
@@ -124,7 +124,9 @@ def test_a_round_of_two_places_gives_no_speed_up():
 
 
 def line(round_, place, seconds=1.0):
-    return {"status": "ok", "round": round_, "place": place, "samples": {"latency_s": [seconds]}}
+    samples = Samples.model_construct(latency_s=[seconds])
+    fields = {"key": place, "round": round_, "place": place, "samples": samples}
+    return Record.model_construct(status="ok", **fields)
 
 
 def test_a_sweep_goes_on_where_its_driver_died(tmp_path):
@@ -172,10 +174,10 @@ def test_a_case_that_kills_its_workers_is_a_row_and_not_the_end(tmp_path):
     cluster.event = event
     (lines,) = sweep_over(cluster, sweep, tmp_path).values()
     assert sorted(tried) == ["a", "b", "c"]
-    failed = [r for r in lines if r["status"] == "error"]
+    failed = [r for r in lines if r.status == "error"]
     assert len(failed) == 1  # what failed once is not tried in further rounds
-    assert "its worker died 3 times" in failed[0]["reason"]
-    assert [r["round"] for r in lines if r["status"] == "ok"] == [1, 2]
+    assert "its worker died 3 times" in failed[0].reason
+    assert [r.round for r in lines if r.status == "ok"] == [1, 2]
 
 
 def test_what_no_node_is_left_for_is_told_and_kept_for_later(tmp_path):
@@ -203,30 +205,30 @@ def test_a_case_goes_where_it_fits_and_is_a_row_where_it_fits_nowhere(tmp_path):
     cluster = Pretended(node("small", 1, 8), node("large", 1, 8))
     cluster.memory_gib = {"small": 2, "large": 80}
     found = sweep_over(cluster, sweep, tmp_path / "1")
-    assert {r["batch_size"] for r in found["large"]} == {1024}
+    assert {r.batch_size for r in found["large"]} == {1024}
     sweep = tiny(tmp_path, "batch_size=1024", device="cuda")
     found = sweep_over(cluster, sweep, tmp_path / "one")
     assert set(found) == {"large"}
     alone = Pretended(node("small", 1, 8), memory_gib={"small": 2})
     alone.event = lambda name, case, _: {"status": "oom", "reason": "no"}
-    assert {r["status"] for r in sweep_over(alone, sweep, tmp_path / "2")["small"]} == {"oom"}
+    assert {r.status for r in sweep_over(alone, sweep, tmp_path / "2")["small"]} == {"oom"}
 
 
 def test_what_ran_on_the_same_host_is_in_the_record(tmp_path):
     sweep, cluster = tiny(tmp_path, device="cuda"), Pretended(node("a", 2, 8))
     found = sweep_over(cluster, sweep, tmp_path / "shared")["a"]
-    assert len({r["place"] for r in found}) == 2
-    small = [r for r in found if r["batch_size"] == 1]
-    assert any(r["shared_with"] for r in small)
-    assert {name[-2:] for r in small for name in r["shared_with"]} == {"b2"}
+    assert len({r.place for r in found}) == 2
+    small = [r for r in found if r.batch_size == 1]
+    assert any(r.shared_with for r in small)
+    assert {name[-2:] for r in small for name in r.shared_with} == {"b2"}
     printed = tables.measured(frames.load(tmp_path / "shared" / "a" / "run"))
     assert any("ran on the same host during: VAR-d2" in note for note in printed.notes)
     alone = sweep_over(Pretended(node("a", 1, 8)), sweep, tmp_path / "alone")["a"]
-    assert all(r["shared_with"] == [] for r in alone)
+    assert all(r.shared_with == [] for r in alone)
     apart = Pretended(node("a"), node("b"))
     apart.hosts = dict.fromkeys("ab", "one host")  # two nodes in containers of one machine
     found = sweep_over(apart, tiny(tmp_path), tmp_path / "containers")
-    assert any(r["shared_with"] for r in together(found))
+    assert any(r.shared_with for r in together(found))
 
 
 @pytest.mark.parametrize("cards", [["x", "y"], []])
@@ -243,8 +245,8 @@ def test_two_cases_never_share_a_card(tmp_path):
     cluster.cards = {"a": ["the only one"]}
     found = sweep_over(cluster, sweep, tmp_path)
     assert each_once(found, sweep)
-    assert len({r["place"] for r in found["a"]}) == 1
-    assert all(r["shared_with"] == [] for r in found["a"])
+    assert len({r.place for r in found["a"]}) == 1
+    assert all(r.shared_with == [] for r in found["a"])
 
 
 @pytest.mark.parametrize(
@@ -373,4 +375,4 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, line):
 
 def test_ok_records_are_what_a_reader_takes(tmp_path):
     found = sweep_over(Pretended(node("a")), tiny(tmp_path), tmp_path)
-    assert json.loads(json.dumps(found["a"][0]))["samples"] == RESULT["samples"]
+    assert found["a"][0].samples == Samples.model_validate(RESULT["samples"])

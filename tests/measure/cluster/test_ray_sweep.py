@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.study import experiment, records, storage
+from bench.study import experiment, records
+from bench.study.records import Record
 from bench.study.units import MIB
 from tests.measure.cluster.nodes import RESULT, TINY
 
@@ -106,7 +107,7 @@ class Nodes:
             env={**os.environ, "COLUMNS": "200"},
         )
 
-    def records(self) -> dict[str, list[storage.Record]]:
+    def records(self) -> dict[str, list[Record]]:
         found = {}
         for file in sorted(self.folder.glob("*/run/records.jsonl")):
             found[file.parent.parent.name], complaints = records.read_lines(file)
@@ -114,7 +115,7 @@ class Nodes:
         return found
 
     def each_once(self) -> bool:
-        every = [record["key"] for lines in self.records().values() for record in lines]
+        every = [record.key for lines in self.records().values() for record in lines]
         return Counter(every) == Counter(case.key for case in self.sweep.cases)
 
 
@@ -155,13 +156,13 @@ def test_a_node_and_a_driver_are_killed_and_nothing_is_lost_or_doubled(nodes):
     assert {name: len(lines) for name, lines in found.items()} == {"alpha": 2, "beta": 4}
     assert (nodes.folder / "beta" / "run" / "records.jsonl").read_text().startswith(kept)
     for name, lines in found.items():
-        assert {r["place"] for r in lines} == {r["machine"] for r in lines} == {name}
-        assert {r["commit"] for r in lines} == {json.loads(env(nodes, name))["commit"]}
+        assert {r.place for r in lines} == {r.machine for r in lines} == {name}
+        assert {r.commit for r in lines} == {json.loads(env(nodes, name))["commit"]}
         assert all(
-            (nodes.folder / name / "run" / "logs" / f"{r['key']}-1.log").exists() for r in lines
+            (nodes.folder / name / "run" / "logs" / f"{r.key}-1.log").exists() for r in lines
         )
     # The nodes are on one host, and while alpha was there beta's case ran beside alpha's.
-    assert any(r["shared_with"] for r in found["alpha"])
+    assert any(r.shared_with for r in found["alpha"])
     for name in ("alpha", "beta"):
         assert str(nodes.folder / name / "run") in output.replace("\n", "")
 
@@ -179,5 +180,5 @@ def test_real_cases_on_a_cluster_of_this_machine(tmp_path):
     assert done.returncode == 0, done.stderr
     (file,) = (tmp_path / "runs").glob("*/records.jsonl")
     lines, _ = records.read_lines(file)
-    assert [r["status"] for r in lines] == ["ok"] * 4
-    assert all(r["memory"]["params_mib"] == r["predicted"]["params_mib"] for r in lines)
+    assert [r.status for r in lines] == ["ok"] * 4
+    assert all(r.memory.params_mib == r.predicted.params_mib for r in lines)
