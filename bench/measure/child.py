@@ -25,8 +25,7 @@ import torch
 
 from bench.measure import memory, timing, tracing
 from bench.measure.card import Card, make_current
-from bench.methods.generator import Generator
-from bench.methods.loaded import Loaded, load
+from bench.methods.loaded import Generator, Loaded, load
 from bench.methods.sources import reason
 from bench.study.cases import Case, make_case
 from bench.study.units import GIB, MIB

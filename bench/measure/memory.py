@@ -23,7 +23,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.measure.card import Card
-from bench.methods.generator import Made
+from bench.methods.loaded import Made
 from bench.study.units import MIB
 from codevar import graphs
 from codevar.outputs import OnScale

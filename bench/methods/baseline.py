@@ -6,6 +6,7 @@ network and steps.  Torch and the network's libraries are imported in its functi
 
 from __future__ import annotations
 
+import importlib
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -56,6 +57,11 @@ class Baseline(Case):
     @abstractmethod
     def decoding(self, network: Any) -> Method:
         """Its decode with that network."""
+
+    @property
+    def network_module(self) -> Any:
+        """The module `network` of its package, which imports torch."""
+        return importlib.import_module(".network", type(self).__module__)
 
     @property
     def network_sizes(self) -> Any:

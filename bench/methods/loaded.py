@@ -1,4 +1,7 @@
-"""A case with its weights, ready to decode."""
+"""A case with its weights, ready to decode, whatever its method: a `Generator`.
+
+What times and measures knows only this.  A "step" is a scale, a round, a denoising step or a token.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from torch import nn
 import codevar
 from bench.methods import published, steps
 from bench.methods.baseline import Baseline, networks
-from bench.methods.generator import Generator, Made, labels_of
 from bench.methods.meta import check_depths, configs
 from bench.methods.sources import source_of
 from bench.study.cases import Case, VARCase
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from bench.methods.image_decoders import ImageDecoder
 
 
+def labels_of(case: Case, classes: int, batch: int) -> list[int]:
+    """Classes of the images, other ones in each batch."""
+    first = batch * case.batch_size
+    return [i * 37 % classes for i in range(first, first + case.batch_size)]
+
+
 def load(case: Case, download: bool) -> Generator:
     """A case that can be run.  Raises CheckpointError."""
     if isinstance(case, Baseline):
@@ -37,7 +45,11 @@ def load(case: Case, download: bool) -> Generator:
 
 @dataclass
 class Loaded:
-    """A case that is a plan, with its weights, and how it runs."""
+    """A case that is a plan, with its weights, and how it runs.
+
+    sources: where the weights are from.  prepare_s: what it took, of its making, to get the models
+    ready for their stack.
+    """
 
     case: VARCase
     plan: Plan
@@ -73,27 +85,35 @@ class Loaded:
 
     @property
     def networks(self) -> list[nn.Module]:
+        """All that has weights, the image decoder too."""
         return [*self.plan.models, self.vqvae]
 
     @property
     def step_names(self) -> list[str]:
+        """Of the steps that run."""
         return [f"scale {k}" for k in range(1, self.plan.scales.K + 1)]
 
     @property
     def stands_for(self) -> tuple[int, ...]:
+        """Of a case that runs few of its steps, how many steps each of those stands for."""
         return ()
 
     @property
     def in_graph(self) -> bool:
+        """Whether torch makes CUDA graphs of its steps, which `codevar.graphs` are not."""
         return False
 
     def decode(self, on_scale: OnScale, batch: int = 0) -> Generated:
-        """The case's decode, up to the VQVAE's decoder."""
+        """The case's decode, up to the image decoder; `batch` changes classes and seed.
+
+        on_scale: called with 0 before the first step and with 1, 2, ... after each.
+        """
         sampling, seed = self.case.sampling_settings(), self.case.seed + batch
         labels = labels_of(self.case, self.plan.models[0].config.classes, batch)
         return generate(self.plan, self.vqvae, labels, sampling, seed, self.how, on_scale=on_scale)
 
     def images(self, made: Made) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1]."""
         assert isinstance(made, Generated)
         return images_of(made, self.vqvae, self.how)
 
@@ -155,3 +175,8 @@ class LoadedBaseline:
     def images(self, made: Made) -> torch.Tensor:
         with self.how.running(made.tokens.device):
             return self.decoder(made.tokens)
+
+
+Generator = Loaded | LoadedBaseline
+#: What a decode made, before the image decoder: `tokens`, to know it again, and `kv_cache_bytes`.
+Made = Generated | steps.Made

@@ -75,9 +75,13 @@ class Method(ABC):
     def flops(self, batch_size: int) -> tuple[int, ...]:
         """By step, of matrix products and convolutions; a multiply-add is two."""
 
-    @abstractmethod
+    @torch.no_grad()
     def cache_bytes(self, batch_size: int, run: Stack) -> int:
-        """Of the cache or recurrent state, which is there from the first step to the last."""
+        """Of the cache or recurrent state, which is there from the first step to the last; the
+        model in the stack's precision, on the meta device too."""
+        device = next(self.model.parameters()).device
+        labels_2B = torch.zeros(2 * batch_size, dtype=torch.long, device=device)
+        return self.start(labels_2B, torch.Generator(), run.precision).nbytes
 
 
 class ClassEmbedder(nn.Module):

@@ -23,7 +23,7 @@ STEPS, LAYERS = 5, 2
 def shapes(case: Baseline) -> dict[str, Any]:
     """What shapes tell of a case, under the names of `predict.Prediction`."""
     run, parts = stack(case.stack, case.precision, case.attention), networks(case)
-    method = case.decoding(parts[0])
+    method = case.decoding(parts[0].to(run.weights))
     counts = [sum(p.numel() for p in network.parameters()) for network in parts]
     return {
         "params": counts[0],
@@ -60,15 +60,14 @@ def of_sizes(case: Baseline, sizes: Any, run: Stack, device: str) -> Footprint:
     with torch.device("meta"):
         few = case.network(replace(sizes, depth=min(LAYERS, sizes.depth)))
         all_layers = case.network(sizes)
-    method, whole = case.decoding(few), case.decoding(all_layers)
-    method.model.to(run.weights)
+    method, whole = (case.decoding(network.to(run.weights)) for network in (few, all_layers))
+    more = np.array([0, whole.cache_bytes(1, run) - method.cache_bytes(1, run)])
     chosen = spread(method.steps, STEPS)
 
     def decode(on_step: OnScale) -> object:
         return generate(method, [0] * PRIME, 0, run, on_step, chosen)
 
     told = watched([method.model], decode, device, run.attention)
-    more = np.array([0, whole.cache_bytes(1, run) - method.cache_bytes(1, run)])
     times = stand_for(chosen, method.steps)
     return Footprint(
         tuple(peak + more for peak, n in zip(told.peaks, times, strict=True) for _ in range(n)),

@@ -18,7 +18,7 @@ from bench.measure.selfcheck import Selfcheck
 from bench.metrics import METRICS
 from bench.predict.prediction import largest_batch, predict
 from bench.study import papers
-from bench.study.cases import MINI, VARCase, with_batch
+from bench.study.cases import MINI, Case, VARCase, with_batch
 from bench.study.columns import COLUMNS, in_order
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
@@ -86,9 +86,7 @@ def measured(*runs: Run) -> Printed:
         text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
     constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
     cases = [case for run in runs for case in run.sweep.cases]
-    in_scales = data["method"].isin([case.label for case in cases if isinstance(case, VARCase)])
-    parts = (how_measured(data), by_scale(data[in_scales]), by_step(data[~in_scales]))
-    more = [part for part in parts if len(part.text)]
+    more = [part for part in (how_measured(data), *by_part(data, cases)) if len(part.text)]
     return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
 
 
@@ -263,6 +261,12 @@ def speedup_notes(data: pd.DataFrame) -> list[str]:
     return [f"Speed-ups: {how}.", *(f"Not paired, {reason}." for reason in dict.fromkeys(lost))]
 
 
+def by_part(data: pd.DataFrame, cases: Sequence[Case]) -> tuple[Printed, Printed]:
+    """What each scale takes, and of methods without scales each tenth of their steps."""
+    in_scales = data["method"].isin([case.label for case in cases if isinstance(case, VARCase)])
+    return by_scale(data[in_scales]), by_step(data[~in_scales])
+
+
 def by_scale(data: pd.DataFrame) -> Printed:
     """Latency, KV cache and work of each scale."""
     rows = []
@@ -362,7 +366,7 @@ def predictions(sweep: Sweep) -> Printed:
     text["TFLOP"] = data["tflops"].map("{:.4g}".format)
     scales = data.rename(columns=lambda name: f"{name}_predicted" if "_by_scale" in name else name)
     title = f"{sweep.experiment.title}: predicted from shapes"
-    more = [part for part in (by_scale(scales), by_step(scales)) if len(part.text)]
+    more = [part for part in by_part(scales, sweep.cases) if len(part.text)]
     found = ["Params MiB include the VQVAE, or its like."]
     if "auto" in set(data["device"]):
         found.append("Memory is a GPU's; for this CPU's: --set device=cpu.")

@@ -82,4 +82,4 @@ def test_half_precision_keeps_the_state_as_its_weights(name):
 
     made = generate(Watched(net), [3], 0, run, chosen=[0, 1])
     assert seen == [{run.weights}] * 2
-    assert made.kv_cache_bytes[0] == small.method(small.AIM).cache_bytes(1, run)
+    assert made.kv_cache_bytes[0] == aim.NextToken(net).cache_bytes(1, run)

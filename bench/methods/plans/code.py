@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import codevar
 from bench.methods.plans.variant import Subnetted
 from bench.study.cases import Depth, VARCase, register
-
-if TYPE_CHECKING:
-    from codevar.plan import Plan
-    from codevar.var import VAR
 
 
 @register
@@ -33,11 +30,9 @@ class CoDe(VARCase):
             return ()
         return f"drafter_{self.draft_steps}", f"refiner_{self.draft_steps}"
 
-    def method_plan(self, *models: VAR) -> Plan:
-        from codevar.plan import code
-
+    def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
         drafter, refiner = models
-        return code(drafter, refiner, self.draft_steps)
+        return codevar.plan.code(drafter, refiner, self.draft_steps)
 
 
 @register
@@ -54,9 +49,8 @@ class CoDeVARiant(CoDe, Subnetted):
     def finetuned(self) -> tuple[str, ...]:
         return super().finetuned() if self.in_mini_world else ()
 
-    def method_plan(self, *models: VAR) -> Plan:
-        from codevar.plan import code, subnet
-
+    def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
         drafter, refiner = models
         late = range(self.draft_steps + 1, self.scale_count + 1)
-        return code(drafter, subnet(refiner, self.subnet_depth, late), self.draft_steps)
+        thinned = codevar.plan.subnet(refiner, self.subnet_depth, late)
+        return codevar.plan.code(drafter, thinned, self.draft_steps)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import codevar
 from bench.study.cases import Depth, VARCase, register
-
-if TYPE_CHECKING:
-    from codevar.plan import Plan
-    from codevar.var import VAR
 
 
 @register
@@ -18,10 +15,8 @@ class Original(VARCase):
     method: Literal["var"] = "var"
     label_format: ClassVar = "VAR-d{depth}"
 
-    def method_plan(self, *models: VAR) -> Plan:
-        from codevar.plan import original
-
-        return original(models[0])
+    def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        return codevar.plan.original(models[0])
 
 
 @register
@@ -35,8 +30,6 @@ class Swap(VARCase):
     depth_keys: ClassVar = ("depth", "other_depth")
     scale_keys: ClassVar = {"scale": (1, 0)}
 
-    def method_plan(self, *models: VAR) -> Plan:
-        from codevar.plan import swap_scale
-
+    def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
         base, other = models
-        return swap_scale(base, other, self.scale)
+        return codevar.plan.swap_scale(base, other, self.scale)

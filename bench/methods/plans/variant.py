@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+import codevar
 from bench.study.cases import VARCase, register
-
-if TYPE_CHECKING:
-    from codevar.plan import Plan
-    from codevar.var import VAR
 
 
 class Subnetted(VARCase):
@@ -48,10 +45,8 @@ class VARiant(Subnetted):
     def finetuned(self) -> tuple[str, ...]:
         return (f"variant_d{self.subnet_depth}",) if self.in_mini_world else ()
 
-    def method_plan(self, *models: VAR) -> Plan:
-        from codevar.plan import variant
-
-        return variant(models[0], self.subnet_depth, self.bridge_scales)
+    def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        return codevar.plan.variant(models[0], self.subnet_depth, self.bridge_scales)
 
 
 def as_written(scales: Any) -> Any:
@@ -80,7 +75,5 @@ class Subnet(Subnetted):
             raise ValueError(f"scales must be like 7-10 or 1-3,5, in 1..{K}, not {self.scales!r}")
         return self
 
-    def method_plan(self, *models: VAR) -> Plan:
-        from codevar.plan import subnet
-
-        return subnet(models[0], self.subnet_depth, self.chosen())
+    def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        return codevar.plan.subnet(models[0], self.subnet_depth, self.chosen())

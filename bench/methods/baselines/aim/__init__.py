@@ -14,8 +14,9 @@ from bench.study.cases import register
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from bench.methods.baselines.aim.network import AiM, NextToken
+    from bench.methods.steps import Method
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,11 @@ class AiMCase(Baseline):
     def network_name(self) -> str:
         return f"aim_{self.size.lower()}"
 
-    def network(self, sizes: AiMConfig) -> AiM:
-        from bench.methods.baselines.aim.network import AiM
+    def network(self, sizes: AiMConfig) -> nn.Module:
+        return self.network_module.AiM(sizes)
 
-        return AiM(sizes)
-
-    def decoding(self, network: Any) -> NextToken:
-        from bench.methods.baselines.aim.network import NextToken
-
-        return NextToken(network, self.cfg, self.top_k)
+    def decoding(self, network: Any) -> Method:
+        return self.network_module.NextToken(network, self.cfg, self.top_k)
 
     def renamed(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # The file holds its tokenizer too, and its head, which is its embedding.

@@ -25,7 +25,6 @@ from torch import nn
 
 from bench.methods.baselines.aim import AiMConfig
 from bench.methods.steps import ClassEmbedder, TokenByToken, Written, one_graph, static
-from codevar.stacks import Stack
 
 TAPS = 4
 
@@ -262,9 +261,3 @@ class NextToken(TokenByToken):
         step = 2 * batch_size * (config.depth * layer + 2 * C * config.vocab)
         once = 2 * batch_size * (2 * C * config.groups * 3 * C + 2 * C * 2 * C)
         return (step + once, *(step,) * (self.steps - 1))
-
-    def cache_bytes(self, batch_size: int, run: Stack) -> int:
-        config = self.model.config
-        taps = (config.inner + 2 * config.state) * (TAPS - 1)
-        layer = taps + config.inner * config.state
-        return 2 * batch_size * config.depth * layer * run.weights.itemsize

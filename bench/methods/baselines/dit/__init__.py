@@ -11,7 +11,9 @@ from bench.methods.baseline import Baseline
 from bench.study.cases import register
 
 if TYPE_CHECKING:
-    from bench.methods.baselines.dit.network import DDIM, DiT
+    from torch import nn
+
+    from bench.methods.steps import Method
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,10 @@ class DiTCase(Baseline):
     def network_name(self) -> str:
         return f"dit_{self.size.lower().replace('/', '')}"
 
-    def network(self, sizes: DiTConfig) -> DiT:
-        from bench.methods.baselines.dit.network import DiT
+    def network(self, sizes: DiTConfig) -> nn.Module:
+        return self.network_module.DiT(sizes)
 
-        return DiT(sizes)
-
-    def decoding(self, network: Any) -> DDIM:
-        from bench.methods.baselines.dit.network import DDIM
-
+    def decoding(self, network: Any) -> Method:
         if self.weights == "seeded":
             network.fix()
-        return DDIM(network, self.sampling_steps, self.cfg)
+        return self.network_module.DDIM(network, self.sampling_steps, self.cfg)

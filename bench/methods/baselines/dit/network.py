@@ -13,7 +13,6 @@ Shapes: B images, 2B rows, L tokens, C width, Z channels of the latents, h w the
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
+from diffusers.models.embeddings import get_timestep_embedding
 from timm.layers import Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention
 from torch import nn
 
 from bench.methods.baselines.dit import DiTConfig
 from bench.methods.steps import ClassEmbedder, Method
-from codevar.stacks import Stack
 
 TIME_WIDTH = 256  # of the sines that a step is embedded from
 GUIDED = 3  # channels: the published code leaves the fourth as it is
@@ -85,10 +84,7 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
         """(n, C) of n steps."""
-        half = TIME_WIDTH // 2
-        rates = torch.arange(half, device=t.device, dtype=torch.float32) / half
-        angles = t[:, None].float() * torch.exp(-math.log(10000) * rates)
-        sines = torch.cat((angles.cos(), angles.sin()), dim=1)
+        sines = get_timestep_embedding(t, TIME_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
         first = self.mlp[0]
         assert isinstance(first, nn.Linear)
         return self.mlp(sines.to(first.weight.dtype))
@@ -195,6 +191,3 @@ class DDIM(Method):
         final = 2 * 2 * C * C + 2 * L * C * 2 * patch
         row = 2 * L * patch * C + config.depth * block + final
         return (2 * batch_size * row + 2 * (TIME_WIDTH * C + C * C),) * self.steps
-
-    def cache_bytes(self, batch_size: int, run: Stack) -> int:
-        return 0

@@ -13,8 +13,9 @@ from bench.study.cases import register
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from bench.methods.baselines.llamagen.network import LlamaGen, NextToken
+    from bench.methods.steps import Method
 
 HUB = "FoundationVision/LlamaGen"
 #: LlamaGen's tokenizer, which AiM has too.
@@ -81,15 +82,11 @@ class LlamaGenCase(Baseline):
     def network_sizes(self) -> LlamaGenConfig:
         return replace(self.sizes[self.size], tokens=self.all_steps)
 
-    def network(self, sizes: LlamaGenConfig) -> LlamaGen:
-        from bench.methods.baselines.llamagen.network import LlamaGen
+    def network(self, sizes: LlamaGenConfig) -> nn.Module:
+        return self.network_module.LlamaGen(sizes)
 
-        return LlamaGen(sizes)
-
-    def decoding(self, network: Any) -> NextToken:
-        from bench.methods.baselines.llamagen.network import NextToken
-
-        return NextToken(network, self.cfg, self.top_k)
+    def decoding(self, network: Any) -> Method:
+        return self.network_module.NextToken(network, self.cfg, self.top_k)
 
     def renamed(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in tensors.items() if name != "freqs_cis"}

@@ -20,7 +20,6 @@ from torch import nn
 
 from bench.methods.baselines.llamagen import LlamaGenConfig
 from bench.methods.steps import ClassEmbedder, TokenByToken, Written, one_graph, static
-from codevar.stacks import Stack
 
 
 class LlamaGen(nn.Module):
@@ -196,8 +195,3 @@ class NextToken(TokenByToken):
         return tuple(
             2 * batch_size * (fixed + config.depth * 4 * C * (i + 1)) for i in range(self.steps)
         )
-
-    def cache_bytes(self, batch_size: int, run: Stack) -> int:
-        config = self.model.config
-        elements = 2 * batch_size * config.depth * 2 * config.width * config.tokens
-        return elements * run.precision.itemsize

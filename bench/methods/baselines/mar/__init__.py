@@ -11,7 +11,9 @@ from bench.methods.baseline import Baseline
 from bench.study.cases import register
 
 if TYPE_CHECKING:
-    from bench.methods.baselines.mar.network import MAR, Rounds
+    from torch import nn
+
+    from bench.methods.steps import Method
 
 DROPBOX = "https://www.dropbox.com/scl/fi"
 
@@ -71,12 +73,8 @@ class MARCase(Baseline):
         # Denoising steps are alike.
         return self.model_copy(update={"denoising_steps": min(3, self.denoising_steps)})
 
-    def network(self, sizes: MARConfig) -> MAR:
-        from bench.methods.baselines.mar.network import MAR
+    def network(self, sizes: MARConfig) -> nn.Module:
+        return self.network_module.MAR(sizes)
 
-        return MAR(sizes)
-
-    def decoding(self, network: Any) -> Rounds:
-        from bench.methods.baselines.mar.network import Rounds
-
-        return Rounds(network, self.rounds, self.denoising_steps, self.cfg)
+    def decoding(self, network: Any) -> Method:
+        return self.network_module.Rounds(network, self.rounds, self.denoising_steps, self.cfg)

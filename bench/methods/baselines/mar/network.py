@@ -31,7 +31,6 @@ from torch import nn
 from bench.methods.baselines.dit.network import TIME_WIDTH, FinalLayer, TimeEmbedder
 from bench.methods.baselines.mar import MARConfig
 from bench.methods.steps import Method
-from codevar.stacks import Stack
 
 TRAINED_STEPS = 1000
 
@@ -307,9 +306,6 @@ class Rounds(Method):
             drawn = wanted * (2 * C * W + T * denoiser)
             work[i] += 2 * batch_size * (read + told + drawn)
         return tuple(work)
-
-    def cache_bytes(self, batch_size: int, run: Stack) -> int:
-        return 0
 
 
 def take(x_BLZ: torch.Tensor, at_Bn: torch.Tensor) -> torch.Tensor:
