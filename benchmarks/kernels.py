@@ -2,8 +2,8 @@
 
     python benchmarks/kernels.py          # a minute, on a quiet machine
 
-The numbers in docs/notes/performance.md come from here.  Shapes: n rows of a matrix, C width, B rows of
-a batch, H heads, L queries, K keys, c channels of a head, V codes.
+The numbers in docs/notes/performance.md come from here.  Shapes: n rows of a matrix, C width,
+B rows of a batch, H heads, L queries, K keys, c channels of a head, V codes.
 """
 
 from __future__ import annotations
