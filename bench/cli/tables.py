@@ -81,7 +81,8 @@ def recommend(
     from bench.measure import devices, machine
     from bench.tables import advice as advisor
 
-    chosen = devices.chosen_device(device)
+    # A GPU need not be here to be predicted for.
+    chosen = devices.default_device() if device in (None, "auto") else str(device)
     settings = {
         "batch_size": batch,
         "stack": stack,
