@@ -18,6 +18,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from bench.figures.looks import FRONT, Look
+from bench.tables.pareto import pareto_front
 
 MOST_NAMES = 12  # points in a panel; more have numbers only
 RADIUS, FAR = 4, 7  # points of print: of a marker, from a marker to its name at most
@@ -51,19 +52,9 @@ def draw_point(ax: Axes, point: Point) -> Any:
     return ax.plot(point.x, point.y, **point.look)[0]
 
 
-def pareto(points: Iterable[Point]) -> list[Point]:
-    """The points that no other beats in both coordinates, less being better; by x."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.x, point.y)):
-        last = best[-1] if best else None
-        if last is None or point.y < last.y or (point.x, point.y) == (last.x, last.y):
-            best.append(point)
-    return best
-
-
 def draw_front(ax: Axes, points: Iterable[Point], **look: Any) -> None:
     """The Pareto front as a line of steps, since nothing is known between two points."""
-    best = pareto(points)
+    best = pareto_front(points, lambda point: (point.x, point.y))
     xs, ys = [point.x for point in best], [point.y for point in best]
     ax.plot(xs, ys, drawstyle="steps-post", **FRONT | look)
 

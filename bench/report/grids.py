@@ -82,7 +82,7 @@ def of_frame(id: str, title: str, data: pd.DataFrame, notes: Sequence[str] = ())
         ("precision", "precision"),
         ("weights_name", "weights"),
     ):
-        texts = tables.either(data, name)
+        texts = tables.ours_or_papers(data, name)
         if name == "steps" or len(set(texts) - {""}) > 1:
             add(Column(heading, numeric=name == "batch_size"), [Cell(t, number(t)) for t in texts])
     add(Column("status"), [Cell(tables.status_text(row), flags=flags(row)) for row in rows])

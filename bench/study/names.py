@@ -91,7 +91,9 @@ def weights_in_words(case: Case) -> str:
     return kinds.get(weights_of(case), Path(weights_of(case)).name)
 
 
-def set_apart(case: Case, cases: Iterable[Case], columns: Sequence[str] = ()) -> dict[str, str]:
+def distinguishing_settings(
+    case: Case, cases: Iterable[Case], columns: Sequence[str] = ()
+) -> dict[str, str]:
     """What sets it apart from cases of the same label that are alike in `columns`, by key:
     "cfg 2.5"."""
     own = case.model_dump()
@@ -108,7 +110,7 @@ def name_of(
     "VAR-d16, fp16"."""
     told = {
         key: value if isinstance(value := getattr(case, key), str) else words
-        for key, words in set_apart(case, cases, columns).items()
+        for key, words in distinguishing_settings(case, cases, columns).items()
         if key not in without
     }
     if "weights" in told:

@@ -33,6 +33,7 @@ from bench.tables import case_rows
 from bench.tables.case_rows import Row
 from bench.tables.frames import Run
 from bench.tables.links import Linked, link
+from bench.tables.pareto import pareto_front
 
 DEPTHS = (16, 20, 24, 30)  # of VAR
 DRAFT_STEPS = range(1, 10)  # of CoDe d30+d16
@@ -119,12 +120,12 @@ def candidates(
     runs: newest first; only those of this machine tell time and memory.  evaluations: newest
     first, of any machine.
     """
-    here = [run for run in runs if run.env.get("machine") == machine]
-    rows = list(itertools.chain.from_iterable(map(case_rows.rows_of, here)))
+    of_machine = [run for run in runs if run.env.get("machine") == machine]
+    rows = list(itertools.chain.from_iterable(map(case_rows.rows_of, of_machine)))
     measured = {case: find(case, rows) for case in cases}
     evaluated = link(cases, published(evaluations))
     rates = [1e12 * row["tflops_predicted"] / row["latency_s"] for row in measured.values() if row]
-    top = next((c for run in here if (c := ceilings_of(run, cases[0]))), None)
+    top = next((c for run in of_machine if (c := ceilings_of(run, cases[0]))), None)
     found = []
     for case in cases:
         row, told = measured[case], predict(case)
@@ -224,7 +225,7 @@ def advise(found: Sequence[Candidate], limits: Limits, batch_size: int) -> Advic
     unranked = [c for c in met if not c.quality]
     if not ranked:
         raise UsageError(nothing(found, limits, batch_size))
-    best = [c for c in ranked if not any(beats(other, c) for other in ranked)]
+    best = best_of_each_source(ranked)
     return Advice(ranked, best, unranked, excluded, choose(best, limits))
 
 
@@ -262,31 +263,32 @@ def nothing(found: Sequence[Candidate], limits: Limits, batch_size: int) -> str:
     return f"nothing that fits {asked} meets the other limits: {told}"
 
 
-def beats(one: Candidate, other: Candidate) -> bool:
-    """No worse in cost and FID and better in one, both FIDs of one source."""
-    assert one.quality is not None
-    assert other.quality is not None
-    if one.quality.source != other.quality.source:
-        return False
-    mine, theirs = (one.cost, one.fid), (other.cost, other.fid)
-    return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+def best_of_each_source(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """The Pareto front of cost and FID within each source of FIDs, fastest first."""
+    by_source: dict[str, list[Candidate]] = {}
+    for candidate in ranked:
+        assert candidate.quality is not None
+        by_source.setdefault(candidate.quality.source, []).append(candidate)
+    fronts = [pareto_front(own, lambda c: (c.cost, c.fid)) for own in by_source.values()]
+    on_front = list(itertools.chain.from_iterable(fronts))
+    return [candidate for candidate in ranked if candidate in on_front]
 
 
 def choose(best: Sequence[Candidate], limits: Limits) -> str:
     """One line.  With a limit on FID the fastest; else the best FID of each source."""
     if limits.max_fid is not None:
         first = best[0]
-        return f"Choose {told(first)}: the fastest with FID {limits.max_fid:g} or better."
+        return f"Choose {describe(first)}: the fastest with FID {limits.max_fid:g} or better."
     by_source: dict[str, Candidate] = {}
     for candidate in best:  # fastest first, so the last of a source is its best
         assert candidate.quality is not None
         by_source[candidate.quality.source] = candidate
-    options = " or ".join(told(candidate) for candidate in by_source.values())
+    options = " or ".join(describe(candidate) for candidate in by_source.values())
     what = "the best FID of each source" if len(by_source) > 1 else "the best FID"
     return f"Choose {options}: {what}; --max-fid finds the fastest for a FID you can take."
 
 
-def told(candidate: Candidate) -> str:
+def describe(candidate: Candidate) -> str:
     assert candidate.quality is not None
     time = f"{candidate.latency_s:.3g} s, " if candidate.latency_s is not None else ""
     fid = f"FID {candidate.fid:.2f} in {candidate.quality.table}"

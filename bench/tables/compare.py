@@ -331,12 +331,12 @@ def compare(
             findings.append(Finding(key, after.label, name, "undecided", "s"))
             sides = [before.samples.get(name), after.samples.get(name)]
             logs = [None if s is None else usable(s) for s in sides]
-            queue(findings, judged, logs, math.log1p(threshold))
+            judged += judgeable(findings[-1], logs, math.log1p(threshold))
         if before.baseline and before.baseline == after.baseline:
             findings.append(Finding(key, after.label, "speed-up", "undecided", "x"))
             pairs = [inverse_speedup(side, key) for side in (base, new)]
             # a ratio of two such figures has the square root of two times their noise
-            queue(findings, judged, pairs, math.sqrt(2) * math.log1p(threshold))
+            judged += judgeable(findings[-1], pairs, math.sqrt(2) * math.log1p(threshold))
         findings += [of_memory(key, before, after, name) for name in MEMORY if before.memory]
     judge(judged, alpha)
     by_figure = {(f.key, f.figure): f for f in findings}
@@ -407,13 +407,17 @@ def inverse_speedup(side: Side, key: str) -> Rounds | str:
     return found or "the case and its baseline have no round in common"
 
 
-def queue(findings: list[Finding], judged: list[Judged], sides: list[Any], margin: float) -> None:
-    """Puts the last finding among those to be judged, or says why it cannot be."""
-    for side, name in zip(sides, ("BASE", "NEW"), strict=True):
+def judgeable(
+    finding: Finding, sides: Sequence[Rounds | str | None], margin: float
+) -> list[Judged]:
+    """The finding with the samples of both sides; empty, with the reason in the finding, where a
+    side has none that can be used."""
+    base, new = sides
+    for side, name in ((base, "BASE"), (new, "NEW")):
         if side is None or isinstance(side, str):
-            findings[-1].reason = f"{side or 'no samples'} in {name}"
-            return
-    judged.append((findings[-1], *sides, margin))
+            finding.reason = f"{side or 'no samples'} in {name}"
+            return []
+    return [(finding, base, new, margin)]  # type: ignore[list-item]
 
 
 def judge(judged: list[Judged], alpha: float) -> None:

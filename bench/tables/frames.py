@@ -24,7 +24,7 @@ from bench.study.cases import Case, explain
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
-from bench.study.names import set_apart, weights_of
+from bench.study.names import distinguishing_settings, weights_of
 from bench.study.records import Predicted, Record
 from bench.tables import summary
 from bench.tables.links import Linked, Quality, link
@@ -145,7 +145,7 @@ def case_columns(case: Case) -> dict[str, Any]:
 def details(case: Case, cases: Sequence[Case]) -> str:
     """What sets it apart from cases that tables otherwise tell nothing from: "attention math"."""
     columns = ("batch_size", "stack", "precision", "weights")
-    return ", ".join(set_apart(case, cases, columns).values())
+    return ", ".join(distinguishing_settings(case, cases, columns).values())
 
 
 def prediction_of(case: Case, records: Sequence[Record]) -> Predicted:

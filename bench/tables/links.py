@@ -64,7 +64,7 @@ class Linked:
     how: dict[str, str]
 
 
-def what(case: Case) -> dict[str, Any]:
+def method_and_size(case: Case) -> dict[str, Any]:
     """What makes it this method and this size, whatever its weights and however it is run."""
     return case.model_dump(exclude={*HOW, *MARKED})
 
@@ -154,7 +154,7 @@ def speaks_of(pair: Pair) -> bool:
     if sampled.in_mini_world != case.in_mini_world:  # other sizes under the same names
         return False
     seeded = case.weights == "seeded"
-    return what(sampled) == what(case) and (seeded or same_weights(pair))
+    return method_and_size(sampled) == method_and_size(case) and (seeded or same_weights(pair))
 
 
 def same_weights(pair: Pair) -> bool:

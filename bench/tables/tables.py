@@ -44,10 +44,10 @@ def measured(*runs: Run) -> Printed:
     text = pd.DataFrame({"method": data["method"]})
     if len(runs) > 1:
         text["machine"] = data["machine"]
-    text["steps"] = either(data, "steps")
+    text["steps"] = ours_or_papers(data, "steps")
     text["params"] = [params_text(row) for row in data.to_dict("records")]
     for name, heading in {"batch_size": "batch", "stack": "stack", "precision": "prec."}.items():
-        text[heading] = either(data, name)
+        text[heading] = ours_or_papers(data, name)
     several = [h for h in ("batch", "stack", "prec.") if text[h][text[h] != ""].nunique() > 1]
     same = {h: text[h][text[h] != ""].iloc[0] for h in ("batch", "stack", "prec.")}
     if several_weights(data):
@@ -59,7 +59,7 @@ def measured(*runs: Run) -> Printed:
     for shown in in_order():
         name, heading, form = shown.name, shown.heading, shown.format
         if (name in data and data[name].notna().any()) or f"{name}_paper" in data:
-            text[heading] = both(data, name, form)
+            text[heading] = ours_with_papers(data, name, form)
         if name == "speedup" and "speedup_by" in data:
             text[heading] = [
                 f"~{cell}" if by in ROUGH else cell
@@ -81,7 +81,7 @@ def measured(*runs: Run) -> Printed:
         if f"{name}_predicted" in data:
             text[heading.replace(" MiB", " predicted")] = column(data, f"{name}_predicted", form)
     for name in only_printed(data):
-        text[name.replace("_", " ")] = both(data, name, "{}")
+        text[name.replace("_", " ")] = ours_with_papers(data, name, "{}")
     if "tflops_predicted" in data:
         text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
     constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
@@ -463,7 +463,7 @@ def column(data: pd.DataFrame, name: str, form: str) -> list[str]:
     ]
 
 
-def both(data: pd.DataFrame, name: str, form: str) -> list[str]:
+def ours_with_papers(data: pd.DataFrame, name: str, form: str) -> list[str]:
     """Ours, and the paper's in brackets; a dash where we have not measured what it has."""
     ours, theirs = column(data, name, form), quoted(data, name, form)
     return [f"{o or '-'} ({t})" if t else o for o, t in zip(ours, theirs, strict=True)]
@@ -475,7 +475,7 @@ def quoted(data: pd.DataFrame, name: str, form: str) -> list[str]:
     return [e if len(e) > len(r.rstrip("x")) else r for r, e in zip(rounded, exact, strict=True)]
 
 
-def either(data: pd.DataFrame, name: str) -> list[str]:
+def ours_or_papers(data: pd.DataFrame, name: str) -> list[str]:
     """Ours, or else the paper's."""
     ours = column(data, name, "{}")
     return [o or t for o, t in zip(ours, column(data, f"{name}_paper", "{}"), strict=True)]

@@ -7,7 +7,7 @@ import pytest
 from bench.study import experiment
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
-from bench.study.names import set_apart
+from bench.study.names import distinguishing_settings
 from codevar import PRESETS, Sampling
 from codevar.scales import PATCH_SIZES_256, Scales
 
@@ -72,7 +72,7 @@ def test_a_case_without_them_keeps_the_key_that_its_old_records_have():
 def test_set_changes_them_and_rows_say_so():
     sweep = experiment.load("code_table5", ["cfg=0,2", "method=var", 'temperature="1.1x7,1x3"'])
     assert {case.cfg for case in sweep.cases} == {0, 2}
-    apart = [set_apart(case, sweep.cases) for case in sweep.cases]
+    apart = [distinguishing_settings(case, sweep.cases) for case in sweep.cases]
     assert {"cfg": "cfg 2"} in apart or {"cfg": "cfg 2.0"} in apart
 
 

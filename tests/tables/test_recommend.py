@@ -120,9 +120,8 @@ def test_the_best_are_beaten_by_none_of_their_source_and_by_other_sources_neithe
     fast, slow = of("CoDe N=8"), of("VARiant-d16 N=8")
     same = dataclasses.replace(slow, quality=Quality(2.5, "CoDe, Table 1", "CoDe"))
     worse = dataclasses.replace(slow, quality=Quality(2.5, "VARiant, Table 8", "VARiant"))
-    assert recommend.beats(fast, same)
-    assert not recommend.beats(fast, worse)
-    assert not recommend.beats(fast, fast)
+    assert recommend.best_of_each_source([fast, same]) == [fast]
+    assert recommend.best_of_each_source([fast, worse, fast]) == [fast, worse, fast]
 
 
 def test_with_a_fid_the_fastest_that_has_it_is_chosen():

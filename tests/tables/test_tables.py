@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 
 from bench.cli import targets
+from bench.predict import prediction
 from bench.predict.prediction import predict
+from bench.report import page
 from bench.study import papers, printing
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
@@ -17,6 +20,7 @@ from bench.study.records import Predicted
 from bench.tables import case_rows, frames, tables
 from tests.synthetic import fake_run
 
+RESULTS = Path(__file__).parents[2] / "results"
 FORMATS = ("rich", "md", "csv", "latex", "json")
 
 
@@ -172,6 +176,15 @@ def test_what_was_predicted_with_a_measurement_stands_beside_it():
     oldest = {name: value for name, value in predicted.to_json().items() if name != "running_mib"}
     run.records[0].predicted = Predicted.model_validate(oldest)
     assert frames.frame(run).iloc[0]["running_mib_predicted"] > 100
+
+
+def test_a_table_and_a_page_of_a_finished_run_predict_nothing_anew(monkeypatch):
+    """Its records hold their own predictions."""
+    run = frames.load(RESULTS / "intel-xeon-2-threads" / "variant_table2_published")
+    monkeypatch.setattr(prediction, "prediction", lambda case, **_: pytest.fail(case.label))
+    prediction.predict.cache_clear()
+    assert len(tables.measured(run).data) >= len(run.records)
+    assert page.of_runs([run])
 
 
 @pytest.mark.parametrize(
