@@ -38,6 +38,7 @@ class OneLineErrors(TyperGroup):
     """A user's mistake is one line on standard error and exit code 2."""
 
     def main(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Runs the command that is typed, or help where none is."""
         args = sys.argv[1:] if args is None else args
         try:
             # Without "standalone mode" an exit code is returned, Ctrl-C's included.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class GateFormat(StrEnum):
+    """How the gate's verdict is printed: tables, or what a CI reads."""
+
     rich = "rich"
     md = "md"
     csv = "csv"

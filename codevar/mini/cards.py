@@ -29,6 +29,7 @@ def table() -> str:
 
 
 def row(name: str, card: dict[str, Any]) -> str:
+    """A model's row of `table`."""
     last = card.get("last", {})  # a training that lost its metrics has none
     end = f"loss {last['loss']:.3f}" if last else "?"
     for key, (what, form) in MEASURES.items():

@@ -22,18 +22,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-CLASSES = (
-    "disc",
-    "square",
-    "triangle",
-    "star",
-    "ring",
-    "cross",
-    "crescent",
-    "heart",
-    "flower",
-    "bow tie",
-)
 TEXTURES = ("flat", "gradient", "stripes", "fine stripes", "checker", "dots")
 SPLITS = {"train": 0, "test": 1}
 #: Light and dark tone of eight hues, RGB in [0, 1].
@@ -114,12 +102,12 @@ class World:
         centre = side / 2 + (where[2:4] - 0.5) * 2 * (0.46 * side - radius)
         pixels = torch.arange(side, device=labels.device) + 0.5
         cover = torch.empty(len(labels), side, side, device=labels.device)
-        for label, name in enumerate(CLASSES):
+        for label, shape in enumerate(_SHAPES.values()):
             of = (labels == label).nonzero()[:, 0]
             c, s = ((f(tilt[of]) / radius[of])[:, None, None] for f in (torch.cos, torch.sin))
             dx = pixels[None, None, :] - centre[0, of][:, None, None]
             dy = pixels[None, :, None] - centre[1, of][:, None, None]
-            depth = _SHAPES[name](c * dx + s * dy, c * dy - s * dx)
+            depth = shape(c * dx + s * dy, c * dy - s * dx)
             cover[of] = depth.mul_(radius[of][:, None, None]).add_(0.5).clamp_(0, 1)
         return cover
 
@@ -197,6 +185,7 @@ _SHAPES: dict[str, Depth] = {
     "flower": _flower,
     "bow tie": _bow_tie,
 }
+CLASSES = tuple(_SHAPES)
 
 
 def picture(columns: int = 12) -> torch.Tensor:

@@ -69,6 +69,7 @@ class MiniImages:
         return self.config.images
 
     def stream(self, steps):
+        """See `Source`."""
         for step in steps:
             images, labels = self._made(step.examples.start, len(step.rows))
             yield step, {"images": images, "labels": labels}
@@ -110,6 +111,7 @@ class FolderImages:
         return len(self.samples)
 
     def stream(self, steps):
+        """See `Source`."""
         steps, ahead = tee(steps)  # ahead of the batches by what the workers prefetch
         numbers = (
             [(step.seed, *_shuffled(step.seed, len(self), n)) for n in step.examples]
@@ -249,6 +251,7 @@ class Tokens:
         return len(self.labels)
 
     def stream(self, steps):
+        """See `Source`."""
         for step in steps:
             which = [_shuffled(step.seed, len(self), n)[1] for n in step.examples]
             rows = send(torch.tensor(which), self.tokens.device)
@@ -268,6 +271,7 @@ class Encoded:
         return len(self.images)
 
     def stream(self, steps):
+        """See `Source`."""
         for step, batch in self.images.stream(steps):
             yield step, {"tokens": self.vqvae.encode(batch["images"]), "labels": batch["labels"]}
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ class Run:
         self.waiting: list[dict[str, torch.Tensor]] = []  # since the last look
 
     def go(self) -> Path:
+        """Trains to the end; gives the path of the model."""
         metrics, model = self.out / METRICS, self.out / checkpoint.MODEL
         written = checkpoint.card(self.out)
         self.group.wait()  # all have looked before one writes
@@ -402,6 +404,7 @@ def _base(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
     return found
 
 
+@cache  # asking for the CPU's name takes a second
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -35,6 +35,7 @@ class Objective(nn.Module):
     recipe: Any
 
     def forward(self, batch: Batch, step: Step) -> Losses:
+        """The losses of a batch at a step."""
         raise NotImplementedError
 
     def after_step(self, step: Step) -> None:
@@ -141,6 +142,7 @@ class Reconstruction(Objective):
         self._recent: torch.Tensor | None = None
 
     def forward(self, batch: Batch, step: Step) -> Losses:
+        """The losses of a batch at a step."""
         vqvae, scales = self.model, self.model.scales
         images = batch["images"] * 2 - 1
         f_BZhw = vqvae.quant_conv(vqvae.encoder(images)).float()
@@ -165,6 +167,7 @@ class Reconstruction(Objective):
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
+        """Places codes: the first time by k-means, then those that no token used."""
         done = step.number + 1
         placed = max(1, self.recipe.unquantised)  # after this step the codes get their first places
         first = done == placed
@@ -216,6 +219,7 @@ class Classification(Objective):
         self.model = model
 
     def forward(self, batch: Batch, step: Step) -> Losses:
+        """The losses of a batch at a step."""
         logits = self.model(batch["images"]).float()
         right = (logits.argmax(dim=1) == batch["labels"]).float().mean()
         return {"loss": F.cross_entropy(logits, batch["labels"]), "accuracy": right}

@@ -32,9 +32,11 @@ class Group:
 
     @property
     def first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
     def wait(self) -> None:
+        """Until all processes have come here."""
         if self.size > 1:
             dist.barrier()
 
@@ -82,10 +84,12 @@ def join(device: str) -> Group:
 
 
 def is_first() -> bool:
+    """Whether this process is alone or the first of its group."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def leave() -> None:
+    """Ends the group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -207,11 +207,13 @@ class TrainVQVAE(Recipe):
         return self
 
     def shortened(self, done: int, steps: int, full: int) -> dict[str, Any]:
+        """The codes are placed at the same share of the run."""
         share = math.ceil(self.unquantised * steps / full)
         return {"unquantised": max(done + 1, share) if self.unquantised else 0}
 
     @property
     def skips_parameters(self) -> bool:
+        """See `Recipe`."""
         return self.unquantised > 0
 
 
@@ -248,6 +250,7 @@ class VARRecipe(Recipe):
         return None
 
     def check_files(self) -> None:
+        """See `Recipe`; also by what the VQVAE's and the model's files say."""
         super().check_files()
         if vqvae := _sizes_of(self.vqvae, files.vqvae_config):
             self.check(vqvae, _sizes_of(self.init, files.var_config))
@@ -283,6 +286,7 @@ class TrainVAR(VARRecipe):
         return self
 
     def weights(self, step: Step, K: int) -> list[float]:
+        """Scales 1..layout_scales alone while the layout is trained."""
         scales = self.layout_scales if step.progress < self.layout else K
         return [float(k < scales) for k in range(K)]
 
@@ -293,6 +297,7 @@ class CoDeRecipe(VARRecipe):
     draft_steps: int = Field(ge=1)
 
     def check(self, vqvae: VQVAEConfig, var: VARConfig | None) -> None:
+        """See `VARRecipe`."""
         super().check(vqvae, var)
         if self.draft_steps >= vqvae.scales.K:
             raise TrainError(f"draft_steps must be 1..{vqvae.scales.K - 1}, not {self.draft_steps}")
@@ -304,6 +309,7 @@ class TrainDrafter(CoDeRecipe):
     recipe: Literal["code-drafter"] = "code-drafter"
 
     def trained_scales(self, K: int) -> range:
+        """Scales 1..N."""
         return range(self.draft_steps)
 
 
@@ -322,6 +328,7 @@ class TrainRefiner(CoDeRecipe):
     kl: Literal["teacher_student", "student_teacher"] = "teacher_student"
 
     def weights(self, step: Step, K: int) -> list[float]:
+        """Falls from 1 to 0 on scales 1..N (Eq. 6)."""
         return [1 - step.progress if k < self.draft_steps else 1.0 for k in range(K)]
 
 
@@ -357,6 +364,7 @@ class TrainVariant(VARRecipe):
 
     @property
     def skips_parameters(self) -> bool:
+        """See `Recipe`."""
         return self.bridge_scales == 0
 
     def probability(self, progress: float) -> float:
@@ -381,9 +389,11 @@ class TrainVariant(VARRecipe):
         return next(iter(going or lasting[-1:]), None)
 
     def measures_gradients(self, step: Step) -> bool:
+        """At every `measure_every`-th step, the first one first."""
         return self.measure_every > 0 and step.number % self.measure_every == 0
 
     def stage(self, progress: float) -> dict[str, Any]:
+        """The phase that the model has come to."""
         return {"phase": self.phase(progress)}
 
     def layers(self, depth: int) -> tuple[int, ...]:
@@ -393,11 +403,13 @@ class TrainVariant(VARRecipe):
         return equidistant(tuple(range(depth)), self.subnet_depth)
 
     def subnet(self, step: Step, depth: int) -> tuple[tuple[int, ...], int] | None:
+        """By a draw of its own for each step."""
         if step.draw("subnet").random() >= self.probability(step.progress):
             return None
         return self.layers(depth), self.bridge_scales
 
     def check(self, vqvae: VQVAEConfig, var: VARConfig | None) -> None:
+        """See `VARRecipe`."""
         super().check(vqvae, var)
         if var and self.subnet_depth > var.depth:
             raise TrainError(f"subnet_depth must be 2..{var.depth}, not {self.subnet_depth}")
@@ -412,6 +424,7 @@ class TrainPerturbed(VARRecipe):
     last_scales: int = Field(3, ge=1)
 
     def trained_scales(self, K: int) -> range:
+        """The last ones."""
         return range(max(0, K - self.last_scales), K)
 
 

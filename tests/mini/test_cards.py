@@ -8,7 +8,7 @@ from codevar import load_var, load_vqvae
 from codevar.mini import cards
 from codevar.mini.classifier import load_classifier
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "guide"
 
 
 def test_the_table_of_the_docs_is_that_of_the_cards():
