@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bench.cli.targets import check_paths
 from bench.study import evaluations, printing
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS
@@ -53,6 +54,7 @@ def evaluate(
         raise UsageError(f"--save-statistics {save_statistics}: name a file that ends in .npz")
     if 0 < bootstrap < 20:
         raise UsageError(f"--bootstrap {bootstrap}: too few for an interval; 20 at least")
+    check_paths(samples)
     import torch
 
     from bench.measure import devices, machine

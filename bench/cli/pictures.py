@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from bench.cli import options
-from bench.cli.targets import check_targets, record_folder
+from bench.cli.targets import check_paths, check_targets, record_folder
 from bench.study import printing, storage
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS, with_committed
@@ -193,6 +193,7 @@ def iqa(
     format: options.OutputFormat = Format.rich,
 ) -> None:
     """MUSIQ, CLIPIQA and NIQE of pictures, by pyiqa (CoDe, Table 5)."""
+    check_paths(*samples)
     import torch
 
     from bench.measure import devices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,13 @@ def find(targets: list[str] | None) -> list[Run]:
     return with_quality(
         [frames.load(one) if isinstance(one, Path) else frames.Run(one) for one in named]
     )
+
+
+def check_paths(*paths: Path) -> None:
+    """Raises UsageError, before torch is imported, for what is not there."""
+    for path in paths:
+        if not os.path.exists(path):  # False too for a name that no file can have
+            raise UsageError(f"{path}: no such folder or file")
 
 
 def check_targets(targets: Sequence[str], changes: Sequence[str]) -> None:

@@ -53,6 +53,7 @@ def test_help_imports_nothing_slow(words):
         "inpaint nope",
         "spectra nope -o x.png",
         "eval x",
+        "iqa x",
         "table nope",
         "table codevar",
         "plot nope.toml",
