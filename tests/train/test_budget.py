@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import codevar
+from bench.cli.app import app
 from codevar.progress import Progress
 from codevar.train import budget, checkpoint, loop, optim, recipes
 from codevar.train.time_limit import TimeLimit
@@ -181,3 +183,26 @@ def test_shares_are_said_first(world, capsys):
     assert "token maps" in lines[1]
     told = [float(line.split()[0]) for line in lines[1:10]]
     assert sum(told) == pytest.approx(1, abs=0.05)
+
+
+def test_the_command_says_its_plan_and_every_model(tmp_path):
+    (tmp_path / "configs").mkdir()
+    for n, recipe in enumerate(("vqvae", "classifier")):
+        values = config(tmp_path, recipe, steps=6)
+        (tmp_path / "configs" / f"{n}.toml").write_text(toml(values))
+    command = ["train", "all", "--config", str(tmp_path / "configs"), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*command, "--minutes", "0.01"])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("0.01 min for 2 models, each finished in its share:\n")
+    for recipe in ("vqvae", "classifier"):
+        assert f"model: {tmp_path}/{recipe}/model.safetensors" in done.stdout.splitlines()
+    done = CliRunner().invoke(app, [*command, "--minutes", "0.01"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "--resume goes on with it" in done.stderr
+    done = CliRunner().invoke(app, [*command, "--minutes", "1", "--resume"])
+    assert done.exit_code == 0, done.stderr
+    assert {
+        card(tmp_path / recipe / "model.safetensors")["steps"] for recipe in ("vqvae", "classifier")
+    } == {6}
+    done = CliRunner().invoke(app, [*command, "--minutes", "1", "--resume"])
+    assert done.stdout == "every model is finished: there is nothing to go on with\n"
