@@ -189,6 +189,7 @@ def record_of(case, **changes):
         "params_mib": told.params_bytes / MIB,
         "kv_cache_mib": max(told.kv_cache_bytes) / MIB,
         "running_mib": told.running_bytes / MIB,
+        "total_mib": told.total_bytes / MIB,
     }
     by_scale = {f"{part}_by_scale_mib": [1.0] for part in ("peak", "kv_cache")}
     return MemoryUse.model_validate(parts | by_scale | changes)
