@@ -40,7 +40,7 @@ class Form:
 
     def unpacked(self, parts: Parts) -> Parts:
         """Keys and values of what is kept."""
-        if self.bits == 16:
+        if self.bits == 16 or not parts:
             return parts
         k_codes, k_factor, v_codes, v_factor = parts
         k_BHLc = restored(k_codes, k_factor, self.bits)

@@ -1,0 +1,103 @@
+"""Plans of every kind, modified in every way, for property tests."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from hypothesis import strategies as st
+
+from codevar import plan as plans
+from codevar.steps import BITS, SCORES, SELECTORS
+
+K = 4  # scales of the models in tests.tiny
+
+
+def subset(draw, values, least=1):
+    return draw(st.lists(st.sampled_from(list(values)), min_size=least, unique=True))
+
+
+@st.composite
+def base_plans(draw, big, small):
+    """What the papers have."""
+    a, b = draw(st.permutations([big, small]))
+    N = draw(st.integers(1, K - 1))
+    return draw(
+        st.sampled_from(
+            [
+                lambda: plans.original(a),
+                lambda: plans.code(a, b, N),
+                lambda: plans.variant(a, 2, N),
+                lambda: plans.subnet(a, 2, range(N, N + 2)),
+                lambda: plans.swap_scale(a, b, N),
+                lambda: plans.code(a, plans.subnet(b, 2, range(N + 1, K + 1)), N),
+            ]
+        )
+    )()
+
+
+def _unguided(draw, plan):
+    return plans.unguided(plan, subset(draw, range(1, K + 1)))
+
+
+def _skipped(draw, plan):
+    return plans.skip_scales(plan, subset(draw, range(2, K + 1)))
+
+
+def _pruned(draw, plan):
+    drop = {k: draw(st.floats(0.05, 0.95)) for k in subset(draw, range(2, K + 1))}
+    return plans.prune_tokens(
+        plan,
+        drop,
+        layers=draw(st.sampled_from([None, [1], [1, 2], [0, 2]])),
+        selector=draw(st.sampled_from(SELECTORS)),
+        restore_from=draw(st.sampled_from([None, 1, 2, 3])),
+    )
+
+
+def _windowed(draw, plan):
+    counts = st.integers(0, 3)
+    return plans.keep_cache(plan, draw(counts), draw(counts), draw(st.sampled_from([None, [0, 1]])))
+
+
+def _evicted(draw, plan):
+    score = draw(st.sampled_from(SCORES))
+    budget = draw(st.integers(17 if score.startswith("observed") else 1, 29))
+    return plans.evict_cache(plan, budget, score, draw(st.sampled_from([None, [1], [0, 2]])))
+
+
+def _quantised(draw, plan):
+    return plans.quantise_cache(plan, draw(st.sampled_from(BITS)))
+
+
+def _early(draw, plan):
+    return plans.early_exit(plan, {k: draw(st.integers(1, 3)) for k in subset(draw, range(1, 5))})
+
+
+MODIFIERS = [_unguided, _skipped, _pruned, _windowed, _evicted, _quantised, _early]
+
+
+@st.composite
+def modified_plans(draw, big, small):
+    """Any of them with any modifiers, in any order; one that does not fit is left out."""
+    plan = draw(base_plans(big, small))
+    for modify in subset(draw, MODIFIERS, least=0):
+        with suppress(ValueError):
+            plan = modify(draw, plan)
+    return plan
+
+
+def neutral(plan):
+    """Modifiers of the plan that leave nothing out, nor undo what it leaves out."""
+    yield lambda plan: plans.unguided(plan, [])
+    yield lambda plan: plans.skip_scales(plan, [])
+    yield lambda plan: plans.early_exit(
+        plan, {k: len(step.layers) for k, step in enumerate(plan.steps, 1)}
+    )
+    if not any(step.tokens for step in plan.steps):
+        yield lambda plan: plans.prune_tokens(plan, {2: 0.0, 3: 0.0, 4: 0.0}, restore_from=1)
+    if not any(step.cache.rules for step in plan.steps):
+        yield lambda plan: plans.keep_cache(plan, first=K, last=0)
+        yield lambda plan: plans.keep_cache(plan, first=0, last=K)
+        yield from (lambda plan, s=score: plans.evict_cache(plan, 30, s) for score in SCORES)
+    if all(step.cache.bits == 16 for step in plan.steps):
+        yield lambda plan: plans.quantise_cache(plan, 16)
