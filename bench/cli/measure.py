@@ -1,4 +1,4 @@
-"""`bench.py run`, `selfcheck` and `profile`: parse, call, print."""
+"""`bench.py run` and `selfcheck`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.cli import options
 from bench.cli.targets import check_measured, with_quality
 from bench.study import experiment, printing, records
 from bench.study.errors import UsageError
-from bench.study.folders import PROGRAM, RESULTS
+from bench.study.folders import RESULTS
 from bench.study.printing import Format
 
 
@@ -114,61 +114,3 @@ def selfcheck(
     found = check(torch.device(chosen), depth, pairs)
     printing.show(tables.checked(found, chosen, depth), format)
     raise typer.Exit(1 if found.verdict == "failed" else 0)
-
-
-def profile(
-    run: Annotated[
-        Path | None, typer.Argument(help="a run that there is: only its times over the floor")
-    ] = None,
-    device: options.Device = None,
-    depth: Annotated[int, typer.Option(min=4, max=30, help="VAR-d of this depth")] = 16,
-    precision: options.Precision = None,
-    changes: options.Changes = [],  # noqa: B006
-    out: options.RunFolder = None,
-    resume: options.Resume = False,
-    format: options.OutputFormat = Format.rich,
-) -> None:
-    """This machine's ceilings, and each method's time over its floor, on one page.
-
-    Of a run that there is, with the ceilings that it has, or this machine's.
-    """
-    if resume and out is None:
-        raise UsageError("--resume goes on with a run: name its folder with --out")
-    if run is not None:
-        records.read_run(run)
-    from bench.figures import roofline
-    from bench.measure import devices, find_ceilings, machine, runner
-    from bench.predict import ceilings
-    from bench.tables import frames
-    from bench.tables import profile as pages
-
-    if run is not None:
-        measured = frames.load(run)
-        there = measured.env.get("machine")
-        if not ceilings.load(run) and there != machine.environment()["machine"]:
-            raise UsageError(f"{run}: has no ceilings.json, and was measured on {there}")
-        if len(measured.devices) > 1:
-            several = " and ".join(measured.devices)
-            raise UsageError(f"{run}: was measured on {several}, which have ceilings of their own")
-        top = find_ceilings.ceilings_of_run(run, measured.devices[0], Console(stderr=True))
-        printing.show(pages.page(measured, top), format)
-        return
-    chosen = devices.chosen_device(device)
-    axes = [*pages.axes_of(chosen.partition(":")[0], depth, precision), *changes]
-    sweep = experiment.load("profile", [*axes, f"device={chosen}"])
-    devices.check_devices(sweep.cases)
-    found = machine.environment()
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = out or RESULTS / found["machine"] / f"profile-{now}"
-    console = Console()
-    runner.run(sweep, folder, found, console, resume)
-    top = find_ceilings.ceilings_of_run(folder, chosen, console)
-    measured = frames.load(folder)
-    printed = pages.page(measured, top)
-    printing.show(printed, format)
-    words = [f"--depth {depth}", *(f"--set {change}" for change in changes)]
-    words += [f"--precision {precision}"] if precision else []
-    command = " ".join([f"{PROGRAM} profile", f"--device {chosen}", *words])
-    for path in roofline.write(printed, measured, top, folder, command):
-        console.print(path, soft_wrap=True, highlight=False)
-    check_measured(measured)

@@ -14,33 +14,40 @@ from matplotlib.figure import Figure
 
 from bench.figures import canvas, looks
 from bench.figures.looks import BLACK, GREY, SERIES, STACK_LINES, STYLE, Look
-from bench.predict.ceilings import Ceilings
+from bench.predict.ceilings import Ceilings, load
 from bench.study import printing, storage
-from bench.study.printing import Printed
+from bench.tables import profile
 from bench.tables.case_rows import Row, distinct, footer, stacks_of
 from bench.tables.frames import Run
-from bench.tables.profile import PAGE, PICTURE, about, bandwidth, rows_with_floor
 
 
-def write(printed: Printed, run: Run, ceilings: Ceilings, folder: Path, command: str) -> list[Path]:
-    """`profile.md`, and the picture as PNG and PDF, into the run's folder; returns the files."""
-    files = canvas.png_and_pdf(folder / PICTURE) if printed.more else []
-    if files:
-        canvas.save(picture(run, ceilings), files)
-    lines = [f"# {printed.title.replace('Ceilings of', 'Profile of')}", "", *about(run, command)]
-    lines += [f"![Roofline and time over floor]({PICTURE}.png)", ""] if files else []
-    lines += [printing.as_text(table, "md") for table in (printed, *printed.more)]
-    storage.write_text(folder / PAGE, "\n".join(lines))
-    return [folder / PAGE, *files]
+def write_profile(run: Run) -> list[Path]:
+    """`profile.md`, and the picture as PNG and PDF, into a profile's folder; returns the files.
+
+    Only tables that can be had: none without ceilings.
+    """
+    assert run.folder is not None
+    tables, top = profile.tables_of(run), load(run.folder)
+    lines = [f"# Profile of {run.device_name}", "", *profile.about(run)]
+    files: list[Path] = []
+    if top is not None and profile.rows_with_floor(run, top):
+        files = canvas.png_and_pdf(run.folder / profile.PICTURE)
+        canvas.save(picture(run, top), files)
+        lines += [f"![Roofline and time over floor]({profile.PICTURE}.png)", ""]
+    lines += [printing.as_text(table, "md") for table in tables]
+    storage.write_text(run.folder / profile.PAGE, "\n".join(lines))
+    return [run.folder / profile.PAGE, *files]
 
 
 @matplotlib.rc_context(STYLE)
 def picture(run: Run, ceilings: Ceilings) -> Figure:
     """Above, the roofline: FLOP/s reached by FLOPs per byte moved, a point for each case.
     Below, time over floor by scale, at the smallest and the largest batch."""
-    rows = rows_with_floor(run, ceilings)
+    rows = profile.rows_with_floor(run, ceilings)
+    names = profile.first_names(rows, len(SERIES))
+    rows = [row for row in rows if row["name"] in names]
     batches = sorted(distinct(rows, "batch_size"))
-    by_name = dict(zip(distinct(rows, "name"), SERIES, strict=False))
+    by_name = dict(zip(names, SERIES, strict=False))
     figure = canvas.blank_page(looks.WIDE, 4.4)
     ends = list(dict.fromkeys([batches[0], batches[-1]]))
     axes: Any = figure.subplot_mosaic([["roof"] * len(ends), [str(batch) for batch in ends]])
@@ -88,7 +95,7 @@ def draw_roofline(
         ax.plot(x_roof, np.minimum(x_roof * slope, top), color=GREY, lw=1.5, zorder=0)
         canvas.text_beside(ax, right, top, f"{kind}, {top:.3g} TFLOP/s", **above)
     middle = np.sqrt(left * highest / slope)
-    canvas.text_beside(ax, middle, middle * slope, bandwidth(ceilings.bandwidth), **above)
+    canvas.text_beside(ax, middle, middle * slope, profile.bandwidth(ceilings.bandwidth), **above)
     canvas.logarithmic(ax.xaxis)
     canvas.logarithmic(ax.yaxis)
     low = min(left * slope, *(y for _, y in points)) / 1.5

@@ -71,7 +71,12 @@ def check_device(device: str) -> None:
 
 
 def check_bf16(device: str) -> None:
-    """Refuses a GPU that has no bf16 of its own: before Ampere, compute capability 8.0."""
-    gpu = torch.cuda.get_device_properties(device)
-    if gpu.major < 8:
-        raise UsageError(f"precision bf16: {gpu.name} has none; --set precision=fp16")
+    """Refuses a GPU that has no bf16 of its own."""
+    if not has_bf16(device):
+        name = torch.cuda.get_device_properties(device).name
+        raise UsageError(f"precision bf16: {name} has none; --set precision=fp16")
+
+
+def has_bf16(device: str) -> bool:
+    """A CPU always, if slowly; a GPU from Ampere on, compute capability 8.0."""
+    return device == "cpu" or torch.cuda.get_device_properties(device).major >= 8

@@ -23,6 +23,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -34,7 +35,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.methods.meta import configs, meta_plan
 from bench.predict.ceilings import Ceilings
 from bench.predict.prediction import flops, head_flops
-from bench.study.cases import Case, VARCase
+from bench.study.cases import Case, VARCase, make_case
+from bench.study.records import Record
 from codevar import VAR, VQVAE, VQVAEConfig
 from codevar.compiled import chain_var, merge_biases
 from codevar.decoding import generate
@@ -45,6 +47,8 @@ from codevar.work import Pass, work
 
 FLOAT32_BYTES = 4
 LARGEST_BATCH = 2**20
+#: Less of its floor no decode takes, but for what a clock is off by.
+LEAST_OVER_FLOOR = 0.95
 # Operators that make or rename a tensor without computing anything.
 IDLE = ("aten::_unsafe_view", "aten::empty", "aten::empty_like", "aten::lift_fresh")
 
@@ -67,6 +71,21 @@ class Floor:
     def compute_bound(self) -> bool:
         """Over the whole decode."""
         return sum(self.compute_s) >= sum(self.memory_s)
+
+
+def beats(seconds: float, floor_s: float) -> bool:
+    """Whether a time is so far below its floor that the ceilings must be wrong."""
+    return seconds < LEAST_OVER_FLOOR * floor_s
+
+
+def beaten(record: Record, ceilings: Ceilings) -> bool:
+    """Whether the decode of a record took less than these ceilings allow: then they are wrong, and
+    nothing is to be predicted or judged by them."""
+    case = make_case(record.case)
+    if record.samples is None or not isinstance(case, VARCase):
+        return False
+    seconds = statistics.median(record.samples.latency_s)
+    return beats(seconds, sum(floor_of(case, ceilings).seconds))
 
 
 def floor_of(case: Case, ceilings: Ceilings) -> Floor:

@@ -19,7 +19,7 @@ from bench.report.grids import Grid, value
 from bench.study import experiment, papers
 from bench.study.errors import UsageError
 from bench.study.records import Record
-from bench.tables import case_rows, tables
+from bench.tables import case_rows, profile, tables
 from bench.tables.frames import Run
 
 Row = dict[str, Any]
@@ -105,9 +105,10 @@ def group(id: str, runs: list[Run]) -> Group:
     ]
     base = (bases[0] if len(set(bases)) == 1 else "the baseline") if all(bases) else None
     head = headline(rows, base)
+    further = [*printed.more, *(table for run in runs for table in profile.tables_of(run))]
     more = [
         grids.of_text(f"{id}-more{i}", part.title, part.text, part.notes)
-        for i, part in enumerate(printed.more)
+        for i, part in enumerate(further)
     ]
     return Group(
         id=id,

@@ -5,15 +5,13 @@
         ...              the files, under their paths
 
 Whatever the project packs to be sent somewhere (`bench.py pack`, `make gpu-kit`) has this form.
-An archive comes from a stranger: `unpack` checks all of it before it writes anything.
+An archive comes from a stranger: `Archive` checks all of it before anything is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import shutil
 import stat
 import tempfile
 import zipfile
@@ -86,7 +84,7 @@ def pack(
     """Writes the files, by their paths in the archive, as zips into a folder.
 
     max_mib: the most that a zip may have.  max_files: the most zips.
-    Raises UsageError where that is too little, or for what `unpack` would refuse; then nothing is
+    Raises UsageError where that is too little, or for what `Archive` would refuse; then nothing is
     left behind.
     """
     for path in files:
@@ -149,30 +147,39 @@ def set_of(files: Mapping[str, Held]) -> str:
 # Unpacking
 
 
-def unpack(archives: list[Path], to: Path) -> None:
-    """The files of all parts of one archive, in a new folder.
+class Archive:
+    """All parts of one archive, checked.
 
     Raises UsageError for what is no such archive, is not whole, or is not to be trusted.
     """
-    manifests = [check(file) for file in archives]
-    check_whole(archives, manifests)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UsageError(f"{to}: is there already; choose another folder, or remove it")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=to.parent, prefix=".import"))
-    try:
-        for file, manifest in zip(archives, manifests, strict=True):
-            with zipfile.ZipFile(file) as archive:
-                for path, held in manifest.files.items():
-                    target = aside / path
+
+    def __init__(self, files: list[Path]) -> None:
+        self.parts = {file: check(file) for file in files}
+        self.name = check_whole(self.parts)
+
+    def read(self, path: str) -> bytes | None:
+        """One file of it; None if it is not there."""
+        for file, manifest in self.parts.items():
+            if held := manifest.files.get(path):
+                with zipfile.ZipFile(file) as archive:
+                    return b"".join(read(archive, path, held.bytes))
+        return None
+
+    def unpack(self, to: Path) -> None:
+        """Writes all files into a new folder, or nothing.  Raises UsageError."""
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise UsageError(f"{to}: is there already; choose another folder, or remove it")
+        try:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=to.parent, prefix=".import") as aside:
+                whole = Path(aside) / "whole"
+                for path in itertools.chain.from_iterable(m.files for m in self.parts.values()):
+                    target = whole / path
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(b"".join(read(archive, path, held.bytes)))
-        if to.exists():
-            to.rmdir()
-        os.chmod(aside, 0o755)
-        aside.rename(to)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+                    target.write_bytes(self.read(path) or b"")
+                whole.replace(to)
+        except OSError as e:
+            raise UsageError(f"{to}: cannot be written ({e.strerror})") from None
 
 
 def read_manifest(file: Path) -> Manifest:
@@ -235,25 +242,25 @@ def check_path(path: str, where: str = "") -> None:
         raise UsageError(f"{where or repr(path)} is no path that an archive may hold")
 
 
-def check_whole(archives: list[Path], manifests: list[Manifest]) -> None:
-    """Refuses parts that are missing, double, or of two archives, and paths in each other's way."""
-    first = manifests[0]
-    for file, other in zip(archives, manifests, strict=True):
+def check_whole(parts: Mapping[Path, Manifest]) -> str:
+    """Refuses parts that are missing, double, or of two archives, and paths in each other's way.
+    Returns the archive's name."""
+    one, first = next(iter(parts.items()))
+    for file, other in parts.items():
         if (other.name, other.set, other.parts) != (first.name, first.set, first.parts):
-            raise UsageError(f"{file}: is of another archive than {archives[0]}; import one alone")
-    parts = sorted(manifest.part for manifest in manifests)
-    if parts != list(range(1, first.parts + 1)):
-        there = ", ".join(map(str, parts))
-        raise UsageError(
-            f"{first.name}: of {first.parts} parts there is {there}; bring all of them"
-        )
-    files = list(itertools.chain.from_iterable(manifest.files.items() for manifest in manifests))
+            raise UsageError(f"{file}: is of another archive than {one}; import one alone")
+    numbers = sorted(manifest.part for manifest in parts.values())
+    if numbers != list(range(1, first.parts + 1)):
+        there = ", ".join(map(str, numbers))
+        raise UsageError(f"{first.name}: of {first.parts} parts there is {there}; bring them all")
+    files = [item for manifest in parts.values() for item in manifest.files.items()]
     if set_of(dict(files)) != first.set:
         raise UsageError(f"{first.name}: its parts are not those that were packed together")
     folded = [path.casefold() for path, _ in files]
     folders = {str(folder) for path in folded for folder in PurePosixPath(path).parents}
     if len(set(folded)) < len(folded) or folders & set(folded):
         raise UsageError(f"{first.name}: two of its files have one place")
+    return first.name
 
 
 def read(archive: zipfile.ZipFile, path: str, most: int) -> Iterator[bytes]:

@@ -4,6 +4,7 @@
     run.json               the experiment as it was run
     env.json               the machine
     logs/KEY-ROUND.log     what each process had to say
+    session.jsonl          of a profile: what it measured, `bench.measure.profile.session`
 
 Every line is checked when it is read, and stays the model `Record` from then on.  Older lines read
 as well; what is damaged or newer is left out with its file and line number.
@@ -24,7 +25,7 @@ from bench.study.errors import UsageError
 from bench.study.experiment import EFFORT
 from bench.study.storage import NEWER, Line, Part, append_line, read_json, write_json, write_lines
 
-FILE = "records.jsonl"
+FILE, SESSION = "records.jsonl", "session.jsonl"
 
 Seconds = Annotated[float, Field(gt=0)]
 Status = Literal["ok", "oom", "oom_predicted", "oom_implied", "error", "timeout"]

@@ -5,22 +5,17 @@ An estimate before anything runs: one rate for all cases, though small batches r
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench.methods.baseline import Baseline
-from bench.methods.meta import meta_plan
-from bench.predict import baselines
+from bench.predict import durations
+from bench.predict.durations import Span, decoder_flops
 from bench.predict.prediction import predict
 from bench.predict.shares import families
 from bench.study.cases import Case, sampled
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed
-from codevar import VQVAE, VQVAEConfig
 
 # Assumed of a process: to start, to import torch, to load or make its weights.
 START_S = 20.0
@@ -35,37 +30,6 @@ class Terms:
     price: float | None = None
     gpus: int = 1
     images: int | None = None
-
-
-@dataclass(frozen=True)
-class Span:
-    """Seconds, at least and at most."""
-
-    least: float
-    most: float
-
-    def __add__(self, other: Span) -> Span:
-        return Span(self.least + other.least, self.most + other.most)
-
-    def __mul__(self, times: float) -> Span:
-        return Span(times * self.least, times * self.most)
-
-
-@functools.cache
-def decoder_flops(case: Case) -> int:
-    """Of the image decoder, one image."""
-    if isinstance(case, Baseline):
-        return baselines.decoder_flops(case)
-    return vqvae_flops(meta_plan(case).scales.patch_sizes)
-
-
-@functools.cache
-def vqvae_flops(patch_sizes: tuple[int, ...]) -> int:
-    config = VQVAEConfig(patch_sizes=patch_sizes)
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        side = patch_sizes[-1]
-        VQVAE(config).decode_features(torch.empty(1, config.channels, side, side))
-    return counter.get_total_flops()
 
 
 def decode_s(case: Case, rate: float) -> float:
@@ -85,28 +49,14 @@ def sampling(case: Case, images: int, rate: float, gpus: int = 1) -> Span:
 
 
 def measuring(case: Case, sweep: Sweep, rate: float) -> Span:
-    """Of all rounds of a case, as `bench.measure.child` goes through one: it stops when a figure
-    is known well enough, at the earliest after `samples`, at the latest after `max_seconds`."""
-    effort = sweep.experiment
-    decode, images = decode_s(case, rate), images_s(case, rate)
-
-    def until(least: int, seconds: float, budget: float) -> Span:
-        most = budget + seconds
-        return Span(min(least * seconds, most), most)
-
-    one = Span(START_S + 2 * decode + images, START_S + 2 * decode + images)
-    if effort.warmup:
-        one += until(max(effort.warmup, 2), decode, effort.max_seconds)
-    one += until(effort.samples, decode, effort.max_seconds)
-    one += until(effort.samples, images, effort.max_seconds / 2)
-    baseline = sweep.baseline_case(case) if effort.paired else None
+    """Of all rounds of a case."""
+    baseline = sweep.baseline_case(case) if sweep.experiment.paired else None
+    pair = None
     if baseline is not None and baseline != case:
-        pair = decode + decode_s(baseline, rate)
-        one += until(effort.warmup + effort.samples, pair, 2 * effort.max_seconds)
-        one += Span(0, START_S)
-    if effort.stream_seconds:
-        one += Span(effort.stream_seconds, effort.stream_seconds + decode)
-    return one * effort.rounds
+        pair = decode_s(case, rate) + decode_s(baseline, rate)
+    spent = durations.measuring(sweep.experiment, decode_s(case, rate), images_s(case, rate), pair)
+    starts = Span(START_S, START_S if pair is None else 2 * START_S)
+    return (starts + spent) * sweep.experiment.rounds
 
 
 def on_cards(jobs: list[float], gpus: int) -> float:

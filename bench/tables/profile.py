@@ -1,37 +1,26 @@
-"""The page of a machine: its ceilings, each method's time over its floor, as tables and picture.
+"""The page of a machine: its ceilings, each method's time over its floor, and what follows.
 
-`page` takes a run (of `experiments/profile.toml`, but any run will do) and the ceilings of the
-device it was measured on.
+`page` takes any run and the ceilings of the device it was measured on; `tables_of` a profile.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pandas as pd
 
 from bench.measure.machine import BUSY_CORES
 from bench.predict.ceilings import Ceilings
-from bench.predict.floor import Floor, compute_bound_from, floor_of, launches
+from bench.predict.ceilings import load as load_ceilings
+from bench.predict.floor import Floor, beats, compute_bound_from, floor_of, launches
 from bench.study.cases import VARCase
 from bench.study.printing import Printed
-from bench.tables import case_rows
+from bench.study.records import SESSION
+from bench.tables import case_rows, session_tables
 from bench.tables.case_rows import Row
 from bench.tables.frames import Run
 
-# Of a device's kind: precision and batch sizes that a first look takes minutes with.
-DEFAULTS = {
-    "cpu": ("precision=float32", "batch_size=1,4"),
-    "cuda": ("precision=fp16", "batch_size=1,8,64"),
-}
 PICTURE, PAGE = "profile", "profile.md"
-
-
-def axes_of(kind: str, depth: int, precision: str | None) -> list[str]:
-    """The experiment's axes for a device ("cpu", "cuda") and a depth: CoDe's refiner is d16
-    below a d20 or larger, as in the paper, else half as deep; VARiant keeps half the layers."""
-    refiner = 16 if depth >= 20 else depth // 2
-    chosen = [f"precision={precision}"] if precision else []
-    sizes = [f"depth={depth}", f"refiner_depth={refiner}", f"subnet_depth={depth // 2}"]
-    return [*sizes, *DEFAULTS[kind], *chosen]
 
 
 def rows_with_floor(run: Run, ceilings: Ceilings) -> list[Row]:
@@ -44,7 +33,13 @@ def rows_with_floor(run: Run, ceilings: Ceilings) -> list[Row]:
             measured / least
             for measured, least in zip(row["scale_latency_s"], row["floor"].seconds, strict=True)
         ]
+        row["beats_floor"] = beats(row["latency_s"], sum(row["floor"].seconds))
     return rows
+
+
+def first_names(rows: Sequence[Row], most: int) -> list[str]:
+    """The methods that a picture has room for, or that are worth looking into."""
+    return case_rows.distinct(rows, "name")[:most]
 
 
 # Tables
@@ -54,6 +49,9 @@ def page(run: Run, ceilings: Ceilings) -> Printed:
     """Ceilings, methods, scales."""
     rows = rows_with_floor(run, ceilings)
     first = ceilings_table(run, ceilings)
+    if wrong := [row["name"] for row in rows if row["beats_floor"]]:
+        first.title += ": invalid"
+        first.notes.insert(0, f"Invalid, as faster than they allow: {', '.join(wrong)}.")
     first.more = [methods_table(rows, run, ceilings), scales_table(rows)] if rows else []
     lost = [row for row in case_rows.rows_of(run) if "latency_s" not in row]
     if lost:
@@ -97,11 +95,13 @@ def bandwidth(bytes_per_s: float) -> str:
 
 def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
     """Each method's time, its floor, what bounds it, and from which batch on FLOPs do."""
-    lines = []
+    lines, looked_into = [], first_names(rows, 6)
     for row in rows:
         floor: Floor = row["floor"]
-        alone = row["case"].model_copy(update={"batch_size": 1})
-        turns = compute_bound_from(row["case"], ceilings)
+        alone, turns, launched = row["case"].model_copy(update={"batch_size": 1}), "", ""
+        if row["name"] in looked_into:
+            turns = str(compute_bound_from(row["case"], ceilings) or "never")
+            launched = f"{launches(alone) * ceilings.launch_s:.3g}"
         lines.append(
             {
                 "method": row["name"],
@@ -113,10 +113,11 @@ def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
                 "total MiB": f"{row['total_mib']:.0f}",
                 "reached": rate(sum(floor.flops) / row["latency_s"]),
                 "floor s": f"{sum(floor.seconds):.3g}",
-                "over floor": f"{row['latency_s'] / sum(floor.seconds):.2f}x",
+                "over floor": f"{row['latency_s'] / sum(floor.seconds):.2f}x"
+                + " !" * row["beats_floor"],
                 "bound by": "compute" if floor.compute_bound else "memory",
-                "compute-bound from batch": "never" if turns is None else str(turns),
-                "launches s": f"{launches(alone) * ceilings.launch_s:.3g}",
+                "compute-bound from batch": turns,
+                "launches s": launched,
             }
         )
     text = pd.DataFrame(lines)
@@ -152,11 +153,81 @@ def scales_table(rows: list[Row]) -> Printed:
     return Printed("Time over floor by scale", text, text, notes)
 
 
+# A profile
+
+
+def tables_of(run: Run) -> list[Printed]:
+    """Of a run that is a profile: the page, which method wins at which batch, memory, what is left
+    and what to mistrust.  [] for another run, or without ceilings."""
+    if run.folder is None or not (run.folder / SESSION).exists():
+        return []
+    top = load_ceilings(run.folder)
+    if top is None:
+        return []
+    first = page(run, top)
+    rows = [row for row in case_rows.rows_of(run) if "latency_s" in row]
+    more = [winners(rows), memory(rows), session_tables.left(run), session_tables.checks(run)]
+    mistrusted = session_tables.anomalies(run, rows_with_floor(run, top), top)
+    return [first, *first.more, *(table for table in more if len(table.text)), mistrusted]
+
+
+def winners(rows: Sequence[Row]) -> Printed:
+    """By stack and batch, the images a second of VAR, CoDe and VARiant, and which is fastest."""
+    plain = [
+        row
+        for row in rows
+        if isinstance(row["case"], VARCase)
+        and row["case"].attention == "auto"
+        and row["case"].memory_limit_gib is None
+    ]
+    methods = {row["case"].method: row["name"] for row in reversed(plain)}
+    shown = [name for name in first_names(plain, len(plain)) if name in methods.values()]
+    lines = []
+    for stack in case_rows.stacks_of(plain):
+        for batch in sorted(case_rows.distinct(plain, "batch_size")):
+            alike = [r for r in plain if (r["stack"], r["batch_size"]) == (stack, batch)]
+            rates = {row["name"]: row["throughput_img_s"] for row in alike}
+            if len(rates) < 2:
+                continue
+            fastest, second = sorted(rates, key=lambda name: -rates[name])[:2]
+            lines.append(
+                {
+                    "stack": stack,
+                    "batch": batch,
+                    **{name: f"{rates[name]:.3g}" if name in rates else "" for name in shown},
+                    "fastest": fastest,
+                    "over the next": f"{rates[fastest] / rates[second]:.2f}x {second}",
+                }
+            )
+    text = pd.DataFrame(lines)
+    notes = ["Images a second, of all methods measured.  Quality is not in it: `recommend`."]
+    return Printed("Which method wins at which batch", text, text, notes)
+
+
+def memory(rows: Sequence[Row]) -> Printed:
+    """Measured against predicted, a row for each case."""
+    lines = [
+        {
+            "method": row["name"],
+            "batch": row["batch_size"],
+            "stack": row["stack"],
+            "total MiB": f"{row['total_mib']:.0f}",
+            "predicted": f"{row['total_mib_predicted']:.0f}",
+            "over": f"{row['total_mib'] / row['total_mib_predicted'] - 1:+.1%}",
+            "KV cache MiB": f"{row['kv_cache_mib']:.1f}",
+            "differs": row.get("memory_differs", ""),
+        }
+        for row in rows
+    ]
+    text = pd.DataFrame(lines)
+    return Printed("Memory against prediction", text, text)
+
+
 # The page in Markdown
 
 
-def about(run: Run, command: str) -> list[str]:
-    """Machine, versions, commit and command, a line each."""
+def about(run: Run) -> list[str]:
+    """Machine, versions and commit, a line each."""
     env = run.env
     gpus = [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in env.get("gpus", [])]
     drivers = {f"driver {gpu['driver']}" for gpu in env.get("gpus", []) if "driver" in gpu}
@@ -165,9 +236,5 @@ def about(run: Run, command: str) -> list[str]:
         "CPU": f"{env.get('cpu')}, {env.get('cpu_threads')} threads, {env.get('memory_gib')} GiB",
         "Software": f"{run.software}, Python {env.get('python')}, {env.get('os')}",
         "CUDA": env.get("cuda") if gpus else "",
-        "Command": f"`{command}`",
     }
     return [f"- {name}: {value}" for name, value in facts.items() if value] + [""]
-
-
-# The picture

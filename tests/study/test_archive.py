@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.study import archive
-from bench.study.archive import MANIFEST, Held, Manifest, files_of, pack, set_of, unpack
+from bench.study.archive import MANIFEST, Archive, Held, Manifest, files_of, pack, set_of
 from tests.tiny import refused
 
 
@@ -35,7 +35,7 @@ def contents(folder):
 def test_what_is_packed_comes_out_again_and_nothing_hidden_or_linked_goes_along(folder, tmp_path):
     (file,) = pack(files_of(folder), "run", tmp_path / "out")
     assert file.name == "run-1-of-1.zip"
-    unpack([file], tmp_path / "there")
+    Archive([file]).unpack(tmp_path / "there")
     assert contents(tmp_path / "there") == contents(folder)
     assert set(contents(folder)) == {"logs/a.log", *(f"{i}.bin" for i in range(8))}
 
@@ -45,9 +45,9 @@ def test_each_part_is_as_large_as_it_may_be_and_all_are_needed(folder, tmp_path)
     assert len(parts) == 3
     assert all(part.stat().st_size <= 0.2 * 2**20 for part in parts)
     with refused("of 3 parts there is 1, 3"):
-        unpack([parts[0], parts[2]], tmp_path / "there")
+        Archive([parts[0], parts[2]]).unpack(tmp_path / "there")
     assert not (tmp_path / "there").exists()
-    unpack(parts, tmp_path / "there")
+    Archive(parts).unpack(tmp_path / "there")
     assert contents(tmp_path / "there") == contents(folder)
 
 
@@ -68,7 +68,7 @@ def test_a_folder_that_is_there_is_not_overwritten(folder, tmp_path):
     (file,) = pack(files_of(folder), "run", tmp_path / "out")
     before = contents(folder)
     with refused("is there already"):
-        unpack([file], folder)
+        Archive([file]).unpack(folder)
     assert contents(folder) == before
 
 
@@ -104,7 +104,7 @@ def linked(name, mode=stat.S_IFLNK | 0o777):
 )
 def test_a_path_that_could_lead_elsewhere_is_refused(tmp_path, path):
     with refused("no path that an archive may hold"):
-        unpack([forged(tmp_path, {path: b"x"})], tmp_path / "there")
+        Archive([forged(tmp_path, {path: b"x"})]).unpack(tmp_path / "there")
     assert [file.name for file in tmp_path.iterdir()] == ["forged.zip"]
 
 
@@ -129,7 +129,7 @@ CASES = {
 def test_whatever_is_wrong_is_one_line_and_nothing_is_written(tmp_path, which):
     files, entries, changes, words = CASES[which]
     with refused(words):
-        unpack([forged(tmp_path, files, entries, **changes)], tmp_path / "there")
+        Archive([forged(tmp_path, files, entries, **changes)]).unpack(tmp_path / "there")
     assert [file.name for file in tmp_path.iterdir()] == ["forged.zip"]
 
 
@@ -139,7 +139,7 @@ def test_a_bomb_that_hides_its_size_is_found_when_it_is_read(tmp_path):
     raw = file.read_bytes().replace((2**20).to_bytes(4, "little"), (1).to_bytes(4, "little"))
     file.write_bytes(raw)
     with refused("'a' is"):
-        unpack([file], tmp_path / "there")
+        Archive([file]).unpack(tmp_path / "there")
     assert not (tmp_path / "there").exists()
 
 
@@ -148,7 +148,7 @@ def test_what_is_no_archive_is_told_so(tmp_path):
     for content in (b"", b"PK\3\4 cut short", b"text"):
         file.write_bytes(content)
         with refused("no archive of this project"):
-            unpack([file], tmp_path / "there")
+            Archive([file]).unpack(tmp_path / "there")
 
 
 def test_a_part_that_was_cut_short_or_altered_is_refused(folder, tmp_path):
@@ -157,5 +157,5 @@ def test_a_part_that_was_cut_short_or_altered_is_refused(folder, tmp_path):
     for damaged in (whole[: len(whole) // 2], whole[:1000] + b"\xff" * 64 + whole[1064:]):
         file.write_bytes(damaged)
         with refused("zip"):
-            unpack([file], tmp_path / "there")
+            Archive([file]).unpack(tmp_path / "there")
         assert not (tmp_path / "there").exists()

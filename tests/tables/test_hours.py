@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.predict import durations
 from bench.predict.prediction import predict
 from bench.study import experiment
 from bench.tables import hours as cost
@@ -34,8 +35,8 @@ def test_measuring_takes_what_the_effort_says(tmp_path):
 
 
 def test_the_decoder_counts_its_images():
-    one = cost.vqvae_flops((1, 2, 16))
-    assert cost.vqvae_flops((1, 2, 32)) > 4 * one > 1e12  # 0.39 TFLOP at 256 pixels
+    one = durations.vqvae_flops((1, 2, 16))
+    assert durations.vqvae_flops((1, 2, 32)) > 4 * one > 1e12  # 0.39 TFLOP at 256 pixels
 
 
 def test_baselines_are_measured_with_their_own_decoders_and_not_sampled():

@@ -11,12 +11,13 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from bench.cli import app, targets
+from bench.cli import app
+from bench.cli import profile as profile_cli
 from bench.figures import looks, roofline
-from bench.measure import find_ceilings, runner
+from bench.measure import machine, runner
+from bench.measure.profile import items, tasks
 from bench.predict.ceilings import Ceilings, Product
 from bench.predict.floor import floor_of
-from bench.study import experiment
 from bench.study.cases import make_case
 from bench.tables import case_rows, profile
 from tests.synthetic import fake_run, invent
@@ -35,15 +36,6 @@ CEILINGS = Ceilings(
 @functools.cache
 def run():
     return fake_run("profile", depth=16, precision="fp16", batch_size=[1, 8, 64], samples=3)
-
-
-def test_the_axes_are_those_of_the_papers_at_depth_30():
-    sweep = experiment.load("profile", profile.axes_of("cuda", 30, None))
-    cases = [case.model_dump() for case in sweep.cases]
-    assert {case["batch_size"] for case in cases} == {1, 8, 64}
-    assert {case["precision"] for case in cases} == {"fp16"}
-    assert {case["refiner_depth"] for case in cases if case["method"] == "code"} == {16}
-    assert {case["subnet_depth"] for case in cases if case["method"] == "variant"} == {15}
 
 
 def test_over_floor_is_the_measured_median_over_the_floor():
@@ -82,56 +74,107 @@ def test_the_picture_shows_each_case_and_no_label_covers_another():
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
+def test_a_decode_below_its_floor_marks_the_ceilings_invalid():
+    slow = {"read_bytes_per_s": 1e9, "copy_bytes_per_s": 1e9}
+    low = CEILINGS.model_copy(update=slow)
+    first, methods, _ = (lambda p: (p, *p.more))(profile.page(run(), low))
+    assert first.title.endswith("invalid")
+    assert first.notes[0].startswith("Invalid, as faster than they allow: VAR-d16")
+    assert methods.text["over floor"][0].endswith(" !")
+    assert not profile.page(run(), CEILINGS).title.endswith("invalid")
+
+
+# The command
+
+
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(targets, "RESULTS", tmp_path / "results")
-    on_cpu = CEILINGS.model_copy(update={"device": "cpu"})
-    monkeypatch.setattr(find_ceilings, "measure_in_process", lambda device: on_cpu)
-    monkeypatch.setattr(
-        runner, "run_in_process", lambda job, *_: invent(make_case(job["case"]), 1, gpu_gib=8)
-    )
-    return lambda *words: CliRunner().invoke(app.app, ["profile", *words])
+    """`bench.py`, with measurers that invent, of items a to c."""
+    monkeypatch.setattr(profile_cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(machine, "find_disturbances", lambda *devices: [])
+    monkeypatch.setenv("CODEVAR_MACHINE", "here")
+    whole = items.jobs
+    monkeypatch.setattr(items, "jobs", lambda *words, **more: first_items(*whole(*words, **more)))
+    monkeypatch.setattr(runner, "run_in_process", invented)
+    monkeypatch.setattr(tasks, "in_process", invented_task)
+    return lambda *words: CliRunner().invoke(app.app, words)
 
 
-def test_a_profile_leaves_its_page_and_can_be_made_again(bench, tmp_path, monkeypatch):
-    tiny = "--depth 4 --device cpu --set method=var --set stack=modern --set batch_size=1"
-    words = [*tiny.split(), *["--set", "samples=1", "--set", "max_seconds=0.1", "--out"]]
-    result = bench(*words, str(tmp_path / "run"))
+def first_items(sweep, jobs):
+    jobs = [job for job in jobs if job.item in "abc"]
+    sweep.cases = [job.case for job in jobs if job.case]
+    return sweep, jobs
+
+
+def invented(job, *_):
+    return invent(make_case(job["case"]), 1, gpu_gib=8)
+
+
+def invented_task(task, *_):
+    on_cpu = CEILINGS.model_copy(update={"device": "cpu"}).model_dump()
+    return {
+        "smoke": {"status": "error", "reason": "compiled: no compiler", "stacks": {
+            "modern": {"same": 1.0}, "compiled": {"reason": "no compiler"}}},
+        "ceilings": {"status": "ok", "ceilings": on_cpu},
+        "selfcheck": {"status": "ok", "verdict": "passed", "overhead": 0.001},
+    }[task]  # fmt: skip
+
+
+def page_of(folder):
+    return (folder / "profile.md").read_text()
+
+
+def test_a_profile_leaves_its_page_goes_on_and_travels(bench, tmp_path):
+    folder = tmp_path / "run"
+    out = ["--out", str(folder), "--device", "cpu"]
+    planned = bench("profile", "--minutes", "4", "--dry-run", *out)
+    assert planned.exit_code == 0, planned.output
+    assert planned.stdout.startswith("precision: published float32, modern bf16, compiled bf16\n")
+    assert not folder.exists()
+
+    result = bench("profile", "--minutes", "60", *out)
     assert result.exit_code == 0, result.output
-    page = (tmp_path / "run" / "profile.md").read_text()
-    for words_of_page in (
-        "# Profile of",
-        "- Software: torch ",
-        ", commit ",
-        "profile --device cpu --depth 4",
+    page = page_of(folder)
+    for words in (
+        "# Profile of ",
+        "### Ceilings of",
+        "### Time over floor by scale",
+        "### Which method wins at which batch",
+        "### Memory against prediction",
+        "### Checks",
+        "modern: those of published on the CPU",
+        "(a) smoke",
+        "error: compiled: no compiler",
     ):
-        assert words_of_page in page
-    assert imread(tmp_path / "run" / "profile.png").shape[1] > 1500
-    assert (tmp_path / "run" / "profile.pdf").read_bytes().startswith(b"%PDF")
-    stored = json.loads((tmp_path / "run" / "ceilings.json").read_text())
-    assert stored["launch_s"] == 4e-6
+        assert words in page
+    assert imread(folder / "profile.png").shape[1] > 1500
+    assert "Which method wins at which batch" in (folder / "report.html").read_text()
 
-    def never(device):
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(find_ceilings, "measure_in_process", never)
-    again = bench(*words, str(tmp_path / "run"), "--resume")
+    again = bench("profile", "--minutes", "60", *out, "--resume")
     assert again.exit_code == 0, again.output
-    assert (tmp_path / "run" / "profile.md").read_text() == page
+    assert "(a) smoke" in again.stdout  # what failed is tried again, and nothing else
+    assert "(c)" not in again.stdout
 
-    only = bench(str(tmp_path / "run"), "--format", "md")
+    packed = bench("pack", str(folder), "-o", str(tmp_path / "out"), "--max-mib", "16")
+    assert packed.exit_code == 0, packed.output
+    brought = bench("import", str(tmp_path / "out"))
+    assert brought.exit_code == 0, brought.output
+    there = tmp_path / "results" / "here" / "run"
+    assert page_of(there) == page_of(folder)
+    assert bench("import", str(tmp_path / "out")).exit_code == 2
+
+    only = bench("profile", str(there), "--format", "md")
     assert only.exit_code == 0, only.output
-    tables = page[page.index("### Ceilings") :]
-    assert only.stdout.split() == tables.split()
+    assert only.stdout.startswith("### Ceilings")
 
 
 def test_a_run_of_another_machine_needs_its_own_ceilings(bench, tmp_path):
-    tiny = "--depth 4 --device cpu --set method=var --set stack=modern --set batch_size=1"
-    assert bench(*tiny.split(), "--out", str(tmp_path)).exit_code == 0
+    out = ["--out", str(tmp_path), "--device", "cpu", "--minutes", "60"]
+    assert bench("profile", *out).exit_code == 0
     (tmp_path / "ceilings.json").unlink()
     env = json.loads((tmp_path / "env.json").read_text()) | {"machine": "elsewhere"}
     (tmp_path / "env.json").write_text(json.dumps(env))
-    result = bench(str(tmp_path))
+    result = bench("profile", str(tmp_path))
     assert result.exit_code == 2
     assert result.stderr.endswith("has no ceilings.json, and was measured on elsewhere\n")
 
@@ -139,20 +182,22 @@ def test_a_run_of_another_machine_needs_its_own_ceilings(bench, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("--resume", "name its folder with --out"),
-        ("--device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
-        ("--device cpu --precision fp16", "precision fp16 needs a GPU"),
-        ("--precision fp64", "precision must be"),
-        ("--set nope=1", "--set nope: no such axis"),
-        ("--out /proc/nowhere", "/proc/nowhere: cannot be written"),
-        ("--out {run}", "holds a run already; --resume it or choose --out"),
-        ("--out {run} --resume", "began with another experiment"),
-        ("nowhere", "nowhere: no run.json here"),
+        ("profile --resume", "name its folder with --out"),
+        ("profile --device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
+        ("profile --minutes 0", "Invalid value for '--minutes'"),
+        ("profile --minutes nan", "Invalid value for '--minutes'"),
+        ("profile --out /proc/nowhere", "/proc/nowhere: cannot be written"),
+        ("profile --out {run}", "holds a run already; --resume it or choose --out"),
+        ("profile --out {run} --resume", "began with another experiment"),
+        ("profile nowhere", "nowhere: no run.json here"),
+        ("pack nowhere -o x", "nowhere: no run.json here"),
+        ("pack {run} -o x --max-mib 0", "Invalid value for '--max-mib'"),
+        ("import {run}", "no archive here; `bench.py pack` makes them"),
+        ("import {run}/run.json", "no archive of this project"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_measured(bench, tmp_path, words, line):
     (tmp_path / "run.json").write_text("{}")
-    (tmp_path / "ceilings.json").write_text('{"device": "cpu"}')
     result = bench(*words.format(run=tmp_path).split())
     assert result.exit_code == 2
     assert line in result.stderr

@@ -1,0 +1,72 @@
+"""How long a process measures, from the seconds of a decode; and the work of the image decoders."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.methods.baseline import Baseline
+from bench.methods.meta import meta_plan
+from bench.predict import baselines
+from bench.study.cases import Case
+from bench.study.experiment import Experiment
+from codevar import VQVAE, VQVAEConfig
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds, at least and at most."""
+
+    least: float
+    most: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.least + other.least, self.most + other.most)
+
+    def __mul__(self, times: float) -> Span:
+        return Span(times * self.least, times * self.most)
+
+
+@functools.cache
+def decoder_flops(case: Case) -> int:
+    """Of the image decoder, one image."""
+    if isinstance(case, Baseline):
+        return baselines.decoder_flops(case)
+    return vqvae_flops(meta_plan(case).scales.patch_sizes)
+
+
+@functools.cache
+def vqvae_flops(patch_sizes: tuple[int, ...]) -> int:
+    config = VQVAEConfig(patch_sizes=patch_sizes)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        side = patch_sizes[-1]
+        VQVAE(config).decode_features(torch.empty(1, config.channels, side, side))
+    return counter.get_total_flops()
+
+
+def measuring(effort: Experiment, decode: float, images: float, pair: float | None = None) -> Span:
+    """Of one round of a case once its weights are loaded, as `bench.measure.child` goes through it.
+    It stops when a figure is known well enough, at the earliest after `samples`, at the latest
+    after `max_seconds`.
+
+    decode, images: seconds of the decode and of its images.  pair: of the decode and of that of
+    its baseline, if they take turns.
+    """
+
+    def until(least: int, seconds: float, budget: float) -> Span:
+        most = budget + seconds
+        return Span(min(least * seconds, most), most)
+
+    one = Span(2 * decode + images, 2 * decode + images)
+    if effort.warmup:
+        one += until(max(effort.warmup, 2), decode, effort.max_seconds)
+    one += until(effort.samples, decode, effort.max_seconds)
+    one += until(effort.samples, images, effort.max_seconds / 2)
+    if pair is not None:
+        one += until(effort.warmup + effort.samples, pair, 2 * effort.max_seconds)
+    if effort.stream_seconds:
+        one += Span(effort.stream_seconds, effort.stream_seconds + decode)
+    return one
