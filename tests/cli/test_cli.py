@@ -63,7 +63,7 @@ def bench(tmp_path, monkeypatch):
         ("table", "no run under"),
         ("table nope", "nope: no such folder or experiment"),
         ("table /tmp", "no run.json here"),
-        ("plot nope", "nope: no such folder or experiment"),
+        ("plot nope", "nope: no such figure, experiment or folder"),
         ("nonsense", "nonsense"),
     ],
 )
@@ -163,7 +163,10 @@ def test_plots_of_two_runs_of_an_experiment_are_two_files(bench, tmp_path, monke
     runs = [fake_run("d16_cpu"), fake_run("d16_cpu")]
     runs[0].folder, runs[1].folder = Path("results/here/d16_cpu"), Path("results/there/d16_cpu")
     monkeypatch.setattr(plot, "find", lambda targets: runs)
-    assert bench("plot", "a", "b", "--figure", "speed", "--out", str(tmp_path)).exit_code == 0
+    assert (
+        bench("plot", "d16_cpu", "d16_cpu", "--figure", "speed", "--out", str(tmp_path)).exit_code
+        == 0
+    )
     names = sorted(file.name for file in tmp_path.glob("*.png"))
     assert names == ["here-d16_cpu-speed.png", "there-d16_cpu-speed.png"]
 
