@@ -144,7 +144,7 @@ def fake_evaluation(
         "published": True,
         "metrics": metrics,
         "intervals": {},
-        "bootstrap": 0,
+        "groups": None,
         "class_accuracy_by_class": None,
         "machine": "l20",
         "device": "cuda",

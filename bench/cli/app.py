@@ -83,7 +83,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": eval.evaluate,
     "compare": compare.compare,
     "sample": sample.sample,
-    "fidelity": sample.fidelity,
     "grid": pictures.grid,
     "edit": pictures.edit,
     "inpaint": pictures.inpaint,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bench.cli.targets import check_paths
+from bench.cli import options
+from bench.cli.targets import check_paths, record_folder
 from bench.study import evaluations, printing
 from bench.study.errors import UsageError
-from bench.study.folders import RESULTS
 from bench.study.printing import Format
 from codevar.progress import Progress
 
@@ -21,73 +21,87 @@ def evaluate(
     samples: Annotated[
         Path, typer.Argument(help="a sample set, a folder of PNG or JPEG, or an .npz of images")
     ],
-    reference: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help=".npz of statistics or images, folder, or mini:test"),
+    reference: options.Reference = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="BASELINE", help="as many images: differences, with 95 % intervals"),
     ] = None,
-    extractor: Annotated[
-        str | None, typer.Option(help="inception, mini or a classifier's file; default: by REF")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="file of the extractor's weights")] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="fetch Inception's weights if they are not cached")
-    ] = False,
+    tokens: Annotated[
+        int, typer.Option(min=0, metavar="N", help="with --against: of N images, equal tokens")
+    ] = 0,
+    extractor: options.Extractor = None,
+    weights: options.ExtractorWeights = None,
+    download: options.Download = False,
     metrics: Annotated[
         str | None, typer.Option(help="only these: fid,sfid,inception_score,precision,recall,...")
     ] = None,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="95 % intervals from N halves of the samples")
-    ] = 0,
+    intervals: options.Intervals = True,
+    as_published: Annotated[
+        bool,
+        typer.Option("--as-published", help="distances in float16, as OpenAI's evaluator has them"),
+    ] = False,
     save_statistics: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="keep the samples' statistics as a REF")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=4096)] = 64,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N")] = None,
-    cache: Annotated[Path | None, typer.Option(help="folder of features that are kept")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder of the record; results/MACHINE/evaluations")
-    ] = None,
-    format: Annotated[Format, typer.Option("--format", help="how to print")] = Format.rich,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = None,
+    cache: options.Cache = None,
+    out: options.RecordFolder = None,
+    format: options.OutputFormat = Format.rich,
 ) -> None:
-    """FID, sFID, IS, precision and recall of images, by OpenAI's protocol."""
+    """FID, IS, precision, recall and others of images; what differs from a baseline's."""
     if save_statistics is not None and save_statistics.suffix != ".npz":
         raise UsageError(f"--save-statistics {save_statistics}: name a file that ends in .npz")
-    if 0 < bootstrap < 20:
-        raise UsageError(f"--bootstrap {bootstrap}: too few for an interval; 20 at least")
-    check_paths(samples)
+    if not (reference or extractor or against or save_statistics):
+        raise UsageError("name a --reference; or an --extractor, for what needs none, as IS")
+    if tokens and against is None:
+        raise UsageError("--tokens: compares two sample sets; name the other one with --against")
+    check_paths(samples, *([against] if against else []))
     import torch
 
-    from bench.measure import devices, machine
+    from bench.measure import devices
     from bench.quality import evaluate as quality
-    from bench.quality import features
+    from bench.quality import features, token_agreement
+    from bench.quality.against import compare
     from bench.quality.images import open_images
     from bench.quality.reference import Reference, open_reference
     from bench.quality.reference import save_statistics as save
+    from bench.quality.sample_set import SampleSet
 
     chosen = devices.chosen_device(device)
     images = open_images(samples)
-    held = open_reference(reference, images.size) if reference else Reference("none")
-    network = features.extractor_of(
-        extractor or features.default_for(reference),
-        weights,
-        download,
-        torch.device(chosen),
-    )
-    kept = cache or features.default_cache()
+    baseline = open_images(against) if against else None
+    sets = (SampleSet.open(against), SampleSet.open(samples)) if against and tokens else None
+    which = extractor or ("inception" if save_statistics else features.default_for(reference))
+    network = features.extractor_of(which, weights, download, torch.device(chosen))
     with Progress(Console(stderr=True)) as progress:
+        protocol = quality.Protocol(
+            open_reference(reference, images.size) if reference else Reference("none"),
+            network,
+            cache or features.default_cache(),
+            batch_size,
+            [name.strip() for name in metrics.split(",")] if metrics else None,
+            intervals,
+            as_published,
+            progress.count,
+        )
         if save_statistics is not None:
-            gaussians = quality.statistics_of(images, network, kept, batch_size, progress.count)
+            gaussians = quality.statistics_of(images, protocol)
             save(save_statistics, gaussians, network, images.size)
             progress.say(f"statistics: {save_statistics}")
             if not reference:
                 return
-        asked = [name.strip() for name in metrics.split(",")] if metrics else None
-        record, notes = quality.evaluate(
-            images, held, network, asked, bootstrap, kept, batch_size, progress.count
-        )
-    folder = out or RESULTS / machine.environment()["machine"] / "evaluations"
-    file = evaluations.append(folder, record)
+        if baseline:
+            record, notes = compare(images, baseline, protocol)
+        else:
+            record, notes = quality.evaluate(images, protocol)
+        if sets:
+            found = token_agreement.agreement(*sets, chosen, tokens, batch_size, download)
+            record.against = {**(record.against or {}), "tokens": found}
+    file = evaluations.append(record_folder(out, "evaluations"), record)
     printing.show(printed(record, notes), format)
+    if sets:
+        printing.show(token_agreement.printed(found), format)
     print(f"record: {file}", file=sys.stderr)
 
 
@@ -97,25 +111,52 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printe
 
     from bench.metrics import METRICS
 
+    against, floor = record.against, record.floor or {}
     rows = []
-    for name, value in record.metrics.items():
-        if name not in METRICS:
-            continue
-        heading = METRICS[name].heading
+    for name in (name for name in record.metrics if name in METRICS):
         spread = record.metrics.get(f"{name}_std")
-        low, high = record.intervals.get(name, (None, None))
-        rows.append(
-            {
-                "metric": heading,
-                "value": f"{value:.4g}" + (f" ± {spread:.2g}" if spread is not None else ""),
-                "95 %": f"{low:.4g} to {high:.4g}" if low is not None else "",
-            }
-        )
-    text = pd.DataFrame(rows)
+        row = {
+            "metric": METRICS[name].heading,
+            "value": f"{record.metrics[name]:.4g}" + (f" ± {spread:.2g}" if spread else ""),
+            "95 %": span(record.intervals.get(name)),
+            "real images": f"{floor[name]:.4g}" if name in floor else "",
+        }
+        if against:
+            from bench.quality.against import told_apart
+
+            row["baseline"] = f"{against['metrics'][name]:.4g}"
+            row["difference"] = f"{against['differences'][name]:+.3g}"
+            row["95 % of it"] = span(against["difference_intervals"][name], "+")
+            row["is"] = told_apart(against, name)
+        rows.append(row)
+    text = pd.DataFrame(rows, columns=None if rows else ["metric"])
     what = record.label or record.samples
-    against = "" if record.reference == "none" else f"; against {record.reference}"
-    rests_on = f"{record.images:,} images; features of {record.extractor}{against}."
+    held = "" if record.reference == "none" else f"; against {record.reference}"
+    if record.reference_images:
+        held += f", {record.reference_images:,} images"
+    of = f"; features of {record.extractor}" if record.extractor != "none" else ""
+    rests_on = [f"{record.images:,} images{of}{held}."]
+    if against:
+        rests_on.append(f"Baseline: {against['label'] or against['samples']}.")
+    if against and against["distances"]:
+        rests_on.append(distances_in_words(against["distances"]))
     data = pd.DataFrame([{**record.to_json(), **record.metrics}])
-    return printing.Printed(
-        f"Quality of {what}", data, text.loc[:, (text != "").any()], [rests_on, *notes]
-    )
+    text = text.loc[:, (text != "").any()]
+    return printing.Printed(f"Quality of {what}", data, text, [*rests_on, *notes])
+
+
+def span(interval: tuple[float, float] | None, sign: str = "") -> str:
+    """An interval in words."""
+    return f"{interval[0]:{sign}.4g} to {interval[1]:{sign}.4g}" if interval else ""
+
+
+def distances_in_words(found: dict[str, Any]) -> str:
+    """The images of one seed and class, side by side."""
+    kinds = {"psnr_db": "PSNR", "ssim": "SSIM", "feature_distance": "features apart"}
+    told = [
+        f"{words} {found[name]['mean']:.4g} (90 % of images {found[name]['quantiles'][0]:.4g} to "
+        f"{found[name]['quantiles'][-1]:.4g})"
+        for name, words in kinds.items()
+        if name in found
+    ]
+    return f"Image by image: {', '.join(told)}; {found['identical']:.1%} identical."

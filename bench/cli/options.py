@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bench.study.folders import PROGRAM
 from bench.study.printing import Format
 
 ExperimentName = Annotated[
@@ -42,16 +41,15 @@ PictureFile = Annotated[
     Path, typer.Option("--out", "-o", help="FILE.png; a PDF is written beside it")
 ]
 Reference = Annotated[
-    str | None, typer.Option(metavar="REF", help=f"also FIDs; REF as `{PROGRAM} eval` takes it")
+    str | None,
+    typer.Option(metavar="REF", help=".npz of statistics or images, folder, or mini:test"),
 ]
 Extractor = Annotated[
-    str | None, typer.Option(help="inception, mini or a classifier's file; default: by REF")
+    str | None, typer.Option(help="inception, mini, none or a classifier's file; default: by REF")
 ]
 ExtractorWeights = Annotated[Path | None, typer.Option(help="file of the extractor's weights")]
 Cache = Annotated[Path | None, typer.Option(help="folder of features that are kept")]
-Bootstrap = Annotated[
-    int, typer.Option(min=0, metavar="N", help="95 % intervals from N halves of the samples")
-]
+Intervals = Annotated[bool, typer.Option(help="95 % intervals of every figure")]
 Precision = Annotated[
     str | None, typer.Option(help="float32, bf16 or fp16; default: fp16 on a GPU, else float32")
 ]

@@ -199,7 +199,7 @@ def iqa(
     from bench.measure import devices
     from bench.quality import features
     from bench.quality import iqa as scoring
-    from bench.quality.evaluate import evaluate
+    from bench.quality.evaluate import Protocol, evaluate
     from bench.quality.images import open_images
     from bench.quality.reference import Reference
     from bench.study import evaluations
@@ -215,16 +215,15 @@ def iqa(
             network, without = scoring.extractor_of(
                 asked, pictures.size, weights, download, torch.device(chosen)
             )
-            line, _ = evaluate(
-                pictures,
+            protocol = Protocol(
                 Reference("none"),
                 network,
-                list(network.widths),
-                0,
                 features.default_cache(),
                 batch_size,
-                progress.count,
+                list(network.widths),
+                tell=progress.count,
             )
+            line, _ = evaluate(pictures, protocol)
             notes |= dict.fromkeys(without)
             evaluations.append(folder, line)
             lines.append(line)

@@ -26,7 +26,7 @@ def reproduce(
     ] = "mini:test:2000",
     per_class: options.PerClass = 200,
     batch_size: options.BatchSize = 50,
-    bootstrap: options.Bootstrap = 100,
+    intervals: options.Intervals = True,
     speed: Annotated[bool, typer.Option(help="also measure speed and memory")] = True,
     weights: options.ExtractorWeights = None,
     changes: options.Changes = [],  # noqa: B006
@@ -68,6 +68,8 @@ def reproduce(
     from bench.measure import devices, machine, runner
     from bench.quality import ablations, features
     from bench.quality import reproduce as whole
+    from bench.quality.evaluate import Protocol
+    from bench.quality.reference import Reference
     from bench.tables import frames, tables
     from codevar.progress import Progress
 
@@ -91,9 +93,11 @@ def reproduce(
         wanted,
         samples or shared / whole.SAMPLES,
         shared,
-        whole.Protocol(reference, per_class, batch_size, bootstrap),
-        network,
-        features.default_cache(),
+        per_class,
+        reference,
+        Protocol(
+            Reference("none"), network, features.default_cache(), batch_size, intervals=intervals
+        ),
         env,
         Progress(),
         download,

@@ -1,18 +1,15 @@
-"""`bench.py sample` and `bench.py fidelity`: parse, call, print."""
+"""`bench.py sample`: parse, call, print."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli import options
-from bench.cli.targets import record_folder
 from bench.study import experiment
-from bench.study.cases import make_case
 
 if TYPE_CHECKING:
     from bench.quality.sample_set import Manifest
@@ -92,44 +89,3 @@ def told(manifest: Manifest) -> list[str]:
     if manifest["case"]["weights"] == "seeded":
         lines.append("weights are random, from a seed: the images show nothing; --set weights=")
     return lines
-
-
-def fidelity(
-    a: Annotated[Path, typer.Argument(metavar="A", help="a sample set: what is compared with")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="the same on another stack or precision")],
-    images: Annotated[int, typer.Option(min=1, help="of so many the tokens are compared")] = 64,
-    batch_size: options.BatchSize = 32,
-    reference: options.Reference = None,
-    extractor: options.Extractor = None,
-    weights: options.ExtractorWeights = None,
-    cache: options.Cache = None,
-    device: options.Device = None,
-    out: options.RecordFolder = None,
-    download: options.Download = False,
-) -> None:
-    """Whether a stack or a precision changes tokens, images and FID: two sets, side by side."""
-    import torch
-
-    from bench.measure import devices, machine
-    from bench.quality import features
-    from bench.quality import fidelity as comparing
-    from bench.quality.sample_set import SampleSet
-    from bench.study import printing
-
-    chosen = devices.chosen_device(device)
-    sets = SampleSet.open(a), SampleSet.open(b)
-    devices.check_devices([make_case({**s.manifest["case"], "device": chosen}) for s in sets])
-    fid = None
-    if reference is not None:
-        which = extractor or features.default_for(reference)
-        network = features.extractor_of(which, weights, download, torch.device(chosen))
-        kept = cache or features.default_cache()
-        fid = partial(
-            comparing.fids, reference=reference, extractor=network, cache=kept, batch_size=64
-        )
-    env = machine.environment()
-    folder = record_folder(out, "fidelity")
-    found = comparing.compare(*sets, chosen, images, batch_size, download, fid)
-    path = comparing.append(folder, found, env, chosen)
-    printing.show(comparing.printed(found), "rich")
-    print(f"record: {path}")

@@ -5,6 +5,8 @@ Shapes: N samples, C classes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from bench.metrics.metric import Estimate, Given, Images, Metric, Network
@@ -20,9 +22,8 @@ def estimate(given: Given) -> Estimate:
     assert given.labels_N is not None
     logits_NC = given.samples["logits"].cpu()
     right_N = (logits_NC.argmax(1) == given.labels_N).double()
-    of_halves = [float(right_N[mask].mean()) for mask in given.masks()]
     by_class = class_accuracy(logits_NC, given.labels_N)
-    return Estimate(float(right_N.mean()), of_halves, by_class=by_class)
+    return replace(given.mean(right_N), by_class=by_class)
 
 
 def lacks(samples: Images, network: Network) -> str:

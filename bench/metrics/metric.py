@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-from bench.metrics.halves import Halves
+from bench.metrics.jackknife import Groups
 from bench.study.columns import Column, register
 
 #: What it needs beside the samples: the references' distribution (their mean and covariance are
@@ -44,14 +44,16 @@ class Given:
 
     samples: (N, D) each.  references: (M, D) each, where there are images of the reference.
     gaussians: mean and covariance of the reference, of those layers that need them.
-    labels_N: classes of the samples.  halves: which intervals rest on; None without intervals.
+    labels_N: classes of the samples.  groups: which intervals rest on; None without intervals.
+    as_published: with the roundings of the published evaluator.
     """
 
     samples: dict[str, torch.Tensor]
     references: dict[str, torch.Tensor]
     gaussians: dict[str, Any]
     labels_N: torch.Tensor | None
-    halves: Halves | None
+    groups: Groups | None
+    as_published: bool = False
     _shared: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, compute: Callable[[], Found]) -> Found:
@@ -60,22 +62,23 @@ class Given:
             self._shared[name] = compute()
         return self._shared[name]
 
-    def masks(self) -> list[torch.Tensor]:
-        """(N,) each: which samples are in each half."""
-        return list(self.halves.masks()) if self.halves else []
+    def mean(self, values_N: torch.Tensor) -> Estimate:
+        """The mean over samples of values (N,)."""
+        value = float(values_N.double().mean())
+        return Estimate(value, self.groups.means(values_N) if self.groups else [])
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's value and that of each half.
+    """A metric's value and its replicates (`bench.metrics.jackknife`).
 
-    interval: 95 %, of a metric that needs no halves for it.  spread: standard deviation that the
-    metric reports beside its value.  by_class: the value of each class.  note: what a reader must
-    know.
+    interval: 95 %, of a metric that needs no replicates for it.  spread: standard deviation that
+    the metric reports beside its value.  by_class: the value of each class.  note: what a reader
+    must know.
     """
 
     value: float
-    of_halves: list[float] = field(default_factory=list)
+    replicates: list[float] = field(default_factory=list)
     interval: tuple[float, float] | None = None
     spread: float | None = None
     by_class: list[float] | None = None
@@ -101,6 +104,7 @@ class Metric:
     layer: of the features.  needs: what it needs beside the samples.
     compute: raises ValueError for features that have no such figure.
     lacks: why these samples and this network cannot have it, or "".
+    groups_needed: there is no such figure without replicates.
     per_image: a mean over images, of `bench.py iqa`; it has a network and weights of its own.
 
     Raises ValueError, with its name, if something is missing.
@@ -118,6 +122,7 @@ class Metric:
     needs: Needs = None
     compute: Callable[[Given], Estimate] = not_given
     lacks: Callable[[Images, Network], str] = nothing_lacks
+    groups_needed: bool = False
     per_image: bool = False
 
     def __post_init__(self) -> None:

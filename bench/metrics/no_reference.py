@@ -7,19 +7,14 @@ Shapes: N samples.
 import math
 from functools import partial
 
-from scipy.stats import t as student
-
+from bench.metrics.jackknife import interval_of_mean
 from bench.metrics.metric import Estimate, Given, Metric
 
 
 def estimate(name: str, given: Given) -> Estimate:
     """The mean, with Student's 95 % interval."""
-    scores_N = given.samples[name].double().flatten()
-    mean, count = float(scores_N.mean()), len(scores_N)
-    if count < 2:
-        return Estimate(mean)
-    half = float(student.ppf(0.975, count - 1) * scores_N.std() / math.sqrt(count))
-    return Estimate(mean, interval=(mean - half, mean + half))
+    scores_N = given.samples[name].double().flatten().cpu()
+    return Estimate(float(scores_N.mean()), interval=interval_of_mean(scores_N))
 
 
 for name, heading, format, order, lower_is_better, high in (

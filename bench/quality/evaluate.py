@@ -1,4 +1,4 @@
-"""SAMPLES against REF: which figures can be had, their features, the figures, one record."""
+"""SAMPLES against REF, and against a BASELINE: features, figures, differences, one record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,144 +14,174 @@ from typing import Any
 import torch
 
 from bench.measure import machine
-from bench.metrics import Given
-from bench.metrics.coverage import NEIGHBOURS
+from bench.metrics import Estimate, Given
+from bench.metrics.coverage import DENSITY_NEIGHBOURS
 from bench.metrics.frechet import Gaussian
-from bench.metrics.halves import GROUPS, Halves, interval
+from bench.metrics.jackknife import GROUPS, LEAST, Groups, interval
 from bench.metrics.metric import of_features, of_pixels
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
-from bench.quality.reference import Reference
+from bench.quality.reference import Reference, floor_of
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 
 METRICS = of_features() | of_pixels()
+FEW = 10_000  # images below which FID and IS are mostly bias
 
 #: Told what is in work, how much of it is done, and of how much.
 Tell = Callable[[str, int, int], None]
 
 
+def tell_nobody(what: str, done: int, total: int) -> None:
+    """Shows no progress."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are measured.
+
+    wanted: metrics; None for all that can be had.  intervals: 95 % for each, where there are
+    images enough.  as_published: with the evaluator's float16 distances.
+    """
+
+    reference: Reference
+    extractor: Extractor
+    cache: Path
+    batch_size: int = 64
+    wanted: Sequence[str] | None = None
+    intervals: bool = True
+    as_published: bool = False
+    tell: Tell = tell_nobody
+
+    def features(self, what: str, images: ImageSet, layers: set[str]) -> Features:
+        """Of a set, by layer.  Raises UsageError."""
+
+        def done(count: int) -> None:
+            self.tell(f"features of the {what}", count, images.count)
+
+        return extract(images, self.extractor, sorted(layers), self.cache, self.batch_size, done)
+
+
 @dataclass
-class Figures:
-    """values, intervals: by metric.  by_class: accuracy.  notes: what a reader must know."""
+class Measured:
+    """A set's figures by metric, what they rest on, and what a reader must know."""
 
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    by_class: list[float] | None
-    notes: list[str]
+    estimates: dict[str, Estimate]
+    features: Features
+    reference_sha256: str | None
+    notes: list[str] = field(default_factory=list)
 
 
-def evaluate(
-    samples: ImageSet,
-    reference: Reference,
-    extractor: Extractor,
-    wanted: Sequence[str] | None,
-    bootstrap: int,
-    cache: Path,
-    batch_size: int,
-    tell: Tell = lambda what, done, total: None,
-) -> tuple[Evaluation, list[str]]:
-    """One record of the wanted metrics (by default all that can be had), and notes.
+def evaluate(samples: ImageSet, protocol: Protocol) -> tuple[Evaluation, list[str]]:
+    """One record of the wanted metrics, and notes.
 
-    bootstrap: how many halves of the samples give the intervals; 0: none.
     Raises UsageError before anything is extracted for what cannot be had.
     """
     began = time.perf_counter()
-    names, notes = chosen(samples, reference, extractor, wanted)
-    check_counts(samples, reference, extractor, names, bootstrap)
+    names, notes = chosen(samples, protocol)
+    groups = groups_of(samples, protocol, names, notes)
+    found = measure("samples", samples, protocol, names, groups)
+    record = record_of(samples, protocol, found)
+    held = [name for name in names if METRICS[name].needs in ("distribution", "images")]
+    if held and (real := floor_of(protocol.reference, samples.count)):
+        floor = measure("floor", real, protocol, held, groups)
+        record["floor"] = {name: one.value for name, one in floor.estimates.items()}
+    notes += [*found.notes, *cautions(samples, protocol, names)]
+    record["duration_s"] = time.perf_counter() - began
+    return Evaluation.model_validate(record), notes
 
-    def features(what: str, images: ImageSet, layers: Sequence[str]) -> Features:
-        def done(count: int) -> None:
-            tell(f"features of the {what}", count, images.count)
 
-        return extract(images, extractor, layers, cache, batch_size, done)
-
-    of_samples = features("samples", samples, sorted({METRICS[name].layer for name in names}))
-    of_reference = None
-    if reference.images and (layers := layers_of(reference, names)):
-        of_reference = features("reference", reference.images, layers)
-    found = figures(
-        names,
-        of_samples,
-        of_reference,
-        reference,
-        samples.labels,
-        bootstrap,
-        extractor.device,
-        tell,
-    )
-    own = {name: sha for name, sha in extractor.layer_sha256.items() if name in names}
-    weights = {"metric_weights_sha256": own} if own else {}
-    record = {
-        **record_of(samples, of_samples.digest),
-        **measured_by(reference, of_reference, extractor),
-        **weights,
-        "metrics": found.values,
-        "intervals": found.intervals,
-        "bootstrap": bootstrap,
-        "class_accuracy_by_class": found.by_class,
-        **here(extractor.device),
-        "duration_s": time.perf_counter() - began,
-    }
-    return Evaluation.model_validate(record), [
-        *notes,
-        *found.notes,
-        *cautions(reference, extractor, names),
+def groups_of(
+    samples: ImageSet, protocol: Protocol, names: list[str], notes: list[str]
+) -> Groups | None:
+    """The groups that intervals rest on; None if there are to be none, or too few images, which
+    is noted, and the metrics that need them leave `names`."""
+    widths = [
+        protocol.extractor.widths[METRICS[name].layer]
+        for name in names
+        if METRICS[name].needs == "distribution"
     ]
+    least = enough_for_intervals(max(widths, default=0))
+    if protocol.intervals and samples.count >= least:
+        return Groups.deal(samples.count, samples.labels)
+    if protocol.intervals and any(not METRICS[name].per_image for name in names):
+        notes.append(f"No intervals: {samples.count:,} images are too few; they need {least:,}.")
+    names[:] = [name for name in names if not METRICS[name].groups_needed]
+    return None
 
 
-def measured_by(
-    reference: Reference, of_reference: Features | None, extractor: Extractor
-) -> dict[str, Any]:
-    """What a record's figures rest on: the reference and the network, with their hashes."""
-    return {
-        "reference": reference.name,
-        "reference_sha256": reference.sha256 or (of_reference and of_reference.digest),
-        "reference_images": reference.images.count if reference.images else None,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.sha256,
-        "published": extractor.published,
-    }
+def measure(
+    what: str, images: ImageSet, protocol: Protocol, names: Sequence[str], groups: Groups | None
+) -> Measured:
+    """The metrics of one set."""
+    reference, device = protocol.reference, protocol.extractor.device
+    of_images = protocol.features(what, images, {METRICS[name].layer for name in names})
+    from_images = {"images"} if reference.gaussians else {"images", "distribution"}
+    layers = {METRICS[name].layer for name in names if METRICS[name].needs in from_images}
+    of_reference = None
+    if reference.images and layers:
+        of_reference = protocol.features("reference", reference.images, layers)
+    references = on(device, of_reference.layers if of_reference else {})
+    known = {layer: gaussian.to(device) for layer, gaussian in reference.gaussians.items()}
+    distributions = {METRICS[name].layer for name in names if METRICS[name].needs == "distribution"}
+    given = Given(
+        on(device, of_images.layers),
+        references,
+        {layer: known.get(layer) or Gaussian.of(references[layer]) for layer in distributions},
+        None if images.labels is None else torch.as_tensor(images.labels),
+        groups,
+        protocol.as_published,
+    )
+    sha256 = of_reference.digest if of_reference else None
+    found = Measured({}, of_images, reference.sha256 or sha256)
+    for i, name in enumerate(names):
+        protocol.tell("figures", i, len(names))
+        try:
+            estimate = METRICS[name].compute(given)
+        except ValueError as e:
+            raise UsageError(f"{reference.name}: {e}") from None
+        if not math.isfinite(estimate.value):
+            raise UsageError(f"{name}: not finite; these features give no valid figure")
+        found.estimates[name] = estimate
+        if estimate.note:
+            found.notes.append(estimate.note)
+    return found
 
 
-def statistics_of(
-    samples: ImageSet,
-    extractor: Extractor,
-    cache: Path,
-    batch_size: int,
-    tell: Tell = lambda what, done, total: None,
-) -> dict[str, Gaussian]:
+def on(device: torch.device, layers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: features_ND.to(device) for name, features_ND in layers.items()}
+
+
+def statistics_of(samples: ImageSet, protocol: Protocol) -> dict[str, Gaussian]:
     """Mean and covariance of each layer that a FID is of.  Raises UsageError."""
-    layers = [
+    extractor = protocol.extractor
+    layers = {
         metric.layer
         for metric in METRICS.values()
         if metric.needs == "distribution" and metric.layer in extractor.widths
-    ]
+    }
     for layer in layers:
         check_enough(samples, layer, extractor.widths[layer])
-
-    def done(count: int) -> None:
-        tell("features of the samples", count, samples.count)
-
-    found = extract(samples, extractor, layers, cache, batch_size, done)
+    found = protocol.features("samples", samples, layers)
     return {layer: Gaussian.of(found.layers[layer].to(extractor.device)) for layer in layers}
 
 
 # What can be had
 
 
-def chosen(
-    samples: ImageSet, reference: Reference, extractor: Extractor, wanted: Sequence[str] | None
-) -> tuple[list[str], list[str]]:
+def chosen(samples: ImageSet, protocol: Protocol) -> tuple[list[str], list[str]]:
     """The metrics to compute, and a note for each that is left out.
 
-    Raises UsageError for one that was asked for and cannot be had.
+    Raises UsageError for one that was asked for and cannot be had, and for too few images.
     """
+    wanted, extractor = protocol.wanted, protocol.extractor
     known = of_pixels() if extractor.layer_sha256 else of_features()
+    if not extractor.widths:  # `--extractor none`: nothing but pixels and tokens
+        known = {}
     for name in wanted or ():
         if name not in known:
             raise UsageError(f"--metrics {name}: no such metric; there are {', '.join(known)}")
-    whys = {name: why_not(name, samples, reference, extractor) for name in wanted or known}
+    whys = {name: why_not(name, samples, protocol) for name in wanted or known}
     lacking = {name: why for name, why in whys.items() if why}
     if wanted and lacking:
         name, why = next(iter(lacking.items()))
@@ -159,15 +189,19 @@ def chosen(
     by_why: dict[str, list[str]] = {}
     for name, why in lacking.items():
         by_why.setdefault(why, []).append(name)
-    notes = [f"Without {' and '.join(left)}: {why}." for why, left in by_why.items()]
-    return [name for name in whys if name not in lacking], notes
+    notes = [f"Without {', '.join(left)}: {why}." for why, left in by_why.items()]
+    names = [name for name in whys if name not in lacking]
+    check_counts(samples, protocol, names)
+    return names, notes
 
 
-def why_not(name: str, samples: ImageSet, reference: Reference, extractor: Extractor) -> str:
+def why_not(name: str, samples: ImageSet, protocol: Protocol) -> str:
     """Why a metric cannot be had, or ""."""
-    metric = METRICS[name]
+    metric, reference, extractor = METRICS[name], protocol.reference, protocol.extractor
     if metric.layer not in extractor.widths:
         return f"{extractor.name} has no {metric.layer} features"
+    if metric.groups_needed and not protocol.intervals:
+        return "it needs --intervals"
     if metric.needs == "distribution" and reference.gaussians:
         if metric.layer not in reference.gaussians:
             return f"{reference.name} has no statistics of {metric.layer} features"
@@ -177,20 +211,9 @@ def why_not(name: str, samples: ImageSet, reference: Reference, extractor: Extra
     return metric.lacks(samples, extractor)
 
 
-def layers_of(reference: Reference, names: Sequence[str]) -> list[str]:
-    """Layers that the reference's images are needed for."""
-    from_images = {"images"} if reference.gaussians else {"images", "distribution"}
-    return sorted({METRICS[name].layer for name in names if METRICS[name].needs in from_images})
-
-
-def check_counts(
-    samples: ImageSet,
-    reference: Reference,
-    extractor: Extractor,
-    names: Sequence[str],
-    bootstrap: int,
-) -> None:
+def check_counts(samples: ImageSet, protocol: Protocol, names: Sequence[str]) -> None:
     """Refuses figures that so many images, or these statistics, cannot give."""
+    reference, extractor = protocol.reference, protocol.extractor
     if reference.extractor not in (None, extractor.key):
         raise UsageError(
             f"{reference.name} was made by {reference.extractor}, not by {extractor.key}"
@@ -208,27 +231,21 @@ def check_counts(
         others = ",".join(other for other in names if other not in distributions)
         for images in (samples, *of_images):
             check_enough(images, layer, width, f"--metrics {others}" if others else "")
-        if bootstrap and samples.count < (least := enough_for_halves(width)):
-            raise UsageError(
-                f"--bootstrap: half of {samples.count} images are too few for a {name} over "
-                f"{width} features: give {least} at least, or leave it out"
-            )
     of_neighbours = any(METRICS[name].needs == "images" for name in names)
     for held in (samples, reference.images):
-        if held and of_neighbours and held.count <= NEIGHBOURS:
+        if held and of_neighbours and held.count <= DENSITY_NEIGHBOURS:
             raise UsageError(
-                f"{held.name}: {held.count} images have no {NEIGHBOURS} neighbours each, "
-                "which precision and recall are of"
+                f"{held.name}: {held.count} images have no {DENSITY_NEIGHBOURS} neighbours each, "
+                "which precision, recall, density and coverage are of"
             )
-    if bootstrap and samples.count < 2 * GROUPS:
-        raise UsageError(
-            f"--bootstrap: {samples.count} images are too few; {2 * GROUPS} at least are needed"
-        )
 
 
-def enough_for_halves(width: int) -> int:
-    """How many images there must be for every half to have more of them than features."""
-    return GROUPS * (width // (GROUPS // 2) + 1)
+def enough_for_intervals(width: int) -> int:
+    """How many images there must be for more than `width` of them without any two groups."""
+    count = max(LEAST, width + 1)
+    while count - 2 * math.ceil(count / GROUPS) <= width:
+        count += 1
+    return count
 
 
 def check_enough(images: ImageSet, layer: str, width: int, instead: str = "") -> None:
@@ -242,99 +259,71 @@ def check_enough(images: ImageSet, layer: str, width: int, instead: str = "") ->
         )
 
 
-# Figures
-
-
-def figures(
-    names: Sequence[str],
-    samples: Features,
-    of_reference: Features | None,
-    reference: Reference,
-    labels: Any,
-    bootstrap: int,
-    device: torch.device,
-    tell: Tell,
-) -> Figures:
-    """The metrics by name, from features."""
-    count = len(next(iter(samples.layers.values())))
-    references = on(device, of_reference.layers if of_reference else {})
-    known = {layer: gaussian.to(device) for layer, gaussian in reference.gaussians.items()}
-    distributions = {METRICS[name].layer for name in names if METRICS[name].needs == "distribution"}
-    given = Given(
-        on(device, samples.layers),
-        references,
-        {layer: known.get(layer) or Gaussian.of(references[layer]) for layer in distributions},
-        None if labels is None else torch.as_tensor(labels),
-        Halves.draw(count, bootstrap, labels) if bootstrap else None,
-    )
-    found = Figures({}, {}, None, [])
-    for i, name in enumerate(names):
-        tell("figures", i, len(names))
-        metric = METRICS[name]
-        try:
-            estimate = metric.compute(given)
-        except ValueError as e:
-            raise UsageError(f"{reference.name}: {e}") from None
-        if not math.isfinite(estimate.value):
-            raise UsageError(f"{name}: not finite; these features give no valid figure")
-        found.values[name] = estimate.value
-        if estimate.spread is not None:
-            found.values[f"{name}_std"] = estimate.spread
-        if estimate.interval:
-            found.intervals[name] = estimate.interval
-        elif estimate.of_halves:
-            bounds = metric.low, metric.high
-            found.intervals[name] = interval(estimate.value, estimate.of_halves, *bounds)
-        if estimate.note:
-            found.notes.append(estimate.note)
-        found.by_class = found.by_class or estimate.by_class
-    return found
-
-
-def on(device: torch.device, layers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: features_ND.to(device) for name, features_ND in layers.items()}
-
-
-def cautions(reference: Reference, extractor: Extractor, names: Sequence[str]) -> list[str]:
+def cautions(samples: ImageSet, protocol: Protocol, names: Sequence[str]) -> list[str]:
     """What keeps the figures from being compared with others."""
-    notes = []
+    notes, extractor, reference = [], protocol.extractor, protocol.reference
     if not extractor.published:
         notes.append(
             f"The weights of {extractor.name} are not the published ones: compare these figures "
             "with each other, not with papers."
         )
-    if reference.size is None and any(METRICS[n].needs == "distribution" for n in names):
+    if not any(METRICS[name].needs == "distribution" for name in names):
+        return notes
+    if reference.size is None:
         notes.append(f"{reference.name} does not say of which size its images were.")
+    if samples.count < FEW:
+        notes.append(
+            f"{samples.count:,} images, fewer than {FEW:,}: FID is higher and IS lower than of "
+            "many; compare only figures of as many images."
+        )
     return notes
 
 
 # The record
 
 
-def record_of(samples: ImageSet, digest: str) -> dict[str, Any]:
-    """Where the samples are from; of unknown origin unless it is a sample set."""
-    manifest = samples.manifest
+def record_of(samples: ImageSet, protocol: Protocol, found: Measured) -> dict[str, Any]:
+    """All but its duration.  Of unknown origin unless the images are a sample set."""
+    extractor, reference, manifest = protocol.extractor, protocol.reference, samples.manifest
+    values: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, one in found.estimates.items():
+        values[name] = one.value
+        if one.spread is not None:
+            values[f"{name}_std"] = one.spread
+        if one.interval:
+            intervals[name] = one.interval
+        elif one.replicates:
+            bounds = METRICS[name].low, METRICS[name].high
+            intervals[name] = interval(one.value, one.replicates, *bounds)
+    by_class = [one.by_class for one in found.estimates.values() if one.by_class]
+    own = {name: sha for name, sha in extractor.layer_sha256.items() if name in values}
     sampled = {key: manifest.get(key) for key in ("machine", "torch", "commit", "dirty")}
     names = ("case", "label", "preset", "seed", "sources", "weights_sha256")
+    here = machine.environment()
     return {
         "samples": samples.name,
-        "samples_sha256": digest,
+        "samples_sha256": found.features.digest,
         "images": samples.count,
         "size": samples.size,
         **{name: manifest.get(name) for name in names},
         "sampled": sampled if manifest else None,
-    }
-
-
-def here(device: torch.device) -> dict[str, Any]:
-    """This machine, as a record names it."""
-    found = machine.environment()
-    packages = {**found["packages"], "torch-fidelity": version("torch-fidelity")}
-    return {
-        "machine": found["machine"],
-        "device": str(device),
-        "packages": packages,
-        "commit": found["commit"],
-        "dirty": found["dirty"],
+        "reference": reference.name,
+        "reference_sha256": found.reference_sha256,
+        "reference_images": reference.images.count if reference.images else None,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "published": extractor.published,
+        "as_published": protocol.as_published,
+        **({"metric_weights_sha256": own} if own else {}),
+        "metrics": values,
+        "intervals": intervals,
+        "groups": GROUPS if protocol.intervals else None,
+        "class_accuracy_by_class": by_class[0] if by_class else None,
+        "machine": here["machine"],
+        "device": str(extractor.device),
+        "packages": {**here["packages"], "torch-fidelity": version("torch-fidelity")},
+        "commit": here["commit"],
+        "dirty": here["dirty"],
         "evaluated_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -67,23 +67,27 @@ class Extractor:
 
 
 def default_for(reference: str | None) -> str:
-    """The network that samples are held against this REF with."""
-    return "mini" if (reference or "").startswith("mini:") else "inception"
+    """The network that samples are held against this REF with; without one none is needed."""
+    if reference is None:
+        return "none"
+    return "mini" if reference.startswith("mini:") else "inception"
 
 
 def extractor_of(
     which: str, weights: Path | None, download: bool, device: torch.device
 ) -> Extractor:
-    """which: "inception", "mini", or the file of a classifier like mini's.
+    """which: "inception", "mini", "none", or the file of a classifier like mini's.
 
     Raises UsageError for weights that are missing, damaged or of another network.
     """
+    if which == "none":
+        return Extractor("none", "", True, {}, lambda images: {}, device)
     if which == "inception":
         return inception(weights or inception_weights(download), device)
     if which == "mini":
         return mini(weights or MINI_WEIGHTS, device)
     if weights is not None:
-        raise UsageError(f"--extractor {which}: with --weights it must be inception or mini")
+        raise UsageError(f"--extractor {which}: with --weights it must be a network's name")
     return mini(Path(which), device)
 
 
@@ -210,7 +214,7 @@ def extract(
     done = 0
     for chunk in images.chunks():
         file = cache / extractor.key / f"{chunk.digest}.safetensors"
-        found = _load(file, wanted)
+        found = _load(file, wanted) if wanted else {}
         if found is None:
             every = _computed(chunk.pixels(), extractor, batch_size)
             for name, features_nD in every.items():
@@ -224,7 +228,7 @@ def extract(
             found = {name: every[name] for name in wanted}
         kept.append(found)
         digests.append(chunk.digest)
-        done += len(next(iter(found.values())))
+        done += chunk.count
         tell(done)
     layers = {name: torch.cat([part.pop(name) for part in kept]) for name in wanted}
     return Features(layers, digest_of(digests))

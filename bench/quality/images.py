@@ -34,9 +34,10 @@ Pixels = np.ndarray  # (N, H, W, 3) uint8
 
 @dataclass(frozen=True)
 class Chunk:
-    """digest: SHA-256 of what the images are made of.  pixels: makes them."""
+    """digest: SHA-256 of what the images are made of.  count: of images.  pixels: makes them."""
 
     digest: str
+    count: int
     pixels: Callable[[], Pixels]
 
 
@@ -132,7 +133,7 @@ def _of_files(name: str, files: Sequence[Path]) -> ImageSet:
                             )
                     return np.stack(images)
 
-                yield Chunk(digest, pixels)
+                yield Chunk(digest, len(part), pixels)
 
     return ImageSet(name, len(files), size, chunks)
 
@@ -185,7 +186,7 @@ def archive(path: Path) -> ImageSet:
                 shape = (images, H, W, 3)
                 array = np.frombuffer(data, np.uint8).reshape(shape)
                 digest = hashlib.sha256(str(shape).encode() + data).hexdigest()
-                yield Chunk(digest, array.copy)
+                yield Chunk(digest, images, array.copy)
 
     return ImageSet(path.name, N, (H, W), chunks, _labels(path, N))
 
@@ -249,8 +250,8 @@ def _labels(path: Path, count: int) -> np.ndarray | None:
 # The mini world
 
 
-def mini_world(split: str, count: int, size: tuple[int, int]) -> ImageSet:
-    """Images 0..count - 1 of a split of the mini world, at the side of the samples."""
+def mini_world(split: str, count: int, size: tuple[int, int], start: int = 0) -> ImageSet:
+    """`count` images of a split of the mini world from `start` on, at the side of the samples."""
     from codevar.mini.world import SPLITS, World
 
     if split not in SPLITS:
@@ -261,9 +262,9 @@ def mini_world(split: str, count: int, size: tuple[int, int]) -> ImageSet:
 
     def chunks() -> Iterator[Chunk]:
         for first in range(0, count, CHUNK):
-            images, _ = world.images(split, first, min(CHUNK, count - first))
+            images, _ = world.images(split, start + first, min(CHUNK, count - first))
             array = images.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-            yield Chunk(hashlib.sha256(array.tobytes()).hexdigest(), array.copy)
+            yield Chunk(hashlib.sha256(array.tobytes()).hexdigest(), len(array), array.copy)
 
     return ImageSet(f"mini:{split}", count, size, chunks)
 

@@ -66,6 +66,14 @@ def open_reference(text: str, size: tuple[int, int]) -> Reference:
     return found
 
 
+def floor_of(reference: Reference, count: int) -> ImageSet | None:
+    """As many other real images, where there are any: of the mini world."""
+    if not reference.name.startswith("mini:") or not reference.images or not reference.size:
+        return None
+    split = reference.name.removeprefix("mini:")
+    return mini_world(split, count, reference.size, start=reference.images.count)
+
+
 def _mini(text: str, size: tuple[int, int]) -> Reference:
     parts = re.fullmatch(r"mini:([a-z]+)(?::(\d+))?", text)
     if parts is None:

@@ -11,9 +11,8 @@ of it, so a run that was stopped is just run again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ import numpy as np
 
 from bench.methods.meta import configs, vqvae_config
 from bench.methods.sources import source_of
-from bench.metrics.metric import of_features
+from bench.metrics.jackknife import GROUPS
 from bench.quality import evaluate, sampling
-from bench.quality.evaluate import enough_for_halves
-from bench.quality.features import Extractor
+from bench.quality.evaluate import Protocol
 from bench.quality.images import ImageSet, open_images
-from bench.quality.reference import Reference, open_reference
+from bench.quality.reference import open_reference
 from bench.quality.sample_set import SampleSet
 from bench.quality.wanted import sets_of
 from bench.study import evaluations
@@ -38,27 +36,13 @@ from codevar.progress import Progress
 SAMPLES = "samples"
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How quality is measured.
-
-    per_class: images of each class.  batch_size: of sampling and of the extractor.
-    reference: REF, as `bench.py eval` takes it.  bootstrap: halves for intervals; 0 for none.
-    """
-
-    reference: str
-    per_class: int
-    batch_size: int
-    bootstrap: int
-
-
 def quality(
     cases: Sequence[VARCase],
     samples: Path,
     folder: Path,
+    per_class: int,
+    reference: str,
     protocol: Protocol,
-    extractor: Extractor,
-    cache: Path,
     env: dict[str, Any],
     progress: Progress,
     download: bool = False,
@@ -66,6 +50,8 @@ def quality(
     """Samples every case that makes images of its own, into a folder in `samples`, and evaluates
     it, into `folder`.
 
+    per_class: images of each class.  reference: REF, as `bench.py eval` takes it, which is opened
+    for the size of each case's images; `protocol` has all else.
     Raises UsageError before anything is sampled for random weights and for what so many images
     cannot give; and for what stops it later, when what is done by then is kept.
     """
@@ -73,19 +59,17 @@ def quality(
         raise UsageError(
             f"{random[0]}: random weights have no quality; --set weights=mini or published"
         )
-    wanted = sets_of(cases, protocol.per_class, "npz", protocol.batch_size)
+    wanted = sets_of(cases, per_class, "npz", protocol.batch_size)
     for one in wanted.values():
-        check(one.case, protocol, extractor)
+        check(one.case, per_class, reference, protocol)
     for name, one in wanted.items():
         home = samples / name
         made = sampling.sample(one, home, env, progress, resume=True, download=download)
         images = open_images(home)
-        held = open_reference(protocol.reference, images.size)
-        if evaluated(folder, made, held, extractor, protocol.bootstrap):
+        exact = replace(protocol, reference=open_reference(reference, images.size))
+        if evaluated(folder, made, exact):
             continue
-        record, _ = evaluate.evaluate(
-            images, held, extractor, None, protocol.bootstrap, cache, protocol.batch_size
-        )
+        record, _ = evaluate.evaluate(images, exact)
         evaluations.append(folder, record)
         figures = record.metrics
         shown = [name for name in ("fid", "class_accuracy") if name in figures]
@@ -93,25 +77,19 @@ def quality(
         progress.say(f"{made.manifest['label']}: {told}")
 
 
-def check(case: VARCase, protocol: Protocol, extractor: Extractor) -> None:
+def check(case: VARCase, per_class: int, reference: str, protocol: Protocol) -> None:
     """Raises UsageError if so many images, or the reference, cannot give every figure."""
     classes, side = sizes(case)
-    count, per_class = protocol.per_class * classes, protocol.per_class
+    count = per_class * classes
+    if count <= (width := protocol.extractor.widths["pool"]):
+        raise UsageError(
+            f"--per-class {per_class}: {count} images of {case.label} are too few for a FID over "
+            f"{width} features, which need {width + 1}: --per-class {width // classes + 1}"
+        )
     labels = np.arange(count) % classes
     samples = ImageSet(case.label, count, (side, side), lambda: iter(()), labels)
-    held = open_reference(protocol.reference, samples.size)
-    names, _ = evaluate.chosen(samples, held, extractor, None)
-    metrics = [of_features()[name] for name in names]
-    of_fids = [extractor.widths[m.layer] for m in metrics if m.needs == "distribution"]
-    width = max(of_fids, default=0)
-    least = enough_for_halves(width) if protocol.bootstrap else width + 1
-    if count < least:
-        what = "a FID and its interval" if protocol.bootstrap else "a FID"
-        raise UsageError(
-            f"--per-class {per_class}: {count} images of {case.label} are too few for {what} over "
-            f"{width} features, which need {least}: --per-class {math.ceil(least / classes)}"
-        )
-    evaluate.check_counts(samples, held, extractor, names, protocol.bootstrap)
+    exact = replace(protocol, reference=open_reference(reference, samples.size))
+    evaluate.chosen(samples, exact)
 
 
 def sizes(case: VARCase) -> tuple[int, int]:
@@ -130,17 +108,15 @@ def sizes(case: VARCase) -> tuple[int, int]:
     return model.classes, model.patch_sizes[-1] * vqvae.stride
 
 
-def evaluated(
-    folder: Path, made: SampleSet, held: Reference, extractor: Extractor, bootstrap: int
-) -> bool:
+def evaluated(folder: Path, made: SampleSet, protocol: Protocol) -> bool:
     """Whether the folder has this evaluation of the set as it is already."""
-    file, manifest = folder / evaluations.FILE, made.manifest
+    file, manifest, held = folder / evaluations.FILE, made.manifest, protocol.reference
     wanted = {
         **{key: manifest[key] for key in ("case", "seed", "images", "weights_sha256")},
         "reference": held.name,
         "reference_images": held.images.count if held.images else None,
-        "extractor_sha256": extractor.sha256,
-        "bootstrap": bootstrap,
+        "extractor_sha256": protocol.extractor.sha256,
+        "groups": GROUPS if protocol.intervals else None,
     }
     if held.sha256 is not None:  # one file may have another's name
         wanted["reference_sha256"] = held.sha256

@@ -6,12 +6,17 @@ evaluations.jsonl in a run's folder; by default results/<machine>/evaluations/
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from bench.study import storage
 from bench.study.storage import Line
 
 FILE = "evaluations.jsonl"
+# Halves of more images than this had a last split of very few, whose IS counted as much as that
+# of 5000: the intervals of earlier versions are wrong there, and are not shown.
+IS_SPLIT = 5000
 
 
 class Evaluation(Line):
@@ -20,8 +25,10 @@ class Evaluation(Line):
     case, label, preset, seed, sources, weights_sha256, sampled: of a sample set, from its
     manifest; None where the images are of unknown origin.  reference_sha256: of the file of
     statistics, else of the images.  published: whether the extractor's weights are the ones that
-    others measure with.  intervals: 95 %, from `bootstrap` halves.  metric_weights_sha256: of
-    `bench.py iqa`, whose metrics have a network each.
+    others measure with.  intervals: 95 %, by a jackknife over `groups` of images, or, of earlier
+    versions, from `bootstrap` halves of them.  metric_weights_sha256: of `bench.py iqa`, whose
+    metrics have a network each.  floor: figures of as many real images.  against: a baseline's
+    figures and the differences to them (`bench.quality.against`).
     """
 
     samples: str
@@ -44,7 +51,11 @@ class Evaluation(Line):
     metric_weights_sha256: dict[str, str] | None = None
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    bootstrap: int
+    bootstrap: int = 0
+    groups: int | None = None
+    as_published: bool = False
+    floor: dict[str, float] | None = None
+    against: dict[str, Any] | None = None
     class_accuracy_by_class: list[float] | None
     machine: str
     device: str
@@ -53,6 +64,12 @@ class Evaluation(Line):
     dirty: bool | None
     evaluated_at: str
     duration_s: float
+
+    @model_validator(mode="after")
+    def _no_wrong_interval(self) -> Self:
+        if self.bootstrap and self.images > IS_SPLIT:
+            self.intervals.pop("inception_score", None)
+        return self
 
 
 def append(folder: Path, evaluation: Evaluation) -> Path:

@@ -61,7 +61,7 @@ def bench(tmp_path, monkeypatch, weights):
         (tmp_path / f"{name}.toml").write_text(text)
 
     def call(*words):
-        always = ["--device", "cpu", "--no-speed", "--bootstrap", "0", "--reference"]
+        always = ["--device", "cpu", "--no-speed", "--no-intervals", "--reference"]
         command = ["reproduce", *always, "mini:test:150", *map(str, words)]
         return CliRunner().invoke(app.app, command)
 
@@ -117,7 +117,6 @@ def test_sets_of_another_folder_are_used(bench, tmp_path, monkeypatch):
     [
         ("--per-class 12", "120 images of VAR-d3 are too few for a FID over 128 features, which "),
         ("--per-class 12", "which need 129: --per-class 13"),
-        ("--per-class 28 --bootstrap 20", "a FID and its interval over 128 features, which need 2"),
         ("--per-class 13 --reference mini:test:128", "128 images are too few"),
         ("--per-class 13 --reference mini:test:128", "give more than 128"),
         ("--per-class 13 --reference mini:nope", "the mini world has train, test"),
