@@ -6,9 +6,7 @@ evaluations.jsonl in a run's folder; by default results/<machine>/evaluations/
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import model_validator
+from typing import Any
 
 from bench.study import storage
 from bench.study.storage import Line
@@ -65,11 +63,11 @@ class Evaluation(Line):
     evaluated_at: str
     duration_s: float
 
-    @model_validator(mode="after")
-    def _no_wrong_interval(self) -> Self:
-        if self.bootstrap and self.images > IS_SPLIT:
-            self.intervals.pop("inception_score", None)
-        return self
+    @property
+    def right_intervals(self) -> dict[str, tuple[float, float]]:
+        """Without those of earlier versions that are wrong."""
+        wrong = {"inception_score"} if self.bootstrap and self.images > IS_SPLIT else set()
+        return {name: span for name, span in self.intervals.items() if name not in wrong}
 
 
 def append(folder: Path, evaluation: Evaluation) -> Path:

@@ -82,11 +82,12 @@ def case_of(evaluation: Evaluation) -> Case | None:
 
 
 def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
-    """Of a group of `TOGETHER`: figures of other networks or references are not comparable."""
+    """Of a group of `TOGETHER`: figures of other networks, references or numbers of images are not
+    comparable."""
     if metrics.issubset(ALONE):
         weights = evaluation.metric_weights_sha256 or {}
         return (evaluation.extractor, *(weights.get(metric) for metric in metrics))
-    names = ("extractor", "extractor_sha256", "reference_sha256", "reference_images")
+    names = ("extractor", "extractor_sha256", "reference_sha256", "reference_images", "images")
     return tuple(getattr(evaluation, name) for name in names)
 
 
@@ -198,8 +199,8 @@ def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
         for name in metrics & evaluation.metrics.keys() - quality.figures.keys():
             quality.figures[name] = evaluation.metrics[name]
             quality.images[name], quality.differs[name] = evaluation.images, words
-            if name in evaluation.intervals:
-                quality.intervals[name] = evaluation.intervals[name]
+            if name in evaluation.right_intervals:
+                quality.intervals[name] = evaluation.right_intervals[name]
     return quality
 
 
@@ -212,8 +213,11 @@ def how_measured(pairs: Sequence[Pair]) -> str:
     own = "" if first.published else " (weights of one's own)"
     if first.metric_weights_sha256 is not None:
         return f"{images} samples a row, by {first.extractor}{own}"
+    floors = [e.floor["fid"] for e in evaluations if e.floor and "fid" in e.floor]
+    floor = f"; as many real images: FID {floors[0]:.2f}" if floors else ""
+    few = "; fewer than 10,000: FID is mostly bias" if counts[0] < 10_000 else ""
     of = f" of {first.reference_images:,} images" if first.reference_images else ""
     return (
         f"{images} samples a row, features of {first.extractor}{own}, "
-        f"reference {first.reference}{of}"
+        f"reference {first.reference}{of}{floor}{few}"
     )

@@ -15,7 +15,7 @@ from bench.figures import looks, registry
 from bench.study import evaluations
 from bench.study.cases import VARCase, make_case
 from bench.tables import case_rows, frames, tables
-from bench.tables.links import link
+from bench.tables.links import Pair, link, quality_of
 from codevar.files import SHIPPED
 from tests.synthetic import fake_evaluation, fake_run
 
@@ -259,6 +259,32 @@ def test_random_weights_and_images_of_unknown_origin_say_nothing():
     later = fake_evaluation(case(), fid=2.0)
     later.case["a_key_of_tomorrow"] = 1
     assert not link([case(), case(weights="seeded")], [seeded, unknown, later]).by_key
+
+
+def test_intervals_of_is_that_earlier_versions_got_wrong_are_not_shown():
+    """Halves of 10,000 and 50,000 images, whose last split of IS was of one to three."""
+    spans = {"fid": (1.9, 2.1), "inception_score": (5.1, 6.6)}
+    old = fake_evaluation(case(), images=50_000, fid=2.0, inception_score=5.9)
+    old = old.model_copy(update={"intervals": spans, "bootstrap": 100})
+    new = old.model_copy(update={"bootstrap": 0, "groups": 32})
+    few = old.model_copy(update={"images": 5000})
+    shown = [quality_of([Pair(case(), {}, case(), e)], {*spans}).intervals for e in (old, new, few)]
+    assert shown == [{"fid": spans["fid"]}, spans, spans]
+
+
+def test_figures_of_other_counts_never_stand_in_one_table():
+    many, few = case(), case(method="code", draft_steps=6)
+    lines = [fake_evaluation(many, images=50_000, fid=2.0)]
+    lines += [fake_evaluation(few, images=5_000, fid=4.0)]
+    assert link([many, few], lines).by_key.keys() == {many.key}
+
+
+def test_what_figures_rest_on_has_the_floor_and_a_warning_below_ten_thousand():
+    line = fake_evaluation(case(), images=5_000, fid=4.0)
+    line = line.model_copy(update={"floor": {"fid": 1.2}})
+    (how,) = set(link([case()], [line]).how.values())
+    assert "as many real images: FID 1.20" in how
+    assert "fewer than 10,000" in how
 
 
 def test_intervals_have_a_column():
