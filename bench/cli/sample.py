@@ -68,7 +68,7 @@ def sample(
             folder = out / name if len(wanted) > 1 else out
             made = sampling.sample(one, folder, env, progress, resume=resume, download=download)
             if parallel.is_first():
-                for line in told(made.manifest):
+                for line in summary_lines(made.manifest):
                     progress.say(line)
                 progress.say(f"samples: {folder}")
     except sampling.ToldByFirst:
@@ -77,7 +77,7 @@ def sample(
         parallel.leave()
 
 
-def told(manifest: Manifest) -> list[str]:
+def summary_lines(manifest: Manifest) -> list[str]:
     """What one should know of a set, in a line or two."""
     line = f"{manifest['label']}: {manifest['images']} images, preset {manifest['preset']}"
     if manifest["images_per_s"] is not None:

@@ -127,7 +127,7 @@ def folders_of(target: str) -> list[Path]:
 def load(folder: Path) -> Training:
     """Raises UsageError for a folder without a training of VARiant that was measured."""
     try:
-        card, kept = checkpoint.card(folder), checkpoint.about(folder)
+        card, kept = checkpoint.read_card(folder), checkpoint.read_header(folder)
         if card:
             config, steps = card["recipe"], card["steps"]
         elif kept:

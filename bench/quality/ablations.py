@@ -96,7 +96,7 @@ def announce(todo: Sequence[Needed], progress: Progress) -> None:
     """Says which models are trained, and for how many steps; each says its time left meanwhile."""
     progress.say(f"{len(todo)} trainings for what does not ship:")
     for recipe in (one.recipe for one in todo):
-        begun = checkpoint.about(Path(recipe.out))
+        begun = checkpoint.read_header(Path(recipe.out))
         left = (recipe.steps or 0) - (begun["step"] if begun else 0)
         progress.say(
             f"  {recipe.out}: {left} steps of {recipe.batch_size} images from {recipe.init}"

@@ -47,7 +47,7 @@ def train_all(
     resume: goes on with what earlier calls left.
     Raises TrainError or CheckpointError for what stops one; the models before it are there.
     """
-    begun = [run.out for run in runs if checkpoint.about(Path(run.out))]
+    begun = [run.out for run in runs if checkpoint.read_header(Path(run.out))]
     if begun and not resume:
         raise TrainError(f"{begun[0]} has a run: --resume goes on with it")
     end = clock() + seconds
@@ -75,7 +75,7 @@ def train_all(
 
 def to_train(runs: Sequence[Recipe]) -> list[Recipe]:
     """The runs that a call goes on with (see the top of this file)."""
-    cards = {run.out: checkpoint.card(Path(run.out)) for run in runs}
+    cards = {run.out: checkpoint.read_card(Path(run.out)) for run in runs}
     if missing := [run for run in runs if cards[run.out] is None]:
         return missing
     used = {
@@ -88,7 +88,7 @@ def to_train(runs: Sequence[Recipe]) -> list[Recipe]:
         run
         for run in runs
         if Path(run.out) not in used
-        and checkpoint.about(Path(run.out)) is not None
+        and checkpoint.read_header(Path(run.out)) is not None
         and (cards[run.out] or {})["steps"] != run.steps
     ]
 
@@ -150,6 +150,6 @@ def _encodes_mini_world(run: Recipe) -> bool:
 def _recorded_images(runs: Sequence[Recipe]) -> int | None:
     """Images of an epoch that an earlier call chose."""
     for run in filter(_encodes_mini_world, runs):
-        if before := checkpoint.about(Path(run.out)):
+        if before := checkpoint.read_header(Path(run.out)):
             return before["config"]["data"]["images"]
     return None

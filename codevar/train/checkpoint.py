@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from codevar.checkpoints import fingerprint, write_tensors
 from codevar.files import atomic_write, first_line
 from codevar.train.errors import TrainError
-from codevar.train.parallel import like, whole
+from codevar.train.parallel import distribute_like, gather_full
 
 FILE = "checkpoint.safetensors"
 MODEL = "model.safetensors"
@@ -47,7 +47,7 @@ def save(
     """
     tensors = {}
     for name, tensor in _state(objective, optimizers).items():
-        gathered = whole(tensor)
+        gathered = gather_full(tensor)
         if write:
             tensors[name] = gathered.detach().cpu().contiguous()
     if not write:
@@ -58,11 +58,11 @@ def save(
     except (OSError, SafetensorError) as e:
         raise TrainError(
             f"{folder / FILE}: the checkpoint of step {step} cannot be written ({first_line(e)}); "
-            f"{kept(folder)}"
+            f"{describe_last(folder)}"
         ) from None
 
 
-def about(folder: Path) -> dict[str, Any] | None:
+def read_header(folder: Path) -> dict[str, Any] | None:
     """What a checkpoint says of itself: step, scaler, config.  None if there is none."""
     path = folder / FILE
     if not path.exists():
@@ -88,7 +88,7 @@ def restore(folder: Path, objective: nn.Module, optimizers: list[Optimizer]) -> 
                     f"{path}: tensor {name} is {tuple(loaded.shape)}, "
                     f"expected {tuple(tensor.shape)}"
                 )
-            tensor.copy_(like(loaded, tensor))
+            tensor.copy_(distribute_like(loaded, tensor))
         for i, optimizer in enumerate(optimizers):
             for parameter, name in _named(objective, optimizer):
                 prefix = f"optimizer.{i}.{name}."
@@ -102,7 +102,9 @@ def restore(folder: Path, objective: nn.Module, optimizers: list[Optimizer]) -> 
                         state[key] = loaded.to(parameter.device) if on_gpu else loaded
                     else:
                         # Strides as well: fused kernels on a GPU want the same ones.
-                        state[key] = torch.empty_like(parameter).copy_(like(loaded, parameter))
+                        state[key] = torch.empty_like(parameter).copy_(
+                            distribute_like(loaded, parameter)
+                        )
 
 
 def export(
@@ -111,7 +113,7 @@ def export(
     """A model with its card in it, and beside it if it is the finished one; patch sizes go along
     as the published `lvl_1L`.  The card goes first: where the model is, its card is too."""
     dtype = torch.float16 if half else torch.float32
-    tensors = {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    tensors = {name: gather_full(tensor) for name, tensor in model.state_dict().items()}
     if not write:
         return
     tensors = {
@@ -134,11 +136,11 @@ def export(
         write_tensors(file, tensors, {"card": json.dumps(card)})
     except (OSError, SafetensorError) as e:
         raise TrainError(
-            f"{file}: the model cannot be written ({first_line(e)}); {kept(folder)}"
+            f"{file}: the model cannot be written ({first_line(e)}); {describe_last(folder)}"
         ) from None
 
 
-def card(folder: Path) -> dict[str, Any] | None:
+def read_card(folder: Path) -> dict[str, Any] | None:
     """The finished model's own card, which has its recipe and steps; None if there is no model,
     or none that can be read."""
     try:
@@ -149,10 +151,10 @@ def card(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def kept(folder: Path) -> str:
+def describe_last(folder: Path) -> str:
     """The last good checkpoint, in words."""
     try:
-        last = about(folder)
+        last = read_header(folder)
     except TrainError as e:
         return str(e)
     if last is None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from codevar.train.parallel import whole
+from codevar.train.parallel import gather_full
 
 LAYERS = ("shared", "full_only")
 PROBABILITY = "subnet_probability"  #: of the step's draw, in the same line of the metrics
@@ -59,10 +59,10 @@ def norms(blocks: nn.ModuleList, subnet: Collection[int]) -> dict[str, torch.Ten
     for layer, block in enumerate(blocks):
         kind = "shared" if layer in subnet else "full_only"
         held[kind] += [p.grad.float() for p in block.parameters() if p.grad is not None]
-    return {kind: whole(nn.utils.get_total_norm(grads)) for kind, grads in held.items()}
+    return {kind: gather_full(nn.utils.get_total_norm(grads)) for kind, grads in held.items()}
 
 
-def measured(
+def measure(
     all_parts: list[Part],
     backward: Callable[[Part], torch.Tensor],
     blocks: nn.ModuleList,

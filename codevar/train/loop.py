@@ -73,7 +73,7 @@ def train(
     except torch.OutOfMemoryError:
         raise TrainError("out of memory; a smaller micro_batch needs less") from None
     except OSError as e:
-        raise TrainError(f"{out}: {e}; {checkpoint.kept(out)}") from None
+        raise TrainError(f"{out}: {e}; {checkpoint.describe_last(out)}") from None
 
 
 class Run:
@@ -90,7 +90,7 @@ class Run:
     ) -> None:
         self.out, self.group, self.progress, self.limit = out, group, progress, limit
         self.config = recipe.model_dump(mode="json", by_alias=True)
-        before = checkpoint.about(out)
+        before = checkpoint.read_header(out)
         self.shortened = before["config"].get("shortened", {}) if before else {}
         self.given = recipe
         self.recipe = recipe = recipe.model_copy(update=self.shortened)
@@ -113,10 +113,12 @@ class Run:
         self.base = _base(recipe, self.objective.model) if group.first else {}
         self.objective.to(group.device).train()
         self.steps = self.full = recipe.length(len(self.source))
-        self.shared = parallel.share(
+        self.shared = parallel.distribute(
             self.objective, group, recipe.parallel, recipe.skips_parameters
         )
-        self.optimizers = optim.make(self.objective.model, recipe.optimizer, group.device)
+        self.optimizers = optim.make_optimizers(
+            self.objective.model, recipe.optimizer, group.device
+        )
         if recipe.parallel == "fsdp" and group.size > 1 and len(self.optimizers) > 1:
             raise TrainError("optimizer.name: muon needs whole matrices; use adamw with fsdp")
         self.scaler = torch.amp.GradScaler(
@@ -138,7 +140,7 @@ class Run:
     def go(self) -> Path:
         """Trains to the end; gives the path of the model."""
         metrics, model = self.out / METRICS, self.out / checkpoint.MODEL
-        written = checkpoint.card(self.out)
+        written = checkpoint.read_card(self.out)
         self.group.wait()  # all have looked before one writes
         if written and written["steps"] == self.done == self.steps:
             self.progress.say(f"{self.recipe.recipe}: finished before")
@@ -256,7 +258,7 @@ class Run:
             return loss
 
         parts = gradients.parts(var.scales.K, recipe.bridge_scales, layers)
-        found = gradients.measured(parts, backward, var.blocks, layers, self.scaler.get_scale())
+        found = gradients.measure(parts, backward, var.blocks, layers, self.scaler.get_scale())
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         probability = found["loss_full"].new_tensor(recipe.probability(step.progress))
@@ -274,7 +276,7 @@ class Run:
             self.scaler.unscale_(optimizer)
         clip = self.recipe.optimizer.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.objective.model.parameters(), clip)
-        return parallel.whole(norm)
+        return parallel.gather_full(norm)
 
     def _look(self) -> dict[str, float]:
         """Means since the last look.  Raises TrainError at a step whose loss is not finite: only
@@ -294,7 +296,7 @@ class Run:
                 if not math.isfinite(value):
                     step = self.done - len(table) + back + 1
                     raise TrainError(
-                        f"step {step}: {name} is {value}; {checkpoint.kept(self.out)} "
+                        f"step {step}: {name} is {value}; {checkpoint.describe_last(self.out)} "
                         "(a smaller rate, or clip, may help)"
                     )
         self.waiting = []
@@ -349,14 +351,14 @@ def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
     Raises TrainError before a model is written over unasked.
     """
     model = out / checkpoint.MODEL
-    if not model.exists() or checkpoint.about(out) is not None:
+    if not model.exists() or checkpoint.read_header(out) is not None:
         return False
     if not resume:
         raise TrainError(
             f"{out} has a finished model: --resume leaves it as it is; to train anew delete "
             f"{model} or choose another --out"
         )
-    card, now = checkpoint.card(out), recipe.model_dump(mode="json", by_alias=True)
+    card, now = checkpoint.read_card(out), recipe.model_dump(mode="json", by_alias=True)
     if card is None:
         raise TrainError(f"{model}: damaged, or of no training; choose another --out")
     _check_same(out, card["recipe"], now)

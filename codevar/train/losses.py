@@ -65,7 +65,7 @@ def quantised(
     return straight, torch.stack(losses), torch.cat(tokens, dim=1)
 
 
-def pictures(made: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def reconstruction(made: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """L1 + L2 + half the L1 of the differences between neighbours, which keeps textures sharp
     without a perceptual network.  Images in [-1, 1]."""
     off = made - images

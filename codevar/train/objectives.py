@@ -161,7 +161,7 @@ class Reconstruction(Objective):
             found = {f"scale_{k + 1}": loss.detach() for k, loss in enumerate(of_scale)}
             total = of_scale.mean()
         made = vqvae.decoder(vqvae.post_quant_conv(f_BZhw)).float()
-        total = total + losses.pictures(made, images)
+        total = total + losses.reconstruction(made, images)
         error = F.mse_loss(made.detach().clamp(-1, 1), images) / 4  # images in [0, 1]
         return {"loss": total, "psnr_db": -10 * error.log10()} | found
 

@@ -14,7 +14,9 @@ from codevar.train.recipes import OptimizerConfig
 _NEVER_DECAYED = ("embedding.weight", "lvl_embed.weight", "pos_1LC", "pos_start", "ada_gss")
 
 
-def make(model: nn.Module, config: OptimizerConfig, device: torch.device) -> list[Optimizer]:
+def make_optimizers(
+    model: nn.Module, config: OptimizerConfig, device: torch.device
+) -> list[Optimizer]:
     """The optimisers of a model; each group holds its rate as `base_lr` (see `set_rate`)."""
     matrices, decayed, plain = [], [], []
     for name, parameter in model.named_parameters():

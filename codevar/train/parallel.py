@@ -94,7 +94,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def share(objective: nn.Module, group: Group, how: str, leaves_out: bool) -> nn.Module:
+def distribute(objective: nn.Module, group: Group, how: str, leaves_out: bool) -> nn.Module:
     """The objective, shared among the processes.
 
     leaves_out: a step may give some parameters no gradient.
@@ -126,12 +126,12 @@ def accumulating(module: nn.Module, last: bool) -> AbstractContextManager:
     return nullcontext()
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def gather_full(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of which this process may hold a share, whole, in every process."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def distribute_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """A whole tensor, shared and placed as another one is."""
     tensor = tensor.to(other.device)
     if isinstance(other, DTensor):

@@ -216,7 +216,7 @@ def test_a_model_that_does_not_ship_is_trained_when_asked(trainable, tmp_path, m
     assert second.exit_code == 0, second.output
     assert "runs/tiny/perturbed: 1 steps of 4" in second.stdout
     assert "perturb: on from step 3 of 4" in second.stdout
-    card = checkpoint.card(tmp_path / "runs" / "tiny" / "perturbed")
+    card = checkpoint.read_card(tmp_path / "runs" / "tiny" / "perturbed")
     assert card["steps"] == 4
     assert card["init_sha256"] == weights_sha256("mini_small")
     (line,) = evaluations.read(tmp_path / "results" / "here" / "three" / evaluations.FILE)[0]

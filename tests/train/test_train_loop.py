@@ -332,7 +332,7 @@ def test_a_run_that_is_stopped_after_its_model_has_its_card(folder, tmp_path, mo
 def test_a_checkpoint_of_another_shape(folder, tmp_path):
     values = config(folder, "var", out=str(tmp_path / "o"))
     path = train(values).with_name(checkpoint.FILE)
-    about = json.dumps(checkpoint.about(path.parent))
+    about = json.dumps(checkpoint.read_header(path.parent))
     tensors = load_file(path)
     tensors["model.head.bias"] = torch.zeros(3)
     save_file(tensors, path, {"about": about})
