@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from bench.cli import (
+    boundary,
     catalogue,
     compare,
     eval,
@@ -28,35 +29,18 @@ from bench.cli import (
     tables,
     train,
 )
-from bench.study.errors import UsageError
-from bench.study.folders import PROGRAM
-
-# The base of typer's own complaints (its module has moved between versions).
-Complaint: Any = typer.BadParameter.__mro__[-4]
 
 
 class OneLineErrors(TyperGroup):
     """A user's mistake is one line on standard error and exit code 2."""
 
     def main(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Runs the command that is typed, or help where none is."""
+        """Runs a command inside `boundary.one_line`."""
         args = sys.argv[1:] if args is None else args
-        try:
-            # Without "standalone mode" an exit code is returned, Ctrl-C's included.
-            sys.exit(super().main(args or ["--help"], **{**kwargs, "standalone_mode": False}))
-        except UsageError as e:
-            fail(str(e))
-        except Complaint as e:
-            fail(e.format_message())
-        except (KeyboardInterrupt, typer.Abort):
-            sys.exit(130)
-
-
-def fail(message: str) -> NoReturn:
-    """Says in one line what is wrong, and ends with exit code 2."""
-    line = f"bench.py: {' '.join(message.split())}"
-    print(line.replace("bench.py", PROGRAM), file=sys.stderr)
-    sys.exit(2)
+        with boundary.one_line():
+            # Without "standalone mode" an exit code is returned.
+            code = super().main(args or ["--help"], **{**kwargs, "standalone_mode": False})
+        sys.exit(code)
 
 
 app = typer.Typer(

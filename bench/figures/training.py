@@ -138,7 +138,7 @@ def load(folder: Path) -> Training:
             raise UsageError(f"{folder}: a training of {config['recipe']}, not of variant")
         fields = {key: config[key] for key in TrainVariant.model_fields.keys() & config.keys()}
         recipe = TrainVariant.model_validate_json(json.dumps(fields))
-        lines = (folder / loop.METRICS).read_text().splitlines()
+        lines = (folder / loop.METRICS).read_text("utf-8-sig").splitlines()
         rows = [row for row in map(json.loads, lines) if gradients.PROBABILITY in row]
     except (OSError, TrainError, ValueError, KeyError) as e:
         if isinstance(e, UsageError):

@@ -282,7 +282,7 @@ def describe_exit(returncode: int, log: Path) -> str:
     """The signal that ended a child, or its exit code and last words."""
     if returncode < 0:
         return signal.Signals(-returncode).name
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text("utf-8-sig", errors="replace").strip().splitlines()
     return f"exit {returncode}" + (f", {lines[-1]}" if lines else "")
 
 

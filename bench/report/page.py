@@ -87,8 +87,8 @@ def render(template: str, panels: Sequence[Panel], **content: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    style = (HERE / "style.css").read_text()
-    script = (HERE / "page.js").read_text()
+    style = (HERE / "style.css").read_text("utf-8")
+    script = (HERE / "page.js").read_text("utf-8")
     told = {k: v for panel in panels for each in panel.pictures for k, v in each.told.items()}
     policy = (
         f"default-src 'none'; script-src '{hashed(script)}'; style-src '{hashed(style)}'; "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from bench.study.errors import UsageError
+from bench.study.storage import parse_json
 
 SHOWN = 10  # images of a set
 SIDE, WIDE = 160, 1200  # pixels at most: of a sample, of a picture
@@ -67,7 +67,7 @@ def of(paths: Sequence[Path]) -> Shown | None:
 def manifest(folder: Path) -> dict[str, Any]:
     file = folder / "samples.json"
     try:
-        found = json.loads(file.read_text())
+        found = parse_json(file.read_text("utf-8-sig"))
         if not isinstance(found, dict) or found.get("format") not in ("png", "npz"):
             raise ValueError("no format in it")
         if not all(isinstance(found.get(name), int) for name in ("images", "classes")):

@@ -196,10 +196,10 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
             f"{name}: no such folder or experiment; experiments are {', '.join(names())}"
         )
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")
         raw = tomllib.loads(text)
         experiment = Experiment.model_validate(raw)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
         raise UsageError(f"{path}: {e}") from None
     except ValidationError as e:
         raise UsageError(f"{path}: {explain(e, Experiment)}") from None

@@ -325,7 +325,7 @@ def runs(*results: Path) -> list[tuple[Path, str]]:
     found = []
     for file in itertools.chain(*(folder.glob("*/*/run.json") for folder in results)):
         try:
-            run = json.loads(file.read_text())
+            run = storage.parse_json(file.read_text("utf-8-sig"))
             found.append((run.get("started_at") or "", file.parent, run["name"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

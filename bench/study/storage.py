@@ -89,7 +89,7 @@ def text_of(values: Line | Mapping[str, Any]) -> str:
 def read_lines(file: Path, model: type[Read]) -> tuple[list[Read], list[str]]:
     """The lines that can be read, and a complaint for each that cannot; none of no file."""
     found, complaints = [], []
-    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    lines = file.read_text("utf-8-sig", errors="replace").splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             found.append(parse(line, model))
@@ -101,7 +101,7 @@ def read_lines(file: Path, model: type[Read]) -> tuple[list[Read], list[str]]:
 def parse(line: str, model: type[Read]) -> Read:
     """A line as a record.  Raises ValueError, saying in a few words what is wrong."""
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         if r"\ud" in line.lower():  # may be half a surrogate pair, which no file or table can hold
             values = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
     except ValueError as e:
@@ -119,11 +119,19 @@ def parse(line: str, model: type[Read]) -> Read:
         raise ValueError(f"{where}: {first['msg']}") from None
 
 
+def parse_json(text: str) -> Any:
+    """What JSON stands for.  Raises ValueError, for a text that is nested too deeply too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(file: Path) -> dict[str, Any] | None:
     """A JSON object, or None if the file is not there."""
     try:
-        found = json.loads(file.read_text())
-    except FileNotFoundError:
+        found = parse_json(file.read_text("utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as e:
         raise UsageError(f"{file}: damaged ({e})") from None

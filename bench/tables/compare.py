@@ -12,7 +12,6 @@ same code differ by is not in them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -258,7 +257,7 @@ def of_benchmarks(path: Path) -> Side:
 
 def of_benchmark(file: Path, round_: int) -> Side:
     try:
-        info = json.loads(file.read_text())
+        info = storage.parse_json(file.read_text("utf-8-sig"))
         cases: dict[str, Measured] = {}
         for benchmark in info["benchmarks"]:
             more, data = benchmark.get("extra_info", {}), benchmark["stats"].get("data")

@@ -17,7 +17,8 @@ MEASURES = {"accuracy": ("accuracy", "{:.4f}"), "psnr_db": ("PSNR dB", "{:.1f}")
 def cards() -> dict[str, dict[str, Any]]:
     """By name."""
     return {
-        name: json.loads(path.with_suffix(".json").read_text()) for name, path in SHIPPED.items()
+        name: json.loads(path.with_suffix(".json").read_text("utf-8-sig"))
+        for name, path in SHIPPED.items()
     }
 
 

@@ -322,7 +322,7 @@ class Run:
 
     def _card(self) -> dict[str, Any]:
         metrics = self.out / METRICS
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        lines = metrics.read_text("utf-8-sig").splitlines() if metrics.exists() else []
         rows = [json.loads(line) for line in lines]
         seconds = round(sum(row["seconds"] for row in rows), 1)
         return {
@@ -387,7 +387,7 @@ def _forget_after(metrics: Path, step: int) -> None:
     if not metrics.exists():
         return
     kept = []
-    for line in metrics.read_text().splitlines():
+    for line in metrics.read_text("utf-8-sig").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

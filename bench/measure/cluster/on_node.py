@@ -90,7 +90,9 @@ def measure_case(job: Job, case: Case, round_: int, env: dict[str, Any]) -> tupl
         folder = Path(name)
         (folder / "logs").mkdir()
         record = runner.run_case(case, job.sweep, folder, env, job.download, round_)
-        logs = [file.read_text(errors="replace") for file in (folder / "logs").iterdir()]
+        logs = [
+            file.read_text("utf-8-sig", errors="replace") for file in (folder / "logs").iterdir()
+        ]
     return record, "".join(logs)[-LOG_CHARACTERS:]
 
 

@@ -1,0 +1,90 @@
+"""What a user's machine can do to any command, told in one line: no traceback, no half-told signal.
+
+Exit codes: 2 for what the user can mend, 128 + its number for a signal.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+from bench.study.errors import UsageError
+from bench.study.folders import PROGRAM
+
+# The base of typer's own complaints (its module has moved between versions).
+Complaint: Any = typer.BadParameter.__mro__[-4]
+
+LONGEST_LINE = 1000  # characters
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a keyboard, a batch system, a terminal
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Ends the process with one line on standard error for whatever is no fault of the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character
+    try:
+        with stopping() as stopped:
+            try:
+                yield
+                sys.stdout.flush()
+            except (KeyboardInterrupt, typer.Abort):
+                sys.exit(128 + (stopped[0] if stopped else signal.SIGINT))
+    except UsageError as e:
+        fail(str(e))
+    except Complaint as e:
+        fail(e.format_message())
+    except BrokenPipeError:  # who read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as e:
+        if e.errno == errno.ENOSPC and e.filename is None:
+            fail("standard output cannot be written (No space left on device)")
+        fail(f"{e.filename or 'the system'}: {e.strerror or e}")
+    except MemoryError:
+        fail("this machine's memory does not suffice; choose a smaller batch or fewer images")
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does; a second signal ends it at once.
+
+    Gives the signals that came.
+    """
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            os._exit(128 + number)  # files are whole at any moment: each is renamed into place
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = [(number, signal.signal(number, stop)) for number in STOPS]
+    try:
+        yield came
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def fail(message: str) -> NoReturn:
+    """Says in one line what is wrong, and ends with exit code 2."""
+    line = " ".join(message.split()).replace("bench.py", PROGRAM)
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    print(f"{PROGRAM}: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,42 @@
+"""Whatever file a command is given, its user gets a line that says what is wrong."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from bench.cli import app
+from tests.cli.bad_input import COMMANDS, bad_files, complaint_of, words_of
+
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return bad_files(tmp_path_factory.mktemp("bad"))
+
+
+def test_no_bad_file_ends_in_a_traceback(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ends = time.monotonic() + SECONDS
+    kinds = sorted(files)
+
+    @settings(
+        max_examples=400, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.sampled_from(COMMANDS), st.sampled_from(kinds), st.sampled_from(kinds))
+    def answered(command, first, second):
+        if time.monotonic() > ends:
+            return
+        words = words_of(command, [files[first], files[second]], tmp_path / "out")
+        result = CliRunner().invoke(app.app, words)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise AssertionError(f"{words} ended in a traceback") from result.exception
+        assert complaint_of(result.exit_code, result.stderr) == "", (words, result.stderr[-500:])
+
+    answered()
