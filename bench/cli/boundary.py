@@ -23,7 +23,7 @@ from bench.study.folders import PROGRAM
 # The base of typer's own complaints (its module has moved between versions).
 Complaint: Any = typer.BadParameter.__mro__[-4]
 
-LONGEST_LINE = 1000  # characters
+LONGEST_LINE = 900  # characters: the names of all experiments, but no user's data whole
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a keyboard, a batch system, a terminal
 
 

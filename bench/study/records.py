@@ -13,7 +13,6 @@ as well; what is damaged or newer is left out with its file and line number.
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.measure.machine import BUSY_CORES
+from bench.study import storage
 from bench.study.cases import has_scales
 from bench.study.errors import UsageError
 from bench.study.records import DEGRADED, OUT_OF_MEMORY, Record

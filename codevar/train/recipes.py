@@ -445,7 +445,7 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
         raise TrainError(f"{path}: {e.strerror if isinstance(e, OSError) else e}") from None
     for key, text in (changes or {}).items():
         *tables, last = key.split(".")

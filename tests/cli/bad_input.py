@@ -126,7 +126,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
 
 def words_of(command: str, files: list[Path], out: Path) -> list[str]:
     """The words of a command with files in the places of {}."""
-    left = iter(files)
+    left = itertools.cycle(files)
     return [
         word.replace("{}", str(next(left))).replace("out", str(out), 1)
         if "{}" in word or word.startswith("out")

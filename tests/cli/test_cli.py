@@ -164,7 +164,7 @@ def test_plots_of_two_runs_of_an_experiment_are_two_files(bench, tmp_path, monke
     runs[0].folder, runs[1].folder = Path("results/here/d16_cpu"), Path("results/there/d16_cpu")
     monkeypatch.setattr(plot, "find", lambda targets: runs)
     assert (
-        bench("plot", "d16_cpu", "d16_cpu", "--figure", "speed", "--out", str(tmp_path)).exit_code
+        bench("plot", "d16_cpu", "quick", "--figure", "speed", "--out", str(tmp_path)).exit_code
         == 0
     )
     names = sorted(file.name for file in tmp_path.glob("*.png"))
