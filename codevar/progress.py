@@ -11,6 +11,11 @@ from rich.console import Console
 EVERY_S = 30  # between lines where there is no terminal; what takes less needs none
 
 
+def say(line: str, console: Console, style: str | None = None) -> None:
+    """Prints a line as it is: brackets are no markup, and a path is never broken."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 class Progress:
     """A bar for each thing under way, by its name, and a line for what took long.
 
@@ -42,7 +47,7 @@ class Progress:
 
     def say(self, line: str, style: str | None = None) -> None:
         """Prints a line, above the bars if there are any."""
-        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+        say(line, self.console, style)
 
     def show(self, name: str, done: float, total: float, text: str) -> str:
         """Moves the bar of `name`, with `text` beside it; returns the text with the time left.

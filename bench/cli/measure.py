@@ -15,6 +15,7 @@ from bench.study import experiment, printing, records
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS
 from bench.study.printing import Format
+from codevar.progress import say
 
 
 def run(
@@ -75,7 +76,7 @@ def run(
         measured = list(map(frames.load, folders))
         printing.show(tables.measured(*measured), Format.rich)
         for path in folders:
-            console.print(f"records: {path / records.FILE}", soft_wrap=True, highlight=False)
+            say(f"records: {path / records.FILE}", console)
         check_measured(*measured)
         return
     from bench.figures import known
@@ -89,11 +90,11 @@ def run(
     runner.run(sweep, folder, found, console, resume, download, keep)
     measured = with_quality([frames.load(folder)])
     printing.show(tables.measured(*measured), Format.rich)
-    console.print(f"records: {folder / records.FILE}", soft_wrap=True, highlight=False)
+    say(f"records: {folder / records.FILE}", console)
     for kind, to in keep.items():
         file = tracing.output_file(kind, to, sweep.cases[0])
         said = file if file.exists() else f"none was made, see {folder / 'logs'}"
-        console.print(f"{kind}: {said}", soft_wrap=True, highlight=False)
+        say(f"{kind}: {said}", console)
     check_measured(*measured)
 
 

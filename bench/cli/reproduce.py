@@ -15,6 +15,7 @@ from bench.study.cases import sampled
 from bench.study.errors import UsageError
 from bench.study.folders import PLOTS, PROGRAM, RESULTS
 from bench.study.printing import Format
+from codevar.progress import say
 
 
 def reproduce(
@@ -113,7 +114,7 @@ def reproduce(
         (measured,) = with_quality([run], shared)
         printing.show(tables.measured(measured), Format.rich)
         for path in registry.draw(measured, [], PLOTS) if speed else []:
-            console.print(path, soft_wrap=True, highlight=False)
+            say(str(path), console)
         runs.append(measured)
     if speed:
         check_measured(*runs)

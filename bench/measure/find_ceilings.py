@@ -32,6 +32,7 @@ from bench.study.errors import UsageError
 from bench.study.folders import CODE
 from bench.study.units import GIB
 from codevar.packed import can_pack, packed
+from codevar.progress import say
 from codevar.stacks import PRECISIONS
 
 BLOCK_S, FIGURE_S = 0.1, 1.0  # of a block; of all blocks of one figure
@@ -135,7 +136,7 @@ def ceilings_of_run(folder: Path, device: str, console: Console) -> Ceilings:
         if found.device != device:
             raise UsageError(f"{folder / FILE}: is of {found.device}, the run of {device}")
         return found
-    console.print(f"ceilings of {device}: about half a minute", highlight=False)
+    say(f"ceilings of {device}: about half a minute", console)
     found = measure_in_process(device)
     storage.write_json(folder / FILE, found.model_dump())
     return found

@@ -32,7 +32,7 @@ from bench.study.folders import CODE
 from bench.study.names import trained_as
 from bench.study.records import OUT_OF_MEMORY, Record, RunFolder
 from bench.study.units import GIB
-from codevar.progress import Progress
+from codevar.progress import Progress, say
 
 #: A job, the seconds that it may take and its log, to a result: as `run_in_process`.
 Measure = Callable[[dict[str, Any], float, Path], dict[str, Any]]
@@ -59,11 +59,11 @@ def run(
         todo = remaining_measurements(sweep, folder.records)
         if folder.records:
             total = len(sweep.cases) * sweep.experiment.rounds
-            console.print(f"{len(folder.records)} of {total} measurements were done before")
+            say(f"{len(folder.records)} of {total} measurements were done before", console)
         if todo:
             devices = dict.fromkeys(case.device for _, case in todo)
             for line in machine.find_disturbances(*map(torch.device, devices)):
-                console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+                say(f"warning: {line}", console, "yellow")
         lost: set[str] = set()  # what failed once is not tried in further rounds
         done = 0.0
         all_work = sum(work(case) for _, case in todo)
@@ -83,9 +83,8 @@ def run(
                     lost.add(case.key)
         return folder.records
     except KeyboardInterrupt:
-        console.print(
-            f"stopped; {len(folder.records)} records are in {path}, --resume goes on from there"
-        )
+        kept = f"{len(folder.records)} records are in {path}"
+        say(f"stopped; {kept}, --resume goes on from there", console)
         raise
     finally:
         folder.close()

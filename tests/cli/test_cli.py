@@ -163,10 +163,8 @@ def test_plots_of_two_runs_of_an_experiment_are_two_files(bench, tmp_path, monke
     runs = [fake_run("d16_cpu"), fake_run("d16_cpu")]
     runs[0].folder, runs[1].folder = Path("results/here/d16_cpu"), Path("results/there/d16_cpu")
     monkeypatch.setattr(plot, "find", lambda targets: runs)
-    assert (
-        bench("plot", "d16_cpu", "quick", "--figure", "speed", "--out", str(tmp_path)).exit_code
-        == 0
-    )
+    result = bench("plot", "d16_cpu", "quick", "--figure", "speed", "--out", str(tmp_path))
+    assert result.exit_code == 0
     names = sorted(file.name for file in tmp_path.glob("*.png"))
     assert names == ["here-d16_cpu-speed.png", "there-d16_cpu-speed.png"]
 
