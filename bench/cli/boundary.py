@@ -39,7 +39,9 @@ def one_line() -> Iterator[None]:
                 yield
                 sys.stdout.flush()
             except (KeyboardInterrupt, typer.Abort):
-                sys.exit(128 + (stopped[0] if stopped else signal.SIGINT))
+                stopped.append(signal.SIGINT)
+            if stopped:  # typer makes an exit code of Ctrl-C itself
+                sys.exit(128 + stopped[0])
     except UsageError as e:
         fail(str(e))
     except Complaint as e:
