@@ -83,8 +83,8 @@ def run(
                     lost.add(case.key)
         return folder.records
     except KeyboardInterrupt:
-        kept = f"{len(folder.records)} records are in {path}"
-        say(f"stopped; {kept}, --resume goes on from there", console)
+        safe = f"{len(folder.records)} records are in {path}"
+        say(f"stopped; {safe}, --resume goes on from there", console)
         raise
     finally:
         folder.close()
