@@ -58,7 +58,7 @@ class LayerRun:
 
     def cut(self) -> None:
         """Leaves in the cache what the visit keeps; once attention is done with all."""
-        if self.visit.cut is None:
+        if not self._all:
             return
         if self._kept is not None:
             at_BHn1 = self._kept[..., None]

@@ -77,7 +77,7 @@ def of_plan(
         # Layers of a pass that do the same are alike: the last of each kind is computed.
         computed = {v.layer for visits in own for v in {kind(v): v for v in visits}.values()}
         for layer in set(range(model.config.depth)) - computed:
-            last = cast("Block", model.blocks[max(computed)])
+            last = cast("Block", model.blocks[max(computed, default=0)])
             model.blocks[layer] = Keeps(model.config, run, last.inplace_residual)
 
     def decode(on_scale: OnScale) -> object:

@@ -150,8 +150,9 @@ def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     grows pass by pass.  Both are gone after the model's last scale, and what the unguided half
     has in them after that half's."""
     totals = [0] * plan.scales.K
-    for model in plan.models:
-        own = [p for p in work(plan, batch_size, run) if p.model is model]
+    passes = work(plan, batch_size, run)
+    for model in {p.model: None for p in passes}:
+        own = [p for p in passes if p.model is model]
         by_scale = static_tokens(own) if run.cache.in_place else growing_tokens(own)
         for k in range(own[0].scale, own[-1].scale + 1):
             totals[k] += by_scale(k) * run.token_bytes(model.config, own[0].bits)

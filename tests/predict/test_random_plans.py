@@ -1,0 +1,79 @@
+"""Predictions of plans that leave anything out, against decodes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.measure import memory
+from bench.predict.footprint import of_plan
+from bench.predict.prediction import flops, kv_cache_bytes
+from bench.predict.simulate import PRIME
+from codevar import VAR, Sampling, stack
+from codevar.decoding import generate
+from codevar.plan import Plan
+from tests import tiny
+from tests.random_plans import modified_plans
+
+MIB = 2**20
+BIG, SMALL = tiny.var(3), tiny.var(2, seed=1)
+VQVAE = tiny.vqvae()
+STACKS = [stack(name, attention="math") for name in ("published", "modern")]
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(modified_plans(BIG, SMALL), st.sampled_from(STACKS), st.integers(1, 3))
+def test_flops_and_cache_are_those_of_the_decode(plan, how, images):
+    totals, counter = [], FlopCounterMode(display=False)
+
+    def on_scale(k):
+        counts = counter.get_flop_counts().get("Global", {})
+        totals.append(sum(n for op, n in counts.items() if "convolution" not in str(op)))
+
+    with counter:
+        made = generate(plan, VQVAE, [1] * images, Sampling(), stack=how, on_scale=on_scale)
+    assert list(flops(plan, images, how)) == [b - a for a, b in itertools.pairwise(totals)]
+    assert kv_cache_bytes(plan, images, how) == made.kv_cache_bytes
+
+
+def without_weights(plan: Plan) -> Plan:
+    """The same plan on models without data."""
+    with torch.device("meta"):
+        models = {model: VAR(model.config) for model in plan.models}
+    return Plan(tuple(replace(step, model=models[step.model]) for step in plan.steps))
+
+
+@settings(deadline=None, max_examples=15, derandomize=True)
+@given(modified_plans(BIG, SMALL), st.sampled_from(["published", "modern"]))
+def test_memory_is_that_of_the_decode(plan, name):
+    how, images = stack(name), 3
+    lines = of_plan(without_weights(plan), how, Sampling(), "cpu", images)
+
+    def decode(on_scale):
+        return generate(plan, VQVAE, [1] * images, None, 0, how, on_scale=on_scale)
+
+    used, made = memory.measure_memory(decode, [*plan.models, VQVAE], torch.device("cpu"))
+    above = [b - used.params_mib for b in used.live_by_scale_mib]
+    assert above == pytest.approx([b / MIB for b in lines.live_bytes(images)], abs=0.001)
+    running = max(lines.peak_bytes(images)) - max(made.kv_cache_bytes)
+    assert running / MIB == pytest.approx(used.running_mib, rel=0.1, abs=0.02)
+    assert used.accounted
+
+
+@settings(deadline=None, max_examples=15, derandomize=True)
+@given(modified_plans(BIG, SMALL), st.sampled_from(["published", "modern"]))
+def test_one_decode_on_a_simulated_gpu_tells_every_batch_size(plan, name):
+    how = stack(name)
+    every = of_plan(without_weights(plan), how, Sampling(), "cuda", PRIME)
+    three = of_plan(without_weights(plan), how, Sampling(), "cuda", 3)
+    assert every.peak_bytes(3) == pytest.approx(three.peak_bytes(3), rel=0.1)
+    assert all(
+        peak >= cache
+        for peak, cache in zip(every.peak_bytes(3), kv_cache_bytes(plan, 3, how), strict=True)
+    )
