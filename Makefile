@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= .benchmarks/new
 
-.PHONY: bench benchmarks test test-slow test-gpu lint venv ship clean
+.PHONY: bench benchmarks test test-slow test-gpu gpu gpu-kit lint venv ship clean
 
 bench: $(VENV)/ready
 	$(BIN)/python bench.py reproduce quick --per-class 30 --reference mini:test:1000 --out runs/quick
@@ -28,6 +28,24 @@ test-slow: $(VENV)/ready
 
 test-gpu: $(VENV)/ready
 	$(BIN)/python -m pytest -m gpu
+
+# A GPU profiled in MINUTES; again and again with the same PROFILE, it goes on.  PACK=DIR archives.
+# In a kit, which has wheels, they go beside the machine's own packages: there is no network.
+MINUTES ?= 9
+PROFILE ?= runs/profile
+IN_KIT := $(wildcard wheels)
+gpu: $(if $(IN_KIT),site,$(VENV)/ready)
+	$(if $(IN_KIT),PYTHONPATH=$(CURDIR)/site $(PYTHON),$(BIN)/python) bench.py profile \
+		--minutes $(MINUTES) --out $(PROFILE) --resume $(if $(PACK),--pack $(PACK)) $(LIMITS)
+
+site: wheels
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $@ wheels/*.whl
+
+# What a GPU machine without network needs, for Python KIT_PYTHON and the torch that is there.
+KIT ?= runs/kit
+KIT_PYTHON ?= 3.12
+gpu-kit: $(VENV)/ready
+	$(BIN)/python -m bench.measure.profile.kit $(KIT) $(KIT_PYTHON)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

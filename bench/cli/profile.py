@@ -23,7 +23,6 @@ from bench.study.printing import Format
 if TYPE_CHECKING:
     from bench.measure.profile.session import Session
 
-PAGE_S = 20.0  # kept for the page
 MaxMiB = Annotated[
     float | None,
     typer.Option(min=1, callback=finite, help="the most that one archive may have; else one"),
@@ -97,7 +96,7 @@ def profile(
         session = Session(
             folder, jobs, forecast, measuring, lambda: held.records, say, lambda: measuring.started
         )
-        session.run(60 * minutes - PAGE_S - (time.monotonic() - began))
+        session.run(60 * minutes - (time.monotonic() - began))
     except KeyboardInterrupt:
         say(f"stopped; what was measured is in {folder}, --resume goes on from there")
         raise
@@ -114,12 +113,12 @@ def profile(
 def plan_of(session: Session, minutes: float, precisions: dict[str, str]) -> list[str]:
     """The lines of --dry-run."""
     lines = ["precision: " + ", ".join(f"{name} {how}" for name, how in precisions.items())]
-    planned = session.plan(60 * minutes - PAGE_S)
+    planned = session.plan(60 * minutes)
     for job, begins, ends in planned:
         lines.append(f"{begins // 60:3.0f}:{begins % 60:02.0f}  {ends - begins:4.0f} s  "
                      f"({job.item}) {job.title}")  # fmt: skip
     ends = planned[-1][2] if planned else 0.0
-    lines.append(f"{ends // 60:3.0f}:{ends % 60:02.0f}  {PAGE_S:4.0f} s  the page")
+    lines.append(f"{ends // 60:3.0f}:{ends % 60:02.0f}  {session.page_s:4.0f} s  the page")
     rest: dict[str, list[float]] = {}
     for job in session.todo:
         rest.setdefault(job.item, []).append(session.forecast.seconds(job, True))

@@ -22,7 +22,7 @@ from bench.figures.registry import figure
 from bench.methods.meta import vqvae_config
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
-from bench.predict.floor import floor_of
+from bench.predict.floor import beaten, floor_of
 from bench.study import records, storage
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
@@ -132,7 +132,7 @@ def scaling(run: Run, rows: list[Row]) -> Figure:
 
 def ceilings_for(run: Run, rows: list[Row]) -> Ceilings | None:
     """Those that a profile of this machine left in the run's folder or, newest first, in one
-    beside it; None where they lack a precision or are of another device."""
+    beside it; None where they lack a precision, are of another device, or a decode beats them."""
     folder = run.folder
     if folder is None:
         return None
@@ -146,6 +146,8 @@ def ceilings_for(run: Run, rows: list[Row]) -> Ceilings | None:
             continue
         same = place == folder or env.get("machine") == run.env.get("machine")
         if not (found and same and {row["device"] for row in rows} == {found.device}):
+            continue
+        if any(beaten(record, found) for record in run.records):
             continue
         if wanted <= {product.precision for product in found.products}:
             fitting.append((place == folder, found.measured_at, found))

@@ -20,6 +20,7 @@ import torch
 from bench.measure import cgroup
 from bench.measure.card import Card
 from bench.measure.cpu import cpu_facts, governor
+from bench.study import storage
 from bench.study.folders import CODE, IN_CHECKOUT
 from bench.study.units import GIB, MIB
 
@@ -29,6 +30,7 @@ BUSY_CORES = 0.2
 BUSY_GPU_PERCENT = 5
 TAKEN_MIB = 1024
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "safetensors", "diffusers", "timm", "codevar")
+COMMIT = "commit.json"  # in a copy without git: what `git` said where it was packed
 # Environment variables that change speed.
 VARIABLES = re.compile(
     r"(OMP|KMP|GOMP|MKL|OPENBLAS|DNNL|ONEDNN|CUBLAS|CUDNN|MALLOC)_\w+|LD_PRELOAD|"
@@ -226,7 +228,9 @@ def oom_kills() -> int:
 
 def git() -> dict[str, Any]:
     """Commit of the project and whether the tree was changed since, but for what runs and
-    documents leave in it; None outside a checkout."""
+    documents leave in it; None outside a checkout, but for a copy that brings its COMMIT along."""
+    if known := storage.read_json(CODE / COMMIT):
+        return known
 
     def ask(*words: str) -> str | None:
         if not IN_CHECKOUT:

@@ -137,6 +137,7 @@ def weights_read(p: Pass) -> int:
     return read
 
 
+@functools.cache
 def elements(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
-from bench.predict.floor import floor_of
+from bench.predict.floor import beaten, floor_of
 from bench.predict.prediction import predict
 from bench.study import papers
 from bench.study.cases import Case, make_case
@@ -162,10 +162,13 @@ def find(case: Case, rows: Iterable[Row]) -> Row | None:
 
 
 def ceilings_of(run: Run, case: Case) -> Ceilings | None:
-    """Those that a profile of the case's device has left in the run's folder."""
+    """Those that a profile of the case's device has left in the run's folder; not if a decode of
+    the run has beaten them."""
     found = ceilings.load(run.folder) if run.folder else None
     known = found is not None and case.precision in {p.precision for p in found.products}
-    return found if found and known and found.device == case.device else None
+    if not found or not known or found.device != case.device:
+        return None
+    return None if any(beaten(record, found) for record in run.records) else found
 
 
 # FID

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import pandas as pd
@@ -96,11 +97,12 @@ def bandwidth(bytes_per_s: float) -> str:
 def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
     """Each method's time, its floor, what bounds it, and from which batch on FLOPs do."""
     lines, looked_into = [], first_names(rows, 6)
+    turns_of = functools.cache(lambda alone: compute_bound_from(alone, ceilings))
     for row in rows:
         floor: Floor = row["floor"]
         alone, turns, launched = row["case"].model_copy(update={"batch_size": 1}), "", ""
         if row["name"] in looked_into:
-            turns = str(compute_bound_from(row["case"], ceilings) or "never")
+            turns = str(turns_of(alone) or "never")
             launched = f"{launches(alone) * ceilings.launch_s:.3g}"
         lines.append(
             {

@@ -30,6 +30,7 @@ CUT = "cut"  # status of what was under way when the session's time was over
 MOST_FAILURES = 2
 #: A job may take so many times what is predicted, and some seconds, before it is ended.
 PATIENCE, GRACE_S = 3, 30.0
+PAGE_S = 15.0  # assumed of the page
 #: Runs a job in so many seconds; what comes back has a status, and a reason if it is not ok.
 Measure = Callable[[Job, float], dict[str, Any]]
 
@@ -80,18 +81,23 @@ class Session:
         self.learn()
 
     def run(self, seconds: float) -> None:
-        """Works through what fits into the time."""
+        """Works through what fits into the time, and leaves some for the page."""
         end = self.clock() + seconds
-        while (job := self.next(end - self.clock())) is not None:
+        while (job := self.next(end - self.clock() - self.page_s)) is not None:
             self.todo.remove(job)
-            self.do(job, end)
+            self.do(job, end - self.page_s)
+
+    @property
+    def page_s(self) -> float:
+        """What the page will take on this machine."""
+        return PAGE_S * max(1.0, self.forecast.slower)
 
     def plan(self, seconds: float) -> list[tuple[Job, float, float]]:
         """What `run` would do if all takes as long as is predicted: the job, and from when to when
         in seconds.  Nothing is measured; what is left is in `todo`."""
         at, planned = 0.0, list[tuple[Job, float, float]]()
         self.started = lambda: any(job.case for job, _, _ in planned)
-        while (job := self.next(seconds - at)) is not None:
+        while (job := self.next(seconds - at - self.page_s)) is not None:
             self.todo.remove(job)
             planned.append((job, at, at := at + self.forecast.seconds(job, self.started())))
         return planned
@@ -114,6 +120,7 @@ class Session:
         self.append(Line(**said, at=now(), predicted_s=round(predicted, 1)))
         try:
             found = self.measure(job, min(own, left))
+            Line(**said, **found)
         except Exception as e:
             found = {"status": "error", "reason": reason(e)}
         took = self.clock() - began

@@ -51,7 +51,7 @@ def listed(whole):
 class Assumed:
     """Half a minute a job, a quarter where a process waits: a forecast that nothing corrects."""
 
-    top = None
+    top, slower = None, 1.0
 
     def seconds(self, job, started=False):
         return 40.0 if job.case is None else 20.0 if started else 30.0
