@@ -152,7 +152,7 @@ class Forecast:
             return self.assumed.tasks[job.task] * self.slower
         try:
             return self._of_case(job, job.case, started)
-        except UsageError:
+        except (UsageError, ImportError):
             return UNKNOWN_S
 
     def _of_case(self, job: Job, case: Case, started: bool) -> float:

@@ -31,13 +31,13 @@ NAME = "codevar-gpu-kit"
 #: What `bench.measure` imports, the baselines' libraries, and the tests.
 NEEDED = (
     "diffusers", "filelock", "huggingface-hub", "lazy-loader", "nvidia-ml-py", "packaging",
-    "platformdirs", "psutil", "py-cpuinfo", "pydantic", "pytest", "rich", "safetensors", "timm",
+    "psutil", "py-cpuinfo", "pydantic", "pytest", "rich", "safetensors", "timm",
     "typer",
 )  # fmt: skip
-#: On any GPU machine; torchvision must fit torch, and comes with it.
+#: On any GPU machine; torchvision, and so pillow, must fit torch and comes with it.
 THERE = ("torch", "numpy", "torchvision")
-#: Needed for what a profile does not do: downloads, pictures.
-NOT_USED = ("hf-xet", "pillow")
+#: Needed for what a profile does not do: downloads.
+NOT_USED = ("hf-xet",)
 LEFT_OUT = ("docs/", "results/", "plots/", ".github/", ".ci/", "README.md")
 #: The tests that need a GPU read these of `tests/data`.
 READ_BY_TESTS = ("cases.npz", "seeded_weights.py", "baselines.npz", "baseline_layouts.json")

@@ -12,7 +12,7 @@ from bench.measure.profile import kit
 
 ROOT = Path(__file__).parents[3]
 #: Tables and pictures need them; a machine that measures need not have them.
-ABSENT = ("pandas", "scipy", "matplotlib", "torchvision", "torch_fidelity", "tabulate", "PIL")
+ABSENT = ("pandas", "scipy", "matplotlib", "torch_fidelity", "tabulate", "adjustText")
 DRY_RUN = f"""
 import sys
 sys.modules |= dict.fromkeys({ABSENT})
