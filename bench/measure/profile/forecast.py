@@ -135,7 +135,7 @@ class Forecast:
         tasks = {line.key: line.took_s for line in lines if line.status == "ok"}
         known = self.assumed.tasks.keys() & tasks
         slower = [(tasks[name] or 0.0) / self.assumed.tasks[name] for name in known]
-        self.slower = max(0.1, statistics.median(slower)) if slower else 1.0
+        self.slower = max(1.0, statistics.median(slower)) if slower else 1.0
         known_s = median(m.import_s for m in self.measured)
         self.start_s = known_s or self.assumed.start_s * self.slower
         rate = median(m.load_bytes_per_s for m in self.measured)
