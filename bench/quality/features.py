@@ -76,7 +76,7 @@ def default_for(reference: str | None) -> str:
 def extractor_of(
     which: str, weights: Path | None, download: bool, device: torch.device
 ) -> Extractor:
-    """which: "inception", "mini", "none", or the file of a classifier like mini's.
+    """which: "inception", "clip", "dinov2", "mini", "none", or a file of a classifier like mini's.
 
     Raises UsageError for weights that are missing, damaged or of another network.
     """
@@ -84,6 +84,12 @@ def extractor_of(
         return Extractor("none", "", True, {}, lambda images: {}, device)
     if which == "inception":
         return inception(weights or inception_weights(download), device)
+    if which in ("clip", "dinov2"):
+        from bench.quality import vision_features
+
+        if weights is None:
+            raise UsageError(f"--extractor {which}: name a file of its tensors with --weights")
+        return getattr(vision_features, which)(weights, device)
     if which == "mini":
         return mini(weights or MINI_WEIGHTS, device)
     if weights is not None:
@@ -102,7 +108,7 @@ def inception(weights: Path, device: torch.device) -> Extractor:
     17 x 7 = 2023 in TensorFlow's order.  Images of other sizes than 299 x 299 are resized as
     TensorFlow 1 did, inside the network.
     """
-    tensors = _tensors(weights)
+    tensors = read_tensors(weights)
     file = io.BytesIO()
     torch.save(tensors, file)  # torch-fidelity reads a file, and not tensors only
     file.seek(0)
@@ -274,7 +280,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """A state dict of plain tensors."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; --weights names Inception's weights")

@@ -18,18 +18,24 @@ import torch_fidelity
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_clip import CLIPVisual
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import (
+    interpolate_bilinear_2d_like_tensorflow1x,
+)
 from torch_fidelity.registry import register_feature_extractor
 from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.measure import machine
 from bench.metrics.frechet import Gaussian, frechet_distance
-from bench.quality import features, images
+from bench.quality import features, images, vision_features
 from bench.quality.features import extract, inception, mini
 from bench.study import evaluations
+from bench.study.errors import UsageError
 from codevar.mini.classifier import Classifier, load_classifier
 from codevar.mini.world import World
+from tests import tiny
 
 CPU = torch.device("cpu")
 SIDE, COUNT = 16, 320
@@ -418,6 +424,40 @@ def test_from_png_to_figures_with_inception(run, tmp_path, inception_file):
     refused(
         run(samples, *words, reference=references), line, "or --metrics kid,cmmd,inception_score"
     )
+
+
+def test_clips_and_dinos_features_are_those_of_their_networks(sets, tmp_path):
+    """Random weights of their shapes, as files of tensors."""
+    images = torch.from_numpy(pixels(2)).permute(0, 3, 1, 2)
+    torch.manual_seed(0)
+    visual = CLIPVisual(12, 32, 2, 64, 16)
+    for parameter in visual.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    tensors = {**visual.state_dict(), "text_projection": torch.ones(5, 12)}
+    save_file({name: t.clone() for name, t in tensors.items()}, tmp_path / "clip.safetensors")
+    network = features.extractor_of("clip", tmp_path / "clip.safetensors", False, CPU)
+    assert (network.widths, network.published) == ({"pool": 12}, False)
+    x = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (32, 32), align_corners=False)
+    mean, std = (torch.tensor(c)[:, None, None] for c in vision_features.CLIP_COLOURS)
+    with torch.no_grad():
+        expected = visual.visual((x / 255 - mean) / std)
+        assert torch.allclose(network.layers(images)["pool"], expected, rtol=1e-3, atol=1e-4)
+
+    timm = pytest.importorskip("timm")
+    dino = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=224, depth=12)
+    torch.save(dino.state_dict(), tmp_path / "dino.pth")
+    network = features.extractor_of("dinov2", tmp_path / "dino.pth", False, CPU)
+    x = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (224, 224), align_corners=False)
+    mean, std = (torch.tensor(c)[:, None, None] for c in vision_features.DINO_COLOURS)
+    with torch.no_grad():
+        expected = dino.eval()((x / 255 - mean) / std)
+        assert torch.allclose(network.layers(images)["pool"], expected, rtol=1e-3, atol=1e-4)
+    for which, said in (("clip", "no state dict of CLIP"), ("dinov2", "no state dict of DINOv2")):
+        save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+        with tiny.refused(said, error=UsageError):
+            features.extractor_of(which, tmp_path / "a.safetensors", False, CPU)
+        with tiny.refused("name a file of its tensors", error=UsageError):
+            features.extractor_of(which, None, False, CPU)
 
 
 def test_inceptions_weights_are_never_fetched_unless_asked(run, sets, tmp_path, monkeypatch):
