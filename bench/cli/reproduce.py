@@ -11,8 +11,9 @@ from rich.console import Console
 
 from bench.cli import options
 from bench.study import experiment, printing
-from bench.study.cases import sampled
+from bench.study.cases import VARCase, sampled
 from bench.study.errors import UsageError
+from bench.study.experiment import Sweep
 from bench.study.folders import PLOTS, PROGRAM, RESULTS
 from bench.study.printing import Format
 from codevar.progress import say
@@ -101,6 +102,7 @@ def reproduce(
         ),
         env,
         Progress(),
+        baselines_of(sweeps),
         download,
     )
     del network
@@ -130,3 +132,16 @@ def folders_of(names: Sequence[str], out: Path | None) -> list[Path]:
 
     home = out or RESULTS / machine.environment()["machine"]
     return [home / name for name in names]
+
+
+def baselines_of(sweeps: Sequence[Sweep]) -> dict[str, VARCase]:
+    """By what each case draws, the case that its figures are compared with."""
+    from bench.quality.wanted import drawn_by
+
+    found: dict[str, VARCase] = {}
+    for sweep in sweeps:
+        for case in sampled(sweep.cases, sweep.name):
+            base = sweep.baseline_case(case)
+            if isinstance(base, VARCase):
+                found.setdefault(drawn_by(case), base)
+    return found

@@ -21,6 +21,7 @@ import torch
 
 from bench.metrics.jackknife import GROUPS, LEFT_OUT, Groups
 from bench.metrics.metric import Estimate, Given, Metric
+from bench.study.columns import Column, register
 
 # Eigenvalues of a covariance may be negative by rounding (others keep theirs in float32), but not
 # by more than this share of the largest.
@@ -188,3 +189,6 @@ Metric(
     groups_needed=True,
     compute=at_infinity,
 )
+
+#: FID less that of the table's baseline (`bench.quality.against`).
+DIFFERENCE = register(Column("fid_difference", "FID - baseline's", "{:+.2f}", 301)).name

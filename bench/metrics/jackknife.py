@@ -14,17 +14,20 @@ import torch
 from scipy.stats import sem
 from scipy.stats import t as student
 
-GROUPS = 32
+#: 25 divides 50, 100, 500 and 1000 images of a class, so that groups have as many of each.
+GROUPS = 25
 #: Images that intervals need at least: two a group.
 LEAST = 2 * GROUPS
 
 # Which groups each replicate leaves out: each alone, then each with the next.
 LEFT_OUT = [(g,) for g in range(GROUPS)] + [(g, (g + 1) % GROUPS) for g in range(GROUPS)]
 
-# What of the jackknife's variance is too much, as a share of the interactions' sum of squares.
-# With K a degenerate kernel between groups of variance 1, T = sum K_gh / G^2 has the variance
-# 2 (G - 1) / G^3, its jackknife 4 / (G - 1)^2, and an interaction 4 / (G - 2)^4.
-_EXCESS = (4 / (GROUPS - 1) ** 2 - 2 * (GROUPS - 1) / GROUPS**3) * (GROUPS - 2) ** 4 / 4
+# What of the jackknife's variance is too much, in squared interactions.  With independent values K
+# of variance 1 for each pair of groups, T = sum K / G^2 has the variance 2 (G - 1) / G^3, but its
+# jackknife 4 / (G - 1)^2; an interaction is 2 K / G of its own pair and less of the others.
+_OF_OTHERS = 2 * (GROUPS - 2) / (GROUPS - 1) ** 2 * (1 + (GROUPS - 3) / (GROUPS - 2) ** 2)
+_EXCESS = (GROUPS / (GROUPS - 1)) ** 2 - (GROUPS - 1) / (2 * GROUPS)
+_EXCESS /= 1 + _OF_OTHERS
 # The share of it that is left where a figure is nothing but interactions.
 _DEGENERATE = (GROUPS - 1) ** 3 / (2 * GROUPS**3)
 
@@ -85,12 +88,14 @@ def standard_error(value: float, replicates: Sequence[float]) -> float:
 
     Other ways are wrong here: a bootstrap draws images twice, which doubles FID's bias and shrinks
     the balls of recall; halves of the images (the spread of FIDs of N / 2, scaled to N) double the
-    luck with each image's own contribution to the bias, and near the floor were twice too wide.
+    luck with each image's own contribution to the bias, and near the floor were twice too wide; and
+    groups of other classes than the whole move with classes, which sets do not.
     """
     alone = np.array(replicates[:GROUPS])
     together = np.array(replicates[GROUPS:])
     jackknife = (GROUPS - 1) / GROUPS * np.square(alone - alone.mean()).sum()
-    interactions = together - alone - np.roll(alone, -1) + value
+    both = alone + np.roll(alone, -1)
+    interactions = (GROUPS - 2) * together - (GROUPS - 1) * both + GROUPS * value
     variance = jackknife - _EXCESS * interactions.var()
     return math.sqrt(max(variance, _DEGENERATE * jackknife))
 
@@ -102,9 +107,9 @@ def interval(
     of the same model against the same reference.
 
     Of a difference of two sets too, from the differences of their replicates.  Student's t for
-    the groups.
+    half as many groups, since interactions are taken from the spread of all.
     """
-    half = float(student.ppf(0.975, GROUPS - 1)) * standard_error(value, replicates)
+    half = float(student.ppf(0.975, GROUPS // 2)) * standard_error(value, replicates)
     return max(low, value - half), min(high, value + half)
 
 

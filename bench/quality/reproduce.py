@@ -11,7 +11,7 @@ of it, so a run that was stopped is just run again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ import numpy as np
 from bench.methods.meta import configs, vqvae_config
 from bench.methods.sources import source_of
 from bench.metrics.jackknife import GROUPS
-from bench.quality import evaluate, sampling
+from bench.quality import against, evaluate, sampling
 from bench.quality.evaluate import Protocol
 from bench.quality.images import ImageSet, open_images
 from bench.quality.reference import open_reference
 from bench.quality.sample_set import SampleSet
-from bench.quality.wanted import sets_of
+from bench.quality.wanted import drawn_by, sets_of
 from bench.study import evaluations
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
@@ -45,13 +45,15 @@ def quality(
     protocol: Protocol,
     env: dict[str, Any],
     progress: Progress,
+    baselines: Mapping[str, VARCase] = {},
     download: bool = False,
 ) -> None:
     """Samples every case that makes images of its own, into a folder in `samples`, and evaluates
     it, into `folder`.
 
     per_class: images of each class.  reference: REF, as `bench.py eval` takes it, which is opened
-    for the size of each case's images; `protocol` has all else.
+    for the size of each case's images; `protocol` has all else.  baselines: by
+    `drawn_by` a case, the case that its figures are compared with, image by image.
     Raises UsageError before anything is sampled for random weights and for what so many images
     cannot give; and for what stops it later, when what is done by then is kept.
     """
@@ -62,18 +64,27 @@ def quality(
     wanted = sets_of(cases, per_class, "npz", protocol.batch_size)
     for one in wanted.values():
         check(one.case, per_class, reference, protocol)
-    for name, one in wanted.items():
-        home = samples / name
-        made = sampling.sample(one, home, env, progress, resume=True, download=download)
+    names = {drawn_by(one.case): name for name, one in wanted.items()}
+    bases = {
+        name: names.get(drawn_by(baselines[key])) for key, name in names.items() if key in baselines
+    }
+    for name in sorted(wanted, key=lambda name: name not in bases.values()):  # baselines first
+        home, base = samples / name, bases.get(name)
+        made = sampling.sample(wanted[name], home, env, progress, resume=True, download=download)
         images = open_images(home)
         exact = replace(protocol, reference=open_reference(reference, images.size))
-        if evaluated(folder, made, exact):
+        widths = protocol.extractor.widths["pool"]
+        enough = protocol.intervals and images.count >= evaluate.enough_for_intervals(widths)
+        baseline = open_images(samples / base) if base not in (None, name) and enough else None
+        if evaluated(folder, made, exact, baseline):
             continue
-        record, _ = evaluate.evaluate(images, exact)
+        if baseline:
+            record, _ = against.compare(images, baseline, exact)
+        else:
+            record, _ = evaluate.evaluate(images, exact)
         evaluations.append(folder, record)
-        figures = record.metrics
-        shown = [name for name in ("fid", "class_accuracy") if name in figures]
-        told = ", ".join(f"{name} {figures[name]:.4g}" for name in shown)
+        shown = [name for name in ("fid", "class_accuracy") if name in record.metrics]
+        told = ", ".join(f"{name} {record.metrics[name]:.4g}" for name in shown)
         progress.say(f"{made.manifest['label']}: {told}")
 
 
@@ -108,7 +119,7 @@ def sizes(case: VARCase) -> tuple[int, int]:
     return model.classes, model.patch_sizes[-1] * vqvae.stride
 
 
-def evaluated(folder: Path, made: SampleSet, protocol: Protocol) -> bool:
+def evaluated(folder: Path, made: SampleSet, protocol: Protocol, baseline: ImageSet | None) -> bool:
     """Whether the folder has this evaluation of the set as it is already."""
     file, manifest, held = folder / evaluations.FILE, made.manifest, protocol.reference
     wanted = {
@@ -122,4 +133,8 @@ def evaluated(folder: Path, made: SampleSet, protocol: Protocol) -> bool:
         wanted["reference_sha256"] = held.sha256
     sampled_at = manifest["runs"][-1]["started_at"]
     lines = [e for e in evaluations.read(file)[0] if e.evaluated_at >= sampled_at]
-    return any(wanted.items() <= line.to_json().items() for line in lines)
+    name = baseline.name if baseline else None
+    return any(
+        wanted.items() <= line.to_json().items() and (line.against or {}).get("samples") == name
+        for line in lines
+    )

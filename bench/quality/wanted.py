@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.study.cases import VARCase, with_batch
+from bench.study.cases import Case, VARCase, with_batch
 from bench.study.names import weights_of
 
 # Keys of a case that change no image.
@@ -37,6 +37,11 @@ class Wanted:
         }
 
 
+def drawn_by(case: Case) -> str:
+    """What of a case makes its images: alike for cases that differ in `FREE` alone."""
+    return case.model_dump_json(exclude={*FREE})
+
+
 def sets_of(
     cases: Sequence[VARCase],
     per_class: int,
@@ -49,12 +54,11 @@ def sets_of(
     seed: instead of the cases' own.
     """
     found: dict[str, Wanted] = {}
-    seen: list[dict[str, Any]] = []
+    seen: set[str] = set()
     for case in cases:
-        images = case.model_dump(exclude=set(FREE))
-        if images in seen:
+        if drawn_by(case) in seen:
             continue
-        seen.append(images)
+        seen.add(drawn_by(case))
         case = with_batch(case, batch_size)
         name = slug(case)
         if name in found:  # of two folders of weights, say, with the same last name

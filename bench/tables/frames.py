@@ -18,6 +18,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from bench.metrics import METRICS
+from bench.metrics.frechet import DIFFERENCE
 from bench.predict.prediction import memory_differs, predict
 from bench.study import records, storage
 from bench.study.cases import Case, explain
@@ -185,7 +186,8 @@ def quality_columns(quality: Quality | None) -> dict[str, Any]:
     as fid_differs, ... in what quality and speed were not measured alike."""
     if quality is None:
         return {}
-    there = {name: METRICS[name].column for name in METRICS if name in quality.figures}
+    columns = {name: metric.column for name, metric in METRICS.items()} | {DIFFERENCE: DIFFERENCE}
+    there = {name: column for name, column in columns.items() if name in quality.figures}
     found: dict[str, Any] = {column: quality.figures[name] for name, column in there.items()}
     for name, column in there.items():
         if name in quality.intervals:

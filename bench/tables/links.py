@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bench.metrics import METRICS
+from bench.metrics.frechet import DIFFERENCE
 from bench.metrics.metric import of_features, of_pixels
 from bench.study.cases import SAMPLING_KEYS, Case, make_case
 from bench.study.errors import UsageError
@@ -28,7 +29,7 @@ MARKED = {
 #: and a reference in common, each of `bench.py iqa` has weights of its own and no reference.
 ALONE = tuple(of_pixels())
 TOGETHER = (
-    {*of_features(), *(f"{name}_std" for name in of_features())},
+    {*of_features(), *(f"{name}_std" for name in of_features()), DIFFERENCE},
     *({metric} for metric in ALONE),
 )
 
@@ -201,6 +202,12 @@ def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
             quality.images[name], quality.differs[name] = evaluation.images, words
             if name in evaluation.right_intervals:
                 quality.intervals[name] = evaluation.right_intervals[name]
+        against = evaluation.against or {}
+        if "fid" in against.get("differences", {}) and DIFFERENCE not in quality.figures:
+            quality.figures[DIFFERENCE] = against["differences"]["fid"]
+            low, high = against["difference_intervals"]["fid"]
+            quality.intervals[DIFFERENCE] = low, high
+            quality.images[DIFFERENCE], quality.differs[DIFFERENCE] = evaluation.images, words
     return quality
 
 
@@ -215,9 +222,11 @@ def how_measured(pairs: Sequence[Pair]) -> str:
         return f"{images} samples a row, by {first.extractor}{own}"
     floors = [e.floor["fid"] for e in evaluations if e.floor and "fid" in e.floor]
     floor = f"; as many real images: FID {floors[0]:.2f}" if floors else ""
+    baselines = dict.fromkeys(str(e.against["label"]) for e in evaluations if e.against)
+    against = f"; differences to {', '.join(baselines)}, paired" if baselines else ""
     few = "; fewer than 10,000: FID is mostly bias" if counts[0] < 10_000 else ""
     of = f" of {first.reference_images:,} images" if first.reference_images else ""
     return (
         f"{images} samples a row, features of {first.extractor}{own}, "
-        f"reference {first.reference}{of}{floor}{few}"
+        f"reference {first.reference}{of}{against}{floor}{few}"
     )

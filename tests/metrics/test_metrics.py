@@ -339,17 +339,17 @@ def test_intervals_are_as_wide_as_figures_of_other_samples_are_apart():
 def test_the_spread_of_a_mean_and_of_pairs_is_known():
     """By arithmetic: s2 / n of a mean, and of a mean over pairs that have no linear part."""
     rng = np.random.default_rng(0)
-    groups = Groups.deal(640)
+    groups = Groups.deal(500)
     kept = groups.kept().double()
     means, pairs = [], []
     for _ in range(300):
-        z_ND = torch.from_numpy(rng.standard_normal((640, 50)))
+        z_ND = torch.from_numpy(rng.standard_normal((500, 50)))
         means.append(standard_error(float(z_ND[:, 0].mean()), groups.means(z_ND[:, 0])) ** 2)
         of_kept = kept @ groups.sums(z_ND) / (kept.sum(1, keepdim=True) * 20)
         squares = of_kept.square().sum(1)
         pairs.append(standard_error(float(z_ND.mean(0).square().sum()), squares.tolist()) ** 2)
-    assert np.mean(means) == pytest.approx(1 / 640, rel=0.05)
-    assert np.mean(pairs) == pytest.approx(50 * 2 / 640**2, rel=0.15)
+    assert np.mean(means) == pytest.approx(1 / 500, rel=0.05)
+    assert np.mean(pairs) == pytest.approx(50 * 2 / 500**2, rel=0.15)
 
 
 def test_the_interval_of_is_rests_on_splits_as_whole_as_those_of_the_figure():
@@ -371,17 +371,17 @@ def test_the_interval_of_is_rests_on_splits_as_whole_as_those_of_the_figure():
 def test_groups_of_a_balanced_set_are_balanced_and_their_interval_is_as_wide_as_it_should_be():
     """Classes that lie far apart, as many images of each: by luck with classes alone groups
     would differ far more than such sets do."""
-    labels = np.arange(640) % 4
-    groups = Groups.deal(640, labels).group_N
-    assert {tuple(np.bincount(labels[groups == g])) for g in range(GROUPS)} == {(5, 5, 5, 5)}
+    labels = np.arange(400) % 4
+    groups = Groups.deal(400, labels).group_N
+    assert {tuple(np.bincount(labels[groups == g])) for g in range(GROUPS)} == {(4, 4, 4, 4)}
     centres = 3 * torch.eye(6)[labels]
-    references = Gaussian.of(normal(640, 6, 999, 1.2) + centres)
-    sets = [normal(640, 6, seed) + centres for seed in range(60)]
+    references = Gaussian.of(normal(400, 6, 999, 1.2) + centres)
+    sets = [normal(400, 6, seed) + centres for seed in range(60)]
     spread = np.std([frechet.frechet_distance(Gaussian.of(one), references) for one in sets])
 
     def error(one: torch.Tensor, classes: np.ndarray | None) -> float:
         return standard_error(
-            *frechet.frechet_with_replicates(one, references, Groups.deal(640, classes))
+            *frechet.frechet_with_replicates(one, references, Groups.deal(400, classes))
         )
 
     balanced, blind = (np.mean([error(one, c) for one in sets[:9]]) for c in (labels, None))

@@ -84,6 +84,25 @@ def test_a_case_of_two_experiments_is_sampled_and_evaluated_once(bench, tmp_path
     assert len(evaluations.read(home / evaluations.FILE)[0]) == 3
 
 
+def test_every_case_is_compared_with_the_baseline_of_its_experiment(bench, tmp_path, monkeypatch):
+    text = (tmp_path / "one.toml").read_text()
+    text = text.replace("[defaults]", 'baseline = { method = "var" }\n[defaults]')
+    (tmp_path / "based.toml").write_text(text)
+    words = ["based.toml", "--per-class", 15, "--intervals", "--out", "out"]
+    result = bench(*words)
+    assert result.exit_code == 0, result.output
+    lines, _ = evaluations.read(tmp_path / "out" / evaluations.FILE)
+    (base,) = (line for line in lines if line.against is None)
+    (other,) = (line for line in lines if line.against is not None)
+    assert base.case["method"] == "var"
+    assert other.against["case"] == base.case
+    apart = other.metrics["fid"] - base.metrics["fid"]
+    assert other.against["differences"]["fid"] == pytest.approx(apart)
+    assert "FID - baseline's" in " ".join(result.stdout.split())
+    assert bench(*words).exit_code == 0
+    assert len(evaluations.read(tmp_path / "out" / evaluations.FILE)[0]) == 2
+
+
 def test_another_network_or_other_samples_are_evaluated_again(bench, tmp_path):
     words = ["one.toml", "--set", "method=var", "--per-class", 13, "--out", "out"]
     assert bench(*words).exit_code == 0

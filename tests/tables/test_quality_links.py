@@ -266,7 +266,7 @@ def test_intervals_of_is_that_earlier_versions_got_wrong_are_not_shown():
     spans = {"fid": (1.9, 2.1), "inception_score": (5.1, 6.6)}
     old = fake_evaluation(case(), images=50_000, fid=2.0, inception_score=5.9)
     old = old.model_copy(update={"intervals": spans, "bootstrap": 100})
-    new = old.model_copy(update={"bootstrap": 0, "groups": 32})
+    new = old.model_copy(update={"bootstrap": 0, "groups": 25})
     few = old.model_copy(update={"images": 5000})
     shown = [quality_of([Pair(case(), {}, case(), e)], {*spans}).intervals for e in (old, new, few)]
     assert shown == [{"fid": spans["fid"]}, spans, spans]
@@ -285,6 +285,17 @@ def test_what_figures_rest_on_has_the_floor_and_a_warning_below_ten_thousand():
     (how,) = set(link([case()], [line]).how.values())
     assert "as many real images: FID 1.20" in how
     assert "fewer than 10,000" in how
+
+
+def test_the_difference_to_the_baseline_has_a_column_with_its_interval():
+    run = evaluated(weights="published")
+    against = {"label": "VAR-d30", "differences": {"fid": 0.12}}
+    against["difference_intervals"] = {"fid": [0.05, 0.19]}
+    run.evaluations[0].against = against
+    printed = tables.measured(run)
+    assert printed.text["FID - baseline's"].iloc[0] == "+0.12"
+    assert printed.text["FID - baseline's 95 %"].iloc[0] == "+0.05-+0.19"
+    assert any("differences to VAR-d30, paired" in note for note in printed.notes)
 
 
 def test_intervals_have_a_column():
