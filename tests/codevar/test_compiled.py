@@ -4,6 +4,7 @@ to eager."""
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 
 import numpy as np
@@ -139,3 +140,29 @@ def test_on_a_gpu_one_bias_is_made_once_for_queries_keys_and_values():
     compiled.merge_biases(merged)
     labels, inputs = torch.tensor([1, 2]), torch.randn(2, plain.scales.L - 1, 16)
     torch.testing.assert_close(merged(labels, inputs), plain(labels, inputs))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_compiled_traces_whole_for_every_scale_and_does_what_it_says(
+    precision, monkeypatch
+):
+    """Without a compiler: torch's tracers, then eager operators.  A break in a graph raises, and a
+    graph for each shape would be counted."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    traced = list(map(compiled.compiled, compiled.chains(precision, in_place=False)))
+    plain = compiled.chains(precision, in_place=False)
+    numbers = torch.Generator().manual_seed(0)
+    before = graphs()
+    for rows, tokens in ((2, 1), (2, 4), (6, 9), (8, 256)):
+
+        def random(*shape, like=torch.float32):
+            return torch.randn(shape, generator=numbers).to(like)
+
+        x, out = random(rows, tokens, 64), random(rows, tokens, 64)
+        gamma, gain, shift = (random(rows, 1, 64) for _ in range(3))
+        qkv, scale = random(rows, tokens, 192, like=precision), random(1, 4, 1, 1)
+        given = (x, gain, shift), (x, out, gamma, gain, shift), (qkv, scale)
+        for arguments, fast, wanted in zip(given, traced, plain, strict=True):
+            torch.testing.assert_close(fast(*arguments), wanted(*arguments))
+    assert graphs() - before <= 3 * 2  # one token, several

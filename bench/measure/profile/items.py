@@ -207,7 +207,7 @@ def jobs(device: str, bf16: bool = True) -> tuple[Sweep, list[Job]]:
     for item in items(kind, bf16):
         for task in item.tasks:
             name, _, about = task.partition(" ")
-            found.append(Job(item.letter, name, about, essential=name == "ceilings"))
+            found.append(Job(item.letter, name, about, essential=name in ("smoke", "ceilings")))
         stream = bool(item.effort.get("stream_seconds"))
         for source in item.sources:
             for case in experiment.load(source.experiment, source.changes, device).cases:

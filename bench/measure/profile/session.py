@@ -30,7 +30,8 @@ CUT = "cut"  # status of what was under way when the session's time was over
 MOST_FAILURES = 2
 #: A job may take so many times what is predicted, and some seconds, before it is ended.
 PATIENCE, GRACE_S = 3, 30.0
-PAGE_S = 15.0  # assumed of the page
+PAGE_S = 25.0  # assumed of the page
+RESERVE = 1.5  # times what is predicted is kept for what is essential
 #: Runs a job in so many seconds; what comes back has a status, and a reason if it is not ok.
 Measure = Callable[[Job, float], dict[str, Any]]
 
@@ -108,7 +109,7 @@ class Session:
         def need(job: Job) -> float:
             return self.forecast.seconds(job, self.started())
 
-        kept = sum(s for job in self.todo if job.essential and (s := need(job)) <= left)
+        kept = RESERVE * sum(s for job in self.todo if job.essential and (s := need(job)) <= left)
         fits = (job for job in self.todo if need(job) + (not job.essential) * kept <= left)
         return next(fits, None)
 
