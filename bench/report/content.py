@@ -1,6 +1,6 @@
-"""What the page says of runs: the one thing that matters, tables, figures, what to mistrust.
+"""The page of runs: the one thing that matters, tables, figures, what to mistrust.
 
-Runs of one experiment, say of several machines, make one group.
+Runs of one experiment, say of several machines, make one section.
 """
 
 from __future__ import annotations
@@ -8,30 +8,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.figures import figure5
-from bench.report import embed, grids, marks
-from bench.report.embed import Panel
-from bench.report.grids import Grid, value
+from bench.report import embed, marks, pictures
+from bench.report.sections import (
+    Figures,
+    Note,
+    Page,
+    Section,
+    Table,
+    Tile,
+    folded,
+    table_of_cases,
+    table_of_text,
+)
 from bench.study import experiment, papers
 from bench.study.errors import UsageError
 from bench.study.records import Record
-from bench.tables import case_rows, profile, tables
+from bench.tables import case_rows, tables
 from bench.tables.frames import Run
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure beside the headline."""
-
-    heading: str
-    text: str
-    detail: str
+NO_SPEEDUP = "These runs show no speed-up: no case was measured together with its baseline."
+NOT_MARKED = (
+    "Nothing was marked: no noise, no throttling, no failure, no memory that differs from its "
+    "prediction."
+)
+SURENESS = ("rough", "marked", "firm")
 
 
 @dataclass(frozen=True)
@@ -48,22 +54,60 @@ class Headline:
     why: str
     speedup: float
     tiles: list[Tile]
-    row: Row
+
+    @property
+    def rank(self) -> tuple[bool, int, float]:
+        """A surer speed-up goes before a larger one."""
+        return self.speedup > 1, SURENESS.index(self.sure), self.speedup
+
+    @property
+    def notes(self) -> list[Note]:
+        """On what machine, and how sure."""
+        return [Note(self.where), Note(self.why, self.sure)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Group:
     """The runs of one experiment."""
 
     id: str
     title: str
-    runs: list[Run]
     headline: Headline | None
-    table: Grid
-    more: list[Grid]
-    panels: list[Panel]
-    cautions: Grid | None
-    random: bool
+    figures: Figures
+    table: Table
+    cautions: Table | None
+    more: list[Table]
+
+    @property
+    def parts(self) -> list[Table | Figures | Note]:
+        """What its section holds."""
+        doubts = self.cautions or Note(NOT_MARKED)
+        return [*([self.figures] if self.figures.panels else []), self.table, doubts, *self.more]
+
+
+def page(runs: Sequence[Run], samples: Sequence[Path] = ()) -> Page:
+    """Raises UsageError for a run without records, and samples that cannot be read."""
+    found, also = groups(runs), spoken_to(runs)
+    best = max((g.headline for g in found if g.headline), key=lambda h: h.rank, default=None)
+    sections = []
+    for group in found:
+        head = group.headline if group.headline is not best else None
+        lead = [Note(f"{head.text}. {head.where}."), Note(head.why, head.sure)] if head else []
+        sections.append(Section(group.id, group.title, [*lead, *group.parts]))
+    sections += [pictures.section(samples)] if samples else []
+    if also:
+        sections.append(
+            Section("also", "Further tables that these runs speak to", [*also.values()])
+        )
+    shown = {run.sweep.experiment.paper for run in runs}
+    shown |= {experiment.load(name).experiment.paper for name in also}
+    printed = Note("As printed there; these runs measured none of it.")
+    sections.append(Section("machines", "Machine", [machines(runs)]))
+    sections.append(Section("quoted", "The papers' other tables", [printed, *quoted(shown)]))
+    if best is None:
+        titles = " and ".join(group.title.partition(":")[0] for group in found)
+        return Page("report", titles, [Note(NO_SPEEDUP)], sections)
+    return Page("report", best.text, best.notes, sections, f"{best.speedup:.2f}", best.tiles)
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
@@ -87,6 +131,7 @@ def named(runs: Sequence[Run]) -> list[Run]:
 
 
 def check(run: Run) -> None:
+    """Raises UsageError for a run without records."""
     where = run.folder or run.sweep.name
     if not run.records:
         why = (
@@ -96,30 +141,22 @@ def check(run: Run) -> None:
 
 
 def group(id: str, runs: list[Run]) -> Group:
+    """The section of one experiment.  id: what the ids of its figures begin with."""
     printed = tables.measured(*runs)
-    parts = [rows_of(run) for run in runs]
-    rows = [row for part in parts for row in part]
     title = runs[0].sweep.experiment.title
-    bases = [
-        case_rows.baseline_name(run, run_rows) for run, run_rows in zip(runs, parts, strict=True)
-    ]
-    base = (bases[0] if len(set(bases)) == 1 else "the baseline") if all(bases) else None
-    head = headline(rows, base)
-    further = [*printed.more, *(table for run in runs for table in profile.tables_of(run))]
-    more = [
-        grids.of_text(f"{id}-more{i}", part.title, part.text, part.notes)
-        for i, part in enumerate(further)
-    ]
+    parts = [rows_of(run) for run in runs]
+    heads = [head for run, rows in zip(runs, parts, strict=True) for head in headlines(run, rows)]
+    panels = embed.panels_of(id, runs, [tables.machine_of(run) for run in runs])
     return Group(
         id=id,
         title=title,
-        runs=runs,
-        headline=head,
-        table=grids.of_frame(f"{id}-table", title, printed.data, in_columns(printed.notes)),
-        more=more,
-        panels=embed.panels_of(id, runs, [tables.machine_of(run) for run in runs]),
-        cautions=cautions(id, rows, runs),
-        random="seeded" in {row["weights"] for row in rows},
+        headline=max(heads, key=lambda head: head.rank, default=None),
+        figures=Figures(title, panels),
+        table=table_of_cases(
+            "Measured, the paper's, predicted", printed.data, in_columns(printed.notes)
+        ),
+        cautions=cautions([row for rows in parts for row in rows], runs),
+        more=[folded(part) for part in printed.more],
     )
 
 
@@ -128,83 +165,46 @@ def in_columns(notes: Sequence[str]) -> list[str]:
     return [note.replace("In brackets: the paper", "Paper: quoted") for note in notes]
 
 
-# Rows
-
-
 def rows_of(run: Run) -> list[Row]:
-    """`case_rows.rows_of` with what the page needs besides."""
-    rows = case_rows.rows_of(run)
-    paper = run.sweep.experiment.paper
-    quotable = paper is None or papers.load(paper).about.paper == "VARiant"
-    variants = quotable and any(row["case"].method == "variant" for row in rows)
-    machine = tables.machine_of(run)
-    for row in rows:
-        case = row["case"]
-        row |= {"key": f"{machine}/{case.key}", "machine": machine}
-        row["device_name"] = run.device_name
-        if variants and (fid := table8_fid(row)) is not None:
-            row |= {"fid_paper": fid, "fid_from": "quoted from VARiant, Table 8"}
-        base = run.sweep.baseline_case(case)
-        row["baseline_key"] = f"{machine}/{base.key}" if base else None
-    return rows
-
-
-def table8_fid(row: Row) -> float | None:
-    """The paper's FID of that VARiant, or VAR, of depth 30, where the row quotes none."""
-    case = row["case"]
-    if (
-        getattr(case, "depth", 0) != 30
-        or value(row, "fid") is not None
-        or value(row, "fid_paper") is not None
-    ):
-        return None
-    if case.method == "variant":
-        return figure5.printed_fid().get((case.subnet_depth, case.bridge_scales))
-    return figure5.printed_fid().get((30, 10)) if case.method == "var" else None
+    """`case_rows.rows_of` with the machine's name."""
+    return [{**row, "machine": tables.machine_of(run)} for row in case_rows.rows_of(run)]
 
 
 # The one thing that matters
 
 
-def headline(rows: Sequence[Row], baseline: str | None) -> Headline | None:
-    """Of the method that is faster than its baseline by most, of those that are sure."""
-    by_key = {row["key"]: row for row in rows}
-    raced = [
-        row
-        for row in rows
-        if "speedup" in row
-        and row["baseline_key"] != row["key"]
-        and all("latency_s" in side for side in (row, by_key.get(row["baseline_key"], {})))
-    ]
-    if not raced:
-        return None
-    # that a smaller VAR is faster is no news
-    raced = [row for row in raced if row["case"].method != "var"] or raced
-    order = ("rough", "marked", "firm")
+def headlines(run: Run, rows: Sequence[Row]) -> list[Headline]:
+    """One for each case that raced with its baseline; that a smaller VAR is faster is no news."""
+    baseline = case_rows.baseline_name(run, rows)
+    by_key = {row["case"].key: row for row in rows if "latency_s" in row}
+    raced = []
+    for row in by_key.values():
+        base_case = run.sweep.baseline_case(row["case"])
+        base = by_key.get(base_case.key) if base_case else None
+        if base and base is not row and "speedup" in row:
+            raced.append((row, base))
+    raced = [pair for pair in raced if pair[0]["case"].method != "var"] or raced
+    return [headline(run, row, base, str(baseline)) for row, base in raced]
 
-    def rank(row: Row) -> tuple[bool, int, float]:
-        sure = sureness(row, by_key.get(row["baseline_key"]))[0]
-        return row["speedup"] > 1, order.index(sure), row["speedup"]
 
-    best = max(raced, key=rank)
-    base = by_key[best["baseline_key"]]
-    sure, why = sureness(best, base)
-    over = base["method"] if base["method"] != best["method"] else str(baseline)
-    times = best["speedup"]
+def headline(run: Run, row: Row, base: Row, baseline: str) -> Headline:
+    """How much faster the row is than its baseline.  baseline: what that is called."""
+    method, times = row["method"], row["speedup"]
+    over = base["method"] if base["method"] != method else baseline
     if times > 1:
-        text = f"{best['method']} decodes {times:.2f} times as fast as {over}"
+        text = f"{method} decodes {times:.2f} times as fast as {over}"
     else:
-        nearest = f"{best['method']} is nearest, at {times:.2f} times its speed"
+        nearest = f"{method} is nearest, at {times:.2f} times its speed"
         text = f"Nothing was faster than {over}: {nearest}"
-    how = f"batch {best['batch_size']}, {best['precision']}, {best['stack']} stack"
-    where = f"{best['device_name']}, {how}"
-    return Headline(text, where, sure, why, times, tiles(best, base), best)
+    how = f"batch {row['batch_size']}, {row['precision']}, {row['stack']} stack"
+    sure, why = sureness(row, base)
+    return Headline(text, f"{run.device_name}, {how}", sure, why, times, tiles(row, base))
 
 
-def sureness(row: Row, base: Row | None) -> tuple[str, str]:
+def sureness(row: Row, base: Row) -> tuple[str, str]:
     """How sure a speed-up is, and why."""
     rounds = f"{row['rounds']:.0f} round{'s' * (row['rounds'] != 1)}"
-    if value(row, "speedup_low") is None:
+    if "speedup_low" not in row:
         return "rough", f"From {rounds}, without an interval: a look, not a measurement."
     span = f"95 % interval {row['speedup_low']:.2f} to {row['speedup_high']:.2f}"
     how = {"paired": "in turn with its baseline in one process", "interleaved": "interleaved"}
@@ -212,7 +212,6 @@ def sureness(row: Row, base: Row | None) -> tuple[str, str]:
     doubts = [
         f"{each['method']}: {mark.text}"
         for each in (row, base)
-        if each
         for mark in marks.marks(each)
         if mark.kind in ("noisy", "throttled", "not comparable")
     ]
@@ -223,32 +222,24 @@ def sureness(row: Row, base: Row | None) -> tuple[str, str]:
     return "firm", f"{told}. Nothing was marked."
 
 
-def tiles(best: Row, base: Row) -> list[Tile]:
+def tiles(row: Row, base: Row) -> list[Tile]:
     """What else a reader asks: seconds, memory, quality."""
-    found = [
-        Tile(
-            "Latency of a batch (s)",
-            f"{best['latency_s']:.3g}",
-            f"{base['method']} takes {base['latency_s']:.3g}",
-        ),
-        Tile(
-            "Images a second",
-            f"{best['throughput_img_s']:.3g}",
-            f"{base['method']} makes {base['throughput_img_s']:.3g}",
-        ),
-    ]
-    change = best["total_mib"] / base["total_mib"] - 1
-    much = f"{abs(change):.0%} {'less' if change < 0 else 'more'} than"
-    less = f"{much if abs(change) >= 0.005 else 'as much as'} {base['method']}"
-    found.append(Tile("Peak memory (MiB)", f"{best['total_mib']:,.0f}", less))
-    if value(best, "fid") is not None:
-        against = f"{base['method']} has {base['fid']:.2f}" if value(base, "fid") else "measured"
-        found.append(Tile("FID", f"{best['fid']:.2f}", against))
-    elif value(best, "fid_paper") is not None:
-        found.append(
-            Tile("FID, quoted", f"{best['fid_paper']}", "from the paper, not measured here")
-        )
-    elif best["weights"] == "seeded":
+    against = f"{base['method']} has "
+    shown = {"latency_s": "Latency of a batch (s)", "throughput_img_s": "Images a second",
+             "total_mib": "Peak memory (MiB)", "fid": "FID"}  # fmt: skip
+    forms = {"total_mib": "{:,.0f}", "fid": "{:.2f}"}
+    found = []
+    for name, heading in shown.items():
+        if name in row:
+            value, other = (
+                forms.get(name, "{:.3g}").format(side[name]) if name in side else "none"
+                for side in (row, base)
+            )
+            found.append(Tile(heading, value, against + other))
+    if "fid" not in row and "fid_paper" in row:
+        where = "from the paper, not measured here"
+        found.append(Tile("FID, quoted", f"{row['fid_paper']}", where))
+    elif "fid" not in row and row["weights"] == "seeded":
         found.append(Tile("Quality", "not measured", "the weights are random, from a seed"))
     return found
 
@@ -256,13 +247,10 @@ def tiles(best: Row, base: Row) -> list[Tile]:
 # What to mistrust
 
 
-def cautions(id: str, rows: Sequence[Row], runs: Sequence[Run]) -> Grid | None:
+def cautions(rows: Sequence[Row], runs: Sequence[Run]) -> Table | None:
     """A line for all cases that are marked for the same reason."""
-    named = [
-        name
-        for name in ("batch_size", "stack", "precision", "machine")
-        if len({row[name] for row in rows}) > 1
-    ]
+    keys = ("batch_size", "stack", "precision", "machine")
+    telling = [name for name in keys if len({row[name] for row in rows}) > 1]
     cases: dict[tuple[str, str], list[str]] = {}
 
     def add(kind: str, text: str, case: str) -> None:
@@ -270,49 +258,51 @@ def cautions(id: str, rows: Sequence[Row], runs: Sequence[Run]) -> Grid | None:
 
     for row in rows:
         for mark in marks.marks(row):
-            add(mark.kind, mark.text, marks.label(row, named))
+            add(mark.kind, mark.text, label(row, telling))
     for run in runs:
         for record, mark in marks.of_records(run.records):
-            add(mark.kind, mark.text, marks.label(vars(record), named))
+            add(mark.kind, mark.text, label(vars(record), telling))
         for complaint in run.complaints:
             add("unreadable", complaint, "a line of the records")
         if run.env.get("dirty"):
             where = str(run.folder or run.sweep.name)
             add("not comparable", "the tree had changes that its commit does not show", where)
-    order = sorted(cases, key=lambda line: marks.KINDS.index(line[0]))
     lines = [
         (kind, text, len(names), "all" if len(names) == len(rows) > 1 else "; ".join(names))
-        for kind, text in order
-        if (names := cases[kind, text])
+        for (kind, text), names in sorted(
+            cases.items(), key=lambda line: marks.KINDS.index(line[0][0])
+        )
     ]
     text = pd.DataFrame(lines, columns=["what", "why", "cases", "which"])
-    return grids.of_text(f"{id}-cautions", "What to mistrust", text) if lines else None
+    return table_of_text("What to mistrust", text) if lines else None
+
+
+def label(row: Row, telling: Sequence[str]) -> str:
+    """A case in words.  telling: what else than the method tells it from others."""
+    parts = [f"batch {row[n]}" if n == "batch_size" else str(row[n]) for n in telling if n in row]
+    return ", ".join([row["method"], *parts])
 
 
 # The papers
 
 
-def spoken_to(runs: Sequence[Run]) -> list[Grid]:
+def spoken_to(runs: Sequence[Run]) -> dict[str, Table]:
     """Tables of the papers that these runs measured cases of, though they were run for another
-    experiment: these cases, and the paper's further rows."""
+    experiment: these cases, and the paper's further rows.  By experiment."""
     own = {run.sweep.name for run in runs}
-    found = []
+    by_machine: dict[tuple[str, Any], list[Run]] = {}
+    for run in runs:
+        by_machine.setdefault((tables.machine_of(run), run.sweep.device), []).append(run)
+    found = {}
     for name in experiment.names():
         if name in own or experiment.load(name).experiment.paper is None:
             continue
-        parts = [part for same in by_machine(runs) if (part := measured_of(name, same))]
+        parts = [part for same in by_machine.values() if (part := measured_of(name, same))]
         if parts:
             printed = tables.measured(*parts)
             notes = ["Only cases that the runs above measured.", *in_columns(printed.notes)]
-            found.append(grids.of_frame(f"also-{name}", printed.title, printed.data, notes))
+            found[name] = table_of_cases(printed.title, printed.data, notes)
     return found
-
-
-def by_machine(runs: Sequence[Run]) -> list[list[Run]]:
-    found: dict[tuple[str, Any], list[Run]] = {}
-    for run in runs:
-        found.setdefault((tables.machine_of(run), run.sweep.device), []).append(run)
-    return [*found.values()]
 
 
 def measured_of(name: str, runs: Sequence[Run]) -> Run | None:
@@ -329,7 +319,7 @@ def measured_of(name: str, runs: Sequence[Run]) -> Run | None:
     return Run(sweep, kept, [], runs[0].env, runs[0].folder) if kept else None
 
 
-def quoted(shown: set[str]) -> list[Grid]:
+def quoted(shown: set[str | None]) -> list[Table]:
     """The papers' other tables, as printed there."""
     found = []
     for table in map(papers.load, papers.names()):
@@ -338,23 +328,15 @@ def quoted(shown: set[str]) -> list[Grid]:
         rows = [{**dict(row.keys), **{v.metric: v.text for v in row.values}} for row in table.rows]
         text = pd.DataFrame(rows).fillna("")
         text.columns = [str(column).replace("_", " ") for column in text.columns]
-        found.append(grids.of_text(f"quoted-{table.name}", table.about.title, text))
+        found.append(table_of_text(table.about.title, text, folded=True))
     return found
 
 
-def papers_shown(runs: Sequence[Run], also: Sequence[Grid]) -> set[str]:
-    named = {run.sweep.experiment.paper for run in runs}
-    named |= {experiment.load(grid.id.removeprefix("also-")).experiment.paper for grid in also}
-    return {name for name in named if name}
-
-
-def machines(runs: Sequence[Run]) -> Grid:
-    """A column for each run."""
+def machines(runs: Sequence[Run]) -> Table:
+    """As each run found it: a column for each run."""
     columns: dict[str, dict[str, str]] = {}
     for run in runs:
-        where = str(run.folder or run.sweep.name)
-        told = tables.environment({"gpus": [], **run.env}).text if run.env else None
-        columns[where] = {} if told is None else dict(told.itertuples(index=False))
-    names = dict.fromkeys(name for told in columns.values() for name in told)
-    rows = [[name, *(told.get(name, "-") for told in columns.values())] for name in names]
-    return grids.of_text("machine", "Machine", pd.DataFrame(rows, columns=["what", *columns]))
+        told = tables.environment({"gpus": [], **run.env}).text
+        columns[str(run.folder or run.sweep.name)] = dict(told.itertuples(index=False))
+    text = pd.DataFrame(columns).fillna("-").rename_axis("what").reset_index()
+    return table_of_text("Machine", text)

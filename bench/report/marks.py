@@ -17,7 +17,7 @@ KINDS = ("failed", "throttled", "noisy", "not comparable", "not as predicted", "
 
 @dataclass(frozen=True)
 class Mark:
-    """kind: of KINDS.  short: for a table's cell."""
+    """kind: of KINDS.  short: for a table's cell, empty where the cell says it already."""
 
     kind: str
     short: str
@@ -26,54 +26,42 @@ class Mark:
 
 def marks(row: Mapping[Any, Any]) -> list[Mark]:
     """Of a row of `frames.frame`."""
-
-    def value(name: str) -> Any:
-        found = row.get(name)
-        return None if printing.missing(found) else found
-
-    found = []
-    if row.get("status") in (*OUT_OF_MEMORY, *FAILED):
-        why = value("reason") or "no reason was given"
-        found.append(Mark("failed", "", f"{row['status']}: {why}"))
-    if discarded := value("discarded"):
-        why = value("discarded_for") or "of unknown reason"
-        of = f"{discarded:.0f} of {discarded + value('samples'):.0f} samples were discarded"
-        found.append(Mark("throttled", "throttled", f"{of}: {why}"))
-    if (load := value("other_load_cores")) is not None and load > BUSY_CORES:
-        text = f"other processes kept {load:.2f} cores busy"
-        found.append(Mark("noisy", "busy machine", text))
-    if tables.is_shared(row):
-        text = f"on the same host at the time: {', '.join(row['shared_with'])}"
-        found.append(Mark("noisy", "shared host", text))
-    if (spread := value("latency_spread")) is not None and spread > SPREAD:
-        found.append(
-            Mark("noisy", f"rounds {spread:.0%} apart", f"its rounds lie {spread:.1%} apart")
-        )
-    if value("steady") is False:
-        found.append(Mark("noisy", "never steady", "the warm-up did not become steady"))
-    if "noise" in (ended := value("stopped_by") or "") or "time" in ended:
-        text = f"sampling ended before its target was met ({ended})"
-        found.append(Mark("noisy", "wide interval", text))
-    if value("speedup_by") == "one round":
-        text = "its speed-up is from one round: a drift of the machine is in it"
-        found.append(Mark("not comparable", "one round", text))
-    if value("speedup_by") == "few turns":
-        text = f"its speed-up is from {row['pairs']:.0f} turns with its baseline"
-        found.append(Mark("noisy", "few turns", text))
-    if value("extrapolated"):
-        text = "only some of its steps ran; each stands for those near it"
-        found.append(Mark("not comparable", "extrapolated", text))
-    for name, (short, text) in DEGRADED.items():
-        if why := value(name):
-            found.append(Mark("not comparable", short, f"{text}: {why}"))
-    if lost := value("paired_reason"):
-        found.append(Mark("not comparable", "not paired", f"not paired with its baseline: {lost}"))
-    if differs := value("memory_differs"):
-        found.append(Mark("not as predicted", "", f"memory: {differs}"))
-    if value("accounted") is False:
-        text = f"{value('unaccounted_mib'):.1f} MiB of memory have no owner"
-        found.append(Mark("not as predicted", "unaccounted memory", text))
-    return found
+    known = {name: value for name, value in row.items() if not printing.missing(value)}
+    value = known.get
+    status, lost = value("status"), value("discarded", 0)
+    load, spread = value("other_load_cores", 0.0), value("latency_spread", 0.0)
+    ended, by = value("stopped_by") or "", value("speedup_by")
+    why, cause = (value(n) for n in ("reason", "discarded_for"))
+    found = [
+        (status in (*OUT_OF_MEMORY, *FAILED), "failed", "",
+         f"{status}: {why or 'no reason was given'}"),
+        (lost, "throttled", "throttled",
+         f"{lost:.0f} of {lost + value('samples', 0):.0f} samples were discarded: "
+         f"{cause or 'of unknown reason'}"),
+        (load > BUSY_CORES, "noisy", "busy machine",
+         f"other processes kept {load:.2f} cores busy"),
+        (tables.is_shared(row), "noisy", "shared host",
+         f"on the same host at the time: {', '.join(value('shared_with') or [])}"),
+        (spread > SPREAD, "noisy", f"rounds {spread:.0%} apart",
+         f"its rounds lie {spread:.1%} apart"),
+        (value("steady") is False, "noisy", "never steady", "the warm-up did not become steady"),
+        ("noise" in ended or "time" in ended, "noisy", "wide interval",
+         f"sampling ended before its target was met ({ended})"),
+        (by == "one round", "not comparable", "one round",
+         "its speed-up is from one round: a drift of the machine is in it"),
+        (by == "few turns", "noisy", "few turns",
+         f"its speed-up is from {value('pairs', 0):.0f} turns with its baseline"),
+        (value("extrapolated"), "not comparable", "extrapolated",
+         "only some of its steps ran; each stands for those near it"),
+        *((name in known and known[name], "not comparable", short, f"{text}: {value(name)}")
+          for name, (short, text) in DEGRADED.items()),
+        (value("paired_reason"), "not comparable", "not paired",
+         f"not paired with its baseline: {value('paired_reason')}"),
+        (value("memory_differs"), "not as predicted", "", f"memory: {value('memory_differs')}"),
+        (value("accounted") is False, "not as predicted", "unaccounted memory",
+         f"{value('unaccounted_mib', 0.0):.1f} MiB of memory have no owner"),
+    ]  # fmt: skip
+    return [Mark(kind, short, text) for holds, kind, short, text in found if holds]
 
 
 def of_records(records: Sequence[Record]) -> list[tuple[Record, Mark]]:
@@ -86,14 +74,3 @@ def of_records(records: Sequence[Record]) -> list[tuple[Record, Mark]]:
             text = f"other processes were on the GPU: {names}"
             found[record.key] = (record, Mark("noisy", "shared GPU", text))
     return [*found.values()]
-
-
-def label(
-    row: Mapping[Any, Any], names: Sequence[str] = ("batch_size", "stack", "precision")
-) -> str:
-    """A case in words, of a record or a row.  names: what else tells it from others."""
-    parts = [str(row["method"])]
-    for name in names:
-        if not printing.missing(row.get(name)):
-            parts.append(f"batch {row[name]}" if name == "batch_size" else str(row[name]))
-    return ", ".join(parts)

@@ -1,7 +1,7 @@
 """The page: one file that asks the network for nothing.
 
-A content security policy in it forbids all but what is written into it: its own script, known by
-its hash, its own style, and pictures as data.
+A content security policy in it forbids all but what is written into it: its own script and style,
+known by their hashes, pictures as data, and the style attributes of matplotlib's SVG.
 """
 
 from __future__ import annotations
@@ -9,65 +9,36 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
 
 from bench.measure import machine
 from bench.report import comparison as sides
-from bench.report import content, pictures
-from bench.report.embed import Panel
+from bench.report import content
+from bench.report.sections import Page, number
 from bench.study import storage
 from bench.study.errors import UsageError
-
-if TYPE_CHECKING:
-    from bench.tables.compare import Comparison
-    from bench.tables.frames import Run
+from bench.tables.compare import Comparison
+from bench.tables.frames import Run
 
 HERE = Path(__file__).parent
 
 
 def of_runs(runs: Sequence[Run], samples: Sequence[Path] = (), command: str = "") -> str:
-    """The report of runs as HTML.  samples: folders of sample sets, and pictures.
+    """The report of runs as HTML.  samples: sets of images, and pictures.
 
     Raises UsageError for a run without records or a damaged one, and a sample set that cannot
     be read.
     """
-    groups = content.groups(runs)
-    also = content.spoken_to(runs)
-    heads = [group.headline for group in groups if group.headline]
-    order = {"firm": 2, "marked": 1, "rough": 0}
-    best = max(
-        heads, key=lambda head: (head.speedup > 1, order[head.sure], head.speedup), default=None
-    )
-    return render(
-        "report.html",
-        panels=[panel for group in groups for panel in group.panels],
-        title=" and ".join(dict.fromkeys(group.title.partition(":")[0] for group in groups)),
-        best=best,
-        groups=groups,
-        also=also,
-        quoted=content.quoted(content.papers_shown(runs, also)),
-        machines=content.machines(runs),
-        pictures=pictures.of(samples),
-        command=command,
-    )
+    return render(content.page(runs, samples), command)
 
 
 def of_comparison(comparison: Comparison, command: str = "") -> str:
     """Two results side by side, and the gate's verdicts, as HTML."""
-    found = sides.content(comparison)
-    return render(
-        "compare.html",
-        panels=found.panels,
-        title="Comparison",
-        found=found,
-        command=command,
-    )
+    return render(sides.page(comparison), command)
 
 
 def write(html: str, path: Path) -> None:
@@ -77,44 +48,34 @@ def write(html: str, path: Path) -> None:
     storage.write_text(path, html)
 
 
-def render(template: str, panels: Sequence[Panel], **content: Any) -> str:
-    """panels: all of the page."""
-    loader = jinja2.FileSystemLoader(HERE)
+def render(page: Page, command: str) -> str:
+    """The page as HTML, with its style, its script and the policy that allows only these."""
     env = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    style = (HERE / "style.css").read_text("utf-8")
-    script = (HERE / "page.js").read_text("utf-8")
-    told = {k: v for panel in panels for each in panel.pictures for k, v in each.told.items()}
+    style, script = ((HERE / name).read_text() for name in ("style.css", "page.js"))
     policy = (
         f"default-src 'none'; script-src '{hashed(script)}'; style-src '{hashed(style)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    made = {"made_at": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), **machine.git()}
-    html = env.get_template(template).render(
+    html = env.get_template("page.html").render(
+        page=page,
+        number=number,
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        told=Markup(in_script(told)),
-        panels=panels,
-        made=made,
-        **content,
+        command=command,
+        made_at=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
+        commit=machine.git().get("commit"),
     )
-    return html.encode(errors="replace").decode()  # half a surrogate pair, which UTF-8 has not
-
-
-def in_script(data: Any) -> str:
-    """JSON that no text in it can end the script element of."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return html.strip().encode(errors="replace").decode()  # half a surrogate pair is not UTF-8
 
 
 def hashed(text: str) -> str:
+    """As a content security policy names a script or a style."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench.quality.sample_set import FILE, NPZ, png_of
 from bench.study import storage
 from bench.tables.frames import Run
 from tests.synthetic import fake_run
@@ -56,13 +57,35 @@ def on_disk(run: Run, folder: Path) -> Path:
 def sample_set(folder: Path, format: str = "png", label: str = "VAR-d4", **more: Any) -> Path:
     """Twelve images of ten classes; image i is of one colour."""
     images = np.stack([np.full((48, 48, 3), (20 * i, 90, 200), np.uint8) for i in range(12)])
-    told = {"label": label, "seed": 0, "classes": 10, "images": 12, "format": format, **more}
+    sampling = {name: [1.0] * 10 for name in ("cfg", "top_p", "temperature")}
+    here = {"machine": "l20", "torch": None, "commit": None, "dirty": None}
+    told: dict[str, Any] = {
+        "schema": 1,
+        "case": {},
+        "label": label,
+        "preset": "paper",
+        "seed": 0,
+        **here,
+        "sampling": {**sampling, "top_k": [900] * 10, "more_smooth": False},
+        "sources": [],
+        "per_class": 1,
+        "classes": 10,
+        "images": 12,
+        "side": 48,
+        "format": format,
+        "runs": [],
+        "finished": True,
+        "images_per_s": None,
+        "waited_for_writing_s": None,
+        "weights_sha256": {},
+        **more,
+    }
     folder.mkdir(parents=True)
-    (folder / "samples.json").write_text(json.dumps(told))
+    (folder / FILE).write_text(json.dumps(told))
     if format == "npz":
-        np.savez(folder / "samples.npz", arr_0=images, arr_1=np.arange(12) % 10)
+        np.savez(folder / NPZ, arr_0=images, arr_1=np.arange(12) % 10)
         return folder
-    (folder / "shard-00000").mkdir()
+    (folder / png_of(0)).parent.mkdir()
     for i, image in enumerate(images):
-        Image.fromarray(image).save(folder / "shard-00000" / f"{i:08d}.png")
+        Image.fromarray(image).save(folder / png_of(i))
     return folder
