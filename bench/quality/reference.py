@@ -7,6 +7,7 @@ FILE.npz                          the same without images: `--save-statistics`, 
 FILE.npz                          images alone (arr_0)
 FOLDER                            of PNG or JPEG, or another sample set
 mini:test, mini:test:2000         the mini world's test images by number, 10,000 by default
+mini:test:10000-20000             a block of them
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Reference:
     """name: what to call it.  gaussians: ready statistics, by layer.  images: where it has any.
     size: (H, W), where that is known.  extractor: key of the one that made the statistics, where
     the file says.  sha256: of the file; of what has none, the features' digest says more.
+    end: of the mini world, the number after its last image.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Reference:
     size: tuple[int, int] | None = None
     extractor: str | None = None
     sha256: str | None = None
+    end: int = 0
 
 
 def open_reference(text: str, size: tuple[int, int]) -> Reference:
@@ -70,16 +73,21 @@ def floor_of(reference: Reference, count: int) -> ImageSet | None:
     """As many other real images, where there are any: of the mini world."""
     if not reference.name.startswith("mini:") or not reference.images or not reference.size:
         return None
-    split = reference.name.removeprefix("mini:")
-    return mini_world(split, count, reference.size, start=reference.images.count)
+    return mini_world(
+        reference.name.removeprefix("mini:"), count, reference.size, start=reference.end
+    )
 
 
 def _mini(text: str, size: tuple[int, int]) -> Reference:
-    parts = re.fullmatch(r"mini:([a-z]+)(?::(\d+))?", text)
-    if parts is None:
-        raise UsageError(f"{text}: write mini:test, or mini:test:2000 for so many images")
-    images = mini_world(parts[1], int(parts[2] or MINI_IMAGES), size)
-    return Reference(f"mini:{parts[1]}", images=images, size=size)
+    parts = re.fullmatch(r"mini:([a-z]+)(?::(?:(\d+)-)?(\d+))?", text)
+    start, end = (int(parts[2] or 0), int(parts[3] or MINI_IMAGES)) if parts else (0, 0)
+    if parts is None or start >= end:
+        raise UsageError(
+            f"{text}: write mini:test, mini:test:2000 for so many images, or "
+            "mini:test:10000-20000 for a block of them"
+        )
+    images = mini_world(parts[1], end - start, size, start)
+    return Reference(f"mini:{parts[1]}", images=images, size=size, end=end)
 
 
 def _file(path: Path) -> Reference:

@@ -185,10 +185,11 @@ def differences(pair: Pair) -> dict[str, str]:
 def of_one_set(own: Sequence[Pair]) -> list[Pair]:
     """Of a case's, those of the samples that are most like it; of several such the newest."""
 
-    def which(pair: Pair) -> tuple[dict[str, str], str]:
-        return differences(pair), pair.evaluation.samples_sha256
+    def which(pair: Pair) -> tuple[dict[str, str], bool, str]:
+        other_seed = pair.case.seed != pair.sampled.seed
+        return differences(pair), other_seed, pair.evaluation.samples_sha256
 
-    best = min(map(which, own), key=lambda one: len(one[0]))
+    best = min(map(which, own), key=lambda one: (len(one[0]), one[1]))
     return [pair for pair in own if which(pair) == best]
 
 

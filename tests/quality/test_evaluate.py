@@ -650,6 +650,7 @@ def test_weights_that_are_none_are_one_line(run, sets, tmp_path, classifier):
         ("--metrics fid,lpips", "--metrics lpips: no such metric; there are fid, sfid"),
         ("--metrics sfid", "--metrics sfid: codevar-mini has no spatial features"),
         ("--reference mini:train:x", "write mini:test"),
+        ("--reference mini:train:20-10", "mini:test:10000-20000 for a block of them"),
         ("--reference mini:valid", "the mini world has train, test"),
         ("--reference mini:test:50", "mini:test: 50 images are too few for a FID"),
         ("--save-statistics a.txt", "name a file that ends in .npz"),
@@ -668,6 +669,17 @@ def test_too_few_images_for_intervals_have_figures_without(run, tmp_path):
     assert "No intervals: 132 images are too few; they need 141." in " ".join(result.stdout.split())
     assert record(tmp_path).intervals == {}
     assert "fid_infinity" not in record(tmp_path).metrics
+
+
+def test_a_block_of_the_mini_worlds_images_is_another_reference(run, sets, tmp_path):
+    assert run(sets / "npz", "--metrics", "fid", reference="mini:test:200").exit_code == 0
+    first = record(tmp_path)
+    assert run(sets / "npz", "--metrics", "fid", reference="mini:test:200-400").exit_code == 0
+    other = record(tmp_path)
+    assert (first.reference_images, other.reference_images) == (200, 200)
+    assert first.reference_sha256 != other.reference_sha256
+    assert first.metrics["fid"] != other.metrics["fid"]
+    assert 0.5 < first.floor["fid"] / first.metrics["fid"] < 2  # the samples are real images too
 
 
 def test_without_a_reference_there_are_the_figures_that_need_none(run, sets, tmp_path):
