@@ -133,7 +133,8 @@ def code_figure5b(run: Run, rows: list[Row]) -> Figure:
         for size in {*both[:1], *both[-1:], *({64} & {*both})}:
             ratio = f"{slow[size] / fast[size]:.1f}x"
             ax.vlines(size, fast[size], slow[size], **REFERENCE)
-            canvas.text_beside(ax, size, slow[size], ratio, xytext=(0, 4), ha="center", va="bottom")
+            side = "center" if size == both[0] else "right"  # left of where the curve goes on
+            canvas.text_beside(ax, size, slow[size], ratio, xytext=(0, 4), ha=side, va="bottom")
     paper = papers.load("code_figure5").numbers("speedup", "batch_size")
     note = f"The paper (L20): {paper[1,]}x at batch 1, {paper[64,]}x at batch 64."
     handles = [looks.entry(name, **look) for name, look in zip(names, SERIES, strict=False)]
@@ -292,22 +293,20 @@ def by_knob(run: Run, rows: list[Row], knob: int) -> Figure:
     right = left.twinx()
     right.spines["right"].set_visible(True)
     curves = [
-        (left, found.fid, f"FID, {found.fid_is}", SERIES[1] | {"label": "FID"}),
-        (right, found.mib, f"KV cache (MiB),\n{found.memory_is}",
-         SERIES[2] | {"label": "KV cache", "ls": "--"}),
-    ]  # fmt: skip
+        (left, found.fid, f"FID, {found.fid_is}", SERIES[1]),
+        (right, found.mib, f"KV cache (MiB),\n{found.memory_is}", SERIES[2] | {"ls": "--"}),
+    ]
+    handles = []
     for ax, values, label, look in curves:
-        ax.plot([*points], [values[point] for point in points.values()], **look)
+        shown = [values[point] for point in points.values()]
+        handles += ax.plot([*points], shown, **look, label=label.partition(",")[0])
         ax.set_ylabel(label, color=look["color"])
         ax.tick_params(axis="y", colors=look["color"])
         ax.margins(0.08, 0.12)
     left.set(xticks=[*points], xlabel=f"{axis}, at {where}")
     right.yaxis.set_major_formatter("{x:,.0f}")
-    handles, notes = (
-        looks.entries(look for *_, look in curves),
-        footer(run, found.used, *found.notes),
-    )
-    return canvas.finish(drawn, f"Quality and KV cache by {axis}", notes, handles)
+    words = footer(run, found.used, *found.notes)
+    return canvas.finish(drawn, f"Quality and KV cache by {axis}", words, handles)
 
 
 @figure("variant_figure5c", "VARiant: configurations")
@@ -325,9 +324,7 @@ def variant_figure5c(run: Run, rows: list[Row]) -> Figure:
     depths = sorted({d for d, _ in subnets}, reverse=True)
     for d, look in zip(depths, itertools.cycle(SERIES[1:]), strict=False):
         path = {n: points[d, n] for depth, n in subnets if depth == d}
-        ax.plot(
-            [p.x for p in path.values()], [p.y for p in path.values()], color=look["color"], lw=1
-        )
+        ax.plot(*zip(*((p.x, p.y) for p in path.values()), strict=True), color=look["color"], lw=1)
         for n, point in path.items():
             ax.plot(point.x, point.y, **look, ms=sizes[n], mec="white", mew=0.5)
         handles.append(looks.entry(f"d={d}", **look))

@@ -97,6 +97,7 @@ def page(comparison: Comparison, findings: list[Finding]) -> Figure:
         ax.ticklabel_format(useOffset=False, style="plain")
         ax.locator_params(nbins=5)
         ax.grid()
+    spread.locator_params(axis="x", nbins=3)
     draw_changes(changes, comparison, timed, [f.figure for f in timed], "change (%)")
     changes.set_title(f"Change; grey: within ±{100 * comparison.threshold:.3g} %")
     worse = ", ".join(f"{f.figure} {f.word}" for f in findings if f.regression) or latency.word

@@ -12,13 +12,10 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
 
 from bench.figures import canvas
 from bench.figures.looks import EDGE, NARROW, STYLE, WIDE
@@ -30,7 +27,6 @@ MOST = 24  # pictures in a row that a page has room for
 # Inches.
 MARGIN, GAP, LARGEST = 1.7, 0.03, 1.3  # room for words, between pictures, a picture
 LINE, CHARACTER, BOLD = 0.135, 0.066, 0.075  # of text in 8 points: a line, the usual character
-HEAD_SIZES = (8, 7, 6)  # points
 PAD = 0.06  # between heads and pictures, and between rows whose words are taller than these
 
 
@@ -69,6 +65,7 @@ def lines(row: Row) -> list[str]:
 
 
 def write_margin(ax: Axes, row: Row, middle: float) -> None:
+    """The label in bold and the facts below it, left of the pictures."""
     label, words = len(lines(row)) - len(row.facts), lines(row)
     first = middle - LINE * (len(words) - 1) / 2
     for i, line in enumerate(words):
@@ -76,38 +73,31 @@ def write_margin(ax: Axes, row: Row, middle: float) -> None:
         ax.text(0, first + i * LINE, line, va="center", weight=weight, clip_on=False)
 
 
-def head_size(heads: Sequence[Head], side: float) -> int | None:
-    """Points at which no word is wider than its pictures; None where it has to stand on end."""
-    return next((size for size in HEAD_SIZES if all(fits(h, side, size) for h in heads)), None)
-
-
-def fits(head: Head, side: float, size: int) -> bool:
-    font = FontProperties(family=STYLE["font.family"])
-    widths = [TextPath((0, 0), word, size, font).get_extents().width for word in head.words.split()]
-    return max(widths, default=0) / 72 <= head.columns * (side + GAP) - 2 * GAP
-
-
-def wrapped(head: Head, side: float, size: int) -> list[str]:
-    characters = int((head.columns * (side + GAP) - GAP) / CHARACTER * 8 / size)
-    return textwrap.wrap(head.words, max(1, characters), break_long_words=False)
+def wrapped(head: Head, side: float) -> list[str] | None:
+    """The words in lines as wide as their pictures; None where one of them is wider."""
+    characters = int((head.columns * (side + GAP) - GAP) / CHARACTER)
+    lines = textwrap.wrap(head.words, max(1, characters), break_long_words=False)
+    return lines if all(len(line) <= characters for line in lines) else None
 
 
 def heads_height(heads: Sequence[Head], side: float) -> float:
+    """Inches that the heads take above the pictures."""
     if not heads:
         return 0
-    size = head_size(heads, side)
-    if size is None:
+    found = [wrapped(head, side) for head in heads]
+    if None in found:
         return CHARACTER * max(len(head.words) for head in heads) + PAD
-    return LINE * max(len(wrapped(head, side, size)) for head in heads) + PAD
+    return LINE * max(len(lines or []) for lines in found) + PAD
 
 
 def write_heads(ax: Axes, heads: Sequence[Head], side: float, above: float) -> None:
-    size, first = head_size(heads, side), 0
-    for head in heads:
+    """The heads in the middle of their pictures; all on end where one does not fit."""
+    found, first = [wrapped(head, side) for head in heads], 0
+    rotation = "vertical" if None in found else "horizontal"
+    for head, lines in zip(heads, found, strict=True):
         x = MARGIN + first * (side + GAP) + (head.columns * (side + GAP) - GAP) / 2
-        words = "\n".join(wrapped(head, side, size)) if size else head.words
-        look: dict[str, Any] = {"size": size or 8, "rotation": "horizontal" if size else "vertical"}
-        ax.text(x, above - PAD, words, ha="center", va="bottom", **look)
+        words = head.words if None in found else "\n".join(lines or [])
+        ax.text(x, above - PAD, words, ha="center", va="bottom", rotation=rotation)
         first += head.columns
 
 

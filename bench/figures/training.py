@@ -8,6 +8,7 @@ few images, so a curve is a mean over its neighbours, with the single ones faint
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -55,10 +56,12 @@ class Training:
 
     @property
     def how(self) -> str:
+        """How the two networks were trained together."""
         return "progressive" if self.recipe.ratio is None else f"p = {self.recipe.ratio}"
 
     @property
     def shape(self) -> str:
+        """The subnet's depth and the bridge scales."""
         return f"d={self.recipe.subnet_depth} N={self.recipe.bridge_scales}"
 
     def share(self) -> np.ndarray:
@@ -66,6 +69,7 @@ class Training:
         return np.array([row["step"] for row in self.rows]) / self.steps
 
     def column(self, name: str) -> np.ndarray:
+        """A measurement at each row."""
         return np.array([row[name] for row in self.rows])
 
     def gradient(self, layers: str, zone: str) -> np.ndarray:
@@ -80,12 +84,7 @@ FIGURES: dict[str, Draw] = {}
 
 def training_figure(name: str) -> Callable[[Draw], Draw]:
     """Registers the decorated function under the name that `bench.py plot` knows."""
-
-    def register(draw: Draw) -> Draw:
-        FIGURES[name] = matplotlib.rc_context(STYLE)(draw)
-        return draw
-
-    return register
+    return functools.partial(FIGURES.setdefault, name)
 
 
 def is_training(target: str) -> bool:
@@ -93,6 +92,7 @@ def is_training(target: str) -> bool:
     return (Path(target) / loop.METRICS).is_file()
 
 
+@matplotlib.rc_context(STYLE)
 def draw_trainings(targets: list[str], names: list[str], out: Path) -> list[Path]:
     """Draws the named figures, by default all of them, of folders of trainings, or of those whose
     models an experiment names; returns the files.
@@ -117,6 +117,7 @@ def draw_trainings(targets: list[str], names: list[str], out: Path) -> list[Path
 
 
 def folders_of(target: str) -> list[Path]:
+    """The folder, or those of the trainings that an experiment's models come from."""
     if Path(target).is_dir():
         return [Path(target)]
     cases = [case for case in experiment.load(target).cases if isinstance(case, VARCase)]
@@ -247,9 +248,7 @@ def sources_of_gradient(trainings: list[Training]) -> Figure:
         in_percent(curves)
         curves.grid()
     zones = ZONE_COLORS.items()
-    handles: list[Any] = [
-        Patch(color=color, label=f"from the {zone} zone") for zone, color in zones
-    ]
+    handles: list[Any] = [Patch(color=c, label=f"from the {zone} zone") for zone, c in zones]
     handles += [
         looks.entry(f"{NAMES[layers]} layers", color=GREY, ls=ls)
         for layers, ls in LAYER_LINES.items()
@@ -282,7 +281,7 @@ def draw_phases(ax: Axes, training: Training) -> None:
             for zone, color in ZONE_COLORS.items():
                 share = sizes[zone] / sum(sizes.values())
                 ax.bar(x, share, 0.4, bottom, color=color)
-                if share >= 0.06:
+                if share >= 0.1:
                     middle = bottom + share / 2
                     ax.text(x, middle, f"{share:.0%}", ha="center", va="center", color="white")
                 bottom += share
