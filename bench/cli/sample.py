@@ -71,7 +71,7 @@ def sample(
                 for line in summary_lines(made.manifest):
                     progress.say(line)
                 progress.say(f"samples: {folder}")
-    except sampling.ToldByFirst:
+    except sampling.FirstProcessError:
         raise typer.Exit(2) from None
     finally:
         parallel.leave()

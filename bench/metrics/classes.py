@@ -19,6 +19,7 @@ def class_accuracy(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> list[floa
 
 
 def estimate(given: Given) -> Estimate:
+    """Of all samples, and of each class."""
     assert given.labels_N is not None
     logits_NC = given.samples["logits"].cpu()
     right_N = (logits_NC.argmax(1) == given.labels_N).double()

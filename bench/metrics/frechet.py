@@ -43,6 +43,7 @@ class Moments:
 
     @classmethod
     def of(cls, features_ND: torch.Tensor, origin_D: torch.Tensor) -> Moments:
+        """Sums over the rows, less `origin_D`."""
         D = features_ND.shape[1]
         total = cls(0, origin_D, origin_D.new_zeros(D), origin_D.new_zeros(D, D))
         for part_ND in features_ND.split(4096):
@@ -87,6 +88,7 @@ class Gaussian:
         return Moments.of(features_ND, origin_of(features_ND)).gaussian()
 
     def to(self, device: torch.device) -> Gaussian:
+        """The same on a device."""
         return Gaussian(self.mu.to(device), self.sigma.to(device))
 
     def root(self) -> torch.Tensor:

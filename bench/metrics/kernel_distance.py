@@ -69,6 +69,7 @@ def mean_discrepancy(
 
 
 def estimate(kernel: Kernel, scale: float, given: Given) -> Estimate:
+    """`mean_discrepancy` of samples and references."""
     samples_ND, references_MD = given.samples["pool"], given.references["pool"]
     return mean_discrepancy(samples_ND, references_MD, kernel, given.groups, scale)
 

@@ -24,18 +24,28 @@ class Images(Protocol):
     """What a metric may ask of a set of images before any features are extracted."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What to call the set."""
+        ...
+
     @property
-    def labels(self) -> Any: ...
+    def labels(self) -> Any:
+        """(N,) classes, where they are known."""
+        ...
 
 
 class Network(Protocol):
     """What a metric may ask of the network that makes the features."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What to call the network."""
+        ...
+
     @property
-    def widths(self) -> dict[str, int]: ...
+    def widths(self) -> dict[str, int]:
+        """Features of each layer."""
+        ...
 
 
 @dataclass
@@ -91,6 +101,7 @@ def not_given(given: Given) -> Estimate:
 
 
 def nothing_lacks(samples: Images, network: Network) -> str:
+    """For a metric that any samples and network can have."""
     return ""
 
 

@@ -65,6 +65,7 @@ def names_of(cases: Sequence[VARCase]) -> list[str]:
 
 
 def classes_of(loaded: Loaded) -> int:
+    """How many classes the models know."""
     return loaded.plan.models[0].config.classes
 
 

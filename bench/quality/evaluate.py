@@ -149,6 +149,7 @@ def measure(
 
 
 def on(device: torch.device, layers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Features on a device."""
     return {name: features_ND.to(device) for name, features_ND in layers.items()}
 
 

@@ -199,6 +199,7 @@ class Features:
 
 
 def default_cache() -> Path:
+    """In the user's cache folder."""
     return platformdirs.user_cache_path("codevar") / "features"
 
 
@@ -276,6 +277,7 @@ def _save(file: Path, layers: Layers) -> None:
 
 
 def file_sha256(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

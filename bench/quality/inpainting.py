@@ -9,10 +9,11 @@ import datetime
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
@@ -87,61 +88,63 @@ def inside(images: torch.Tensor, new_SS: torch.Tensor) -> torch.Tensor:
 # Pictures that a model has not been trained on
 
 
-class HeldOut(Protocol):
+@dataclass(frozen=True)
+class HeldOut:
     """Pictures with their classes, the same in the same order at every call."""
 
     name: str
     classes: int
-
-    def batches(self, side: int, count: int, batch_size: int) -> Iterator[Batch]: ...
-
-
-class MiniWorld:
-    """The mini world's test images."""
-
-    name, classes = "mini:test", len(CLASSES)
+    count: float  # of all; the mini world never ends
+    read: Callable[[int, range], Batch]  # of a side in pixels, by number
 
     def batches(self, side: int, count: int, batch_size: int) -> Iterator[Batch]:
+        """The first `count` pictures.  Raises UsageError if there are fewer."""
+        if count > self.count:
+            raise UsageError(f"{self.name} has {self.count} pictures, not {count}; --count")
         for first in range(0, count, batch_size):
-            yield World(side).images("test", first, min(batch_size, count - first))
+            yield self.read(side, range(first, min(first + batch_size, count)))
 
 
-class Folder:
+def mini_images(side: int, numbers: range) -> Batch:
+    """Test images of the mini world."""
+    return World(side).images("test", numbers.start, len(numbers))
+
+
+MINI_WORLD = HeldOut("mini:test", len(CLASSES), math.inf, mini_images)
+
+
+def folder(path: Path) -> HeldOut:
     """A folder with a folder for each class, in the order of their names, as ImageNet comes;
-    the classes take turns, so that a few pictures are of many."""
+    the classes take turns, so that a few pictures are of many.  Raises UsageError."""
+    from torchvision.datasets import ImageFolder
 
-    def __init__(self, path: Path) -> None:
-        from torchvision.datasets import ImageFolder
+    try:
+        found = ImageFolder(str(path))
+    except OSError as e:
+        raise UsageError(f"{path}: {' '.join(str(e).split())}") from None
+    turns: Counter[int] = Counter()
+    order = []
+    for file, label in found.samples:
+        turns[label] += 1
+        order.append((turns[label], label, file))
+    order.sort()
 
-        try:
-            found = ImageFolder(str(path))
-        except OSError as e:
-            raise UsageError(f"{path}: {' '.join(str(e).split())}") from None
-        self.name, self.classes = path.name, len(found.classes)
-        turns: dict[int, int] = {}
-        order = []
-        for file, label in found.samples:
-            turns[label] = turns.get(label, 0) + 1
-            order.append((turns[label], label, file))
-        self.files = [(Path(file), label) for _, label, file in sorted(order)]
+    def pictures(side: int, numbers: range) -> Batch:
+        part = order[numbers.start : numbers.stop]
+        opened = [read(Path(file)) for _, _, file in part]
+        images = [Crop(*picture.size, side).image(picture) for picture in opened]
+        return torch.stack(images), torch.tensor([label for _, label, _ in part])
 
-    def batches(self, side: int, count: int, batch_size: int) -> Iterator[Batch]:
-        if count > len(self.files):
-            raise UsageError(f"{self.name} has {len(self.files)} pictures, not {count}; --count")
-        for first in range(0, count, batch_size):
-            part = self.files[first : min(first + batch_size, count)]
-            pictures = [read(file) for file, _ in part]
-            images = [Crop(*picture.size, side).image(picture) for picture in pictures]
-            yield torch.stack(images), torch.tensor([label for _, label in part])
+    return HeldOut(path.name, len(found.classes), len(order), pictures)
 
 
 def held_out(text: str) -> HeldOut:
     """`mini:test` or a folder.  Raises UsageError."""
-    if text == MiniWorld.name:
-        return MiniWorld()
+    if text == MINI_WORLD.name:
+        return MINI_WORLD
     if not Path(text).is_dir():
-        raise UsageError(f"--images {text}: neither {MiniWorld.name} nor a folder")
-    return Folder(Path(text))
+        raise UsageError(f"--images {text}: neither {MINI_WORLD.name} nor a folder")
+    return folder(Path(text))
 
 
 # The measure
@@ -269,7 +272,7 @@ def measure(
 
 def judge_of(path: Path | None, source: HeldOut, device: str) -> Judge | None:
     """The classifier in the file, or else the mini world's for its images if it is there."""
-    if path is None and not (source.name == MiniWorld.name and CLASSIFIER.is_file()):
+    if path is None and not (source.name == MINI_WORLD.name and CLASSIFIER.is_file()):
         return None
     return Judge.of(path or CLASSIFIER, device)
 

@@ -180,6 +180,7 @@ def url_of(name: str) -> str:
 
 
 def niqe(path: Path, device: torch.device) -> Scorer:
+    """By LIVE's parameters in the file."""
     return pyiqa().create_metric("niqe", device=device, pretrained_model_path=str(path))
 
 

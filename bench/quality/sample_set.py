@@ -156,6 +156,7 @@ class SampleSet:
 
     @property
     def side(self) -> int:
+        """Pixels along a side of an image."""
         return self.manifest["side"]
 
     @property

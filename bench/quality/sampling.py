@@ -54,8 +54,8 @@ __all__ = ["SampleSet", "decode", "image_seed", "sample"]
 Result = TypeVar("Result")
 
 
-class ToldByFirst(UsageError):
-    """What stopped all processes; the first one tells it."""
+class FirstProcessError(UsageError):
+    """What stopped all processes; the first one prints it."""
 
 
 def sample(
@@ -405,7 +405,7 @@ def together(group: Group, work: Callable[[], Result]) -> Result:
     result, error = attempt(work)
     errors = [told for told in in_all(group, error) if told]
     if errors:
-        raise (UsageError if group.first else ToldByFirst)(errors[0])
+        raise (UsageError if group.first else FirstProcessError)(errors[0])
     return result  # type: ignore[return-value]
 
 
@@ -417,7 +417,7 @@ def from_first(group: Group, work: Callable[[], Result]) -> Result:
         dist.broadcast_object_list(told, 0)
         result, error = told
     if error is not None:
-        raise (UsageError if group.first else ToldByFirst)(error)
+        raise (UsageError if group.first else FirstProcessError)(error)
     return result  # type: ignore[return-value]
 
 

@@ -93,6 +93,7 @@ class Spectra:
 
 
 def spectra_of(method: str, vqvae: VQVAE, tokens_BL: torch.Tensor) -> Spectra:
+    """Of the images that these tokens make."""
     both = (tokens_BL, shuffled(tokens_BL, vqvae.scales))
     made, mixed = ([spectrum(maps) for maps in residuals(vqvae, tokens)] for tokens in both)
     return Spectra(method, made, mixed)

@@ -134,6 +134,7 @@ def threads_here() -> int:
 
 
 def write_png(path: Path, image_HWC: Images) -> None:
+    """Under its name when it is complete.  Raises OSError."""
     # Not synced, which would take longer than all the rest: a power cut leaves files that are
     # cut short, and those are made again.
     with atomic_write(path, sync=False) as part:

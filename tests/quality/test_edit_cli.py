@@ -198,7 +198,7 @@ def judge_that_says(label: int) -> inpainting.Judge:
 
 def test_the_distance_outside_is_to_the_original_and_the_floor_is_the_vqvaes(loaded):
     mask = crops.box_mask(MIDDLE, SIDE, SIDE)
-    found = inpainting.measure(loaded, inpainting.MiniWorld(), 5, mask, None, batch_size=2)
+    found = inpainting.measure(loaded, inpainting.MINI_WORLD, 5, mask, None, batch_size=2)
     images, labels = World(SIDE).images("test", 0, 5)
     seeds = [inpainting.image_seed(0, i) for i in range(5)]
     made = inpainting.edited(loaded, images, labels, mask, seeds)
@@ -219,7 +219,7 @@ def test_class_accuracy_is_of_the_class_that_was_wanted(loaded):
     for another in (False, True):
         wanted = (labels + 1) % 10 if another else labels
         judge = judge_that_says(int(wanted[0]))
-        found = inpainting.measure(loaded, inpainting.MiniWorld(), 12, mask, judge, another)
+        found = inpainting.measure(loaded, inpainting.MINI_WORLD, 12, mask, judge, another)
         share = float((wanted == wanted[0]).double().mean())
         assert found["class_accuracy"] == found["class_accuracy_inside"] == share
         assert found["class_accuracy_original"] == float((labels == wanted[0]).double().mean())
@@ -234,7 +234,7 @@ def test_the_inside_is_all_that_the_classifier_is_shown_of_it(loaded):
     mask = torch.zeros(SIDE, SIDE)
     mask[4:12, 8:28] = 1
     mask[4:8, 8:12] = 0
-    found = inpainting.measure(loaded, inpainting.MiniWorld(), 1, mask, judge)
+    found = inpainting.measure(loaded, inpainting.MINI_WORLD, 1, mask, judge)
     assert found["box"] == [8, 4, 28, 12]
     made, original, _, made_inside, original_inside = seen
     new = mask.bool()
@@ -250,7 +250,7 @@ def test_classes_of_a_folder_take_turns(tmp_path):
         (tmp_path / label).mkdir()
         for i in range(count):
             picture(40, 30).save(tmp_path / label / f"{i}.png")
-    folder = inpainting.Folder(tmp_path)
+    folder = inpainting.folder(tmp_path)
     batches = list(folder.batches(SIDE, 6, 4))
     assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 0], [2, 0]]
     assert batches[0][0].shape == (4, 3, SIDE, SIDE)
