@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.study import records
+from bench.study.archive import Archive
+
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real one is here")
 
 
@@ -42,3 +46,24 @@ def test_what_needs_no_kernel_passes(card, file):
     done = subprocess.run(command, env=card, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-5000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) == FILES[file]
+
+
+@pytest.mark.slow
+def test_a_profile_of_the_card_runs_as_it_is(card, tmp_path):
+    """Items, a shared process, records, archive, page; what a kernel computes is nonsense, so the
+    smoke fails, and NVML is not there: both are recorded, and the rest goes on."""
+    command = [sys.executable, ROOT / "bench.py", "profile", "--minutes", "8", "--device", "cuda"]
+    out = ["--out", tmp_path / "run", "--pack", tmp_path / "packed", "--max-files", "8"]
+    command += [*out, "--max-mib", "16"]
+    done = subprocess.run(command, env=card, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    read, complaints = records.read(tmp_path / "run")
+    assert complaints == []
+    ran = {(record.method, record.stack) for record in read if record.ok}
+    assert ("VAR-d30", "published") in ran
+    assert all(record.memory and record.samples for record in read if record.ok)
+    page = (tmp_path / "run" / "profile.md").read_text()
+    assert "no NVML" in page
+    assert "Left out for lack of time" in page
+    Archive(sorted((tmp_path / "packed").glob("*.zip"))).unpack(tmp_path / "there")
+    assert records.read(tmp_path / "there") == (read, [])
