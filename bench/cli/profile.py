@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,6 +136,9 @@ def show_run(run: Path, format: Format) -> None:
     from bench.tables import frames
     from bench.tables import profile as pages
 
+    if (run / records.SESSION).exists() and (found := pages.tables_of(pages.load(run))):
+        printing.show(replace(found[0], more=found[1:]), format)
+        return
     measured = frames.load(run)
     there = measured.env.get("machine")
     if not ceilings.load(run) and there != machine.environment()["machine"]:
@@ -154,15 +158,14 @@ def make_page(folder: Path, say: Callable[[str], None]) -> None:
     try:
         from bench.figures import roofline
         from bench.report import page
-        from bench.tables import frames
+        from bench.tables import profile as pages
     except ModuleNotFoundError as e:
         say(f"no page, as {e.name} is not installed; elsewhere `{PROGRAM} import` makes it")
         return
-    run = frames.load(folder)
+    run = pages.load(folder)
     if not run.records:
         say("no page, as no case was measured")
         return
-    run.sweep.cases = [case for case in run.sweep.cases if case.key in run.by_key]
     for path in roofline.write_profile(run):
         say(str(path))
     html = folder / "report.html"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ from bench.predict.floor import Floor, beats, compute_bound_from, floor_of, laun
 from bench.study.cases import VARCase
 from bench.study.printing import Printed
 from bench.study.records import SESSION
-from bench.tables import case_rows, session_tables
+from bench.tables import case_rows, frames, session_tables
 from bench.tables.case_rows import Row
 from bench.tables.frames import Run
 
@@ -144,7 +145,7 @@ def scales_table(rows: list[Row]) -> Printed:
         floor: Floor = row["floor"]
         named = {"method": row["name"], "batch": row["batch_size"], "stack": row["stack"]}
         cells = {
-            str(k): f"{over:.1f}" + ("*" if memory > compute else "")
+            str(k): f"{over:.1f}" + "*" * (memory > compute) + " !" * beats(over, 1)
             for k, (over, compute, memory) in enumerate(
                 zip(row["over_floor"], floor.compute_s, floor.memory_s, strict=True), 1
             )
@@ -152,10 +153,19 @@ def scales_table(rows: list[Row]) -> Printed:
         lines.append(named | cells)
     text = pd.DataFrame(lines)
     notes = ["A star: bytes over bandwidth is the floor there, else FLOPs over the matrix rate."]
+    if any("!" in str(cell) for cell in text.to_numpy().flat):
+        notes.append("!: less than its floor, so the ceilings are too low.")
     return Printed("Time over floor by scale", text, text, notes)
 
 
 # A profile
+
+
+def load(folder: Path) -> Run:
+    """A profile with the cases that its sessions came to.  Raises UsageError."""
+    run = frames.load(folder)
+    run.sweep.cases = [case for case in run.sweep.cases if case.key in run.by_key]
+    return run
 
 
 def tables_of(run: Run) -> list[Printed]:
