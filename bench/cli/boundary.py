@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -47,14 +48,25 @@ def one_line() -> Iterator[None]:
     except Complaint as e:
         fail(e.format_message())
     except BrokenPipeError:  # who read our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as e:
         if e.errno == errno.ENOSPC and e.filename is None:
+            drop_output()
             fail("standard output cannot be written (No space left on device)")
         fail(f"{e.filename or 'the system'}: {e.strerror or e}")
     except MemoryError:
         fail("this machine's memory does not suffice; choose a smaller batch or fewer images")
+    except (
+        Exception
+    ):  # a fault of the program; Python's own exit code, 1, is a verdict of `compare`
+        traceback.print_exc()
+        sys.exit(2)
+
+
+def drop_output() -> None:
+    """Leaves what standard output did not take; Python would try again at its end, and exit 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

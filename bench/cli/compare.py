@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.targets import find
-from bench.study import experiment, printing
+from bench.study import evaluations, experiment, printing
 
 if TYPE_CHECKING:
     from bench.tables.compare import Comparison
+    from bench.tables.frames import Run
 
 
 class GateFormat(StrEnum):
@@ -33,13 +35,18 @@ def compare(
         str, typer.Argument(help="a run's folder, or pytest-benchmark's JSON or a folder of it")
     ],
     new: Annotated[str, typer.Argument(help="the same, to be judged against BASE")],
-    threshold: Annotated[str, typer.Option(help="change that matters")] = "3%",
+    threshold: Annotated[
+        str, typer.Option(help="change that matters: 3%, or latency=3%,memory=0%")
+    ] = "3%",
     alpha: Annotated[float, typer.Option(help="chance of a false change in all the table")] = 0.01,
+    allow_undecided: Annotated[
+        bool, typer.Option("--allow-undecided", help="noise that hides a change is no failure")
+    ] = False,
     format: Annotated[GateFormat, typer.Option("--format", help="how to print")] = GateFormat.rich,
     plot: Annotated[Path | None, typer.Option(help="folder for pictures of the samples")] = None,
 ) -> None:
-    """Regression gate: exit code 1 for a regression, 2 for what cannot be compared."""
-    comparison = compared(base, new, threshold, alpha)
+    """Regression gate: exit code 1 for a regression, 2 for no verdict, 0 for neither."""
+    comparison = compared(base, new, threshold, alpha, allow_undecided)
     from bench.figures import gate_figure
     from bench.tables import gate
 
@@ -56,15 +63,27 @@ def compare(
     raise typer.Exit(comparison.exit_code)
 
 
-def compared(base: str, new: str, threshold: str, alpha: float = 0.01) -> Comparison:
+def compared(
+    base: str, new: str, threshold: str, alpha: float = 0.01, allow_undecided: bool = False
+) -> Comparison:
     """Two runs, or two results of pytest-benchmark.  Raises UsageError."""
     for side in (base, new):
         if not Path(side).exists() and not side.endswith(".json"):
             experiment.load(side)  # refused before torch is imported
     from bench.tables import compare as gate
+    from bench.tables import sides
 
-    sides = [
-        gate.of_benchmarks(Path(side)) if gate.is_benchmarks(Path(side)) else find([side])[0]
+    limits = gate.thresholds(threshold)
+    both = [
+        sides.of_benchmarks(Path(side))
+        if sides.is_benchmarks(Path(side))
+        else sides.of_run(own_quality(find([side])[0]))
         for side in (base, new)
     ]
-    return gate.compare(sides[0], sides[1], gate.share(threshold), alpha)
+    return gate.compare(both[0], both[1], limits, alpha, allow_undecided)
+
+
+def own_quality(run: Run) -> Run:
+    """The run with the evaluations in its own folder only: another run's are of another commit."""
+    found = evaluations.every(run.folder)[0] if run.folder else []
+    return dataclasses.replace(run, evaluations=found)

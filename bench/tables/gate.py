@@ -34,26 +34,35 @@ def printed(comparison: Comparison) -> printing.Printed:
         f"Slower or faster: by more than {100 * comparison.threshold:.3g}%, "
         f"at {comparison.alpha:.3g} for the whole table (Holm)."
     ]
-    changed = [f for f in comparison.findings if f.verdict in ("slower", "faster")]
+    changed = [f for f in comparison.findings if f.verdict in ("slower", "faster", "other")]
     rows = [[f.case, f.figure, values_of(f), change_of(f), f.word] for f in changed]
     detail = pd.DataFrame(rows, columns=["case", "figure", "BASE to NEW", "change", "verdict"])
     more = [printing.Printed("What changed", detail, detail)] if rows else []
+    doubts = pd.DataFrame(doubts_of(comparison), columns=["case", "why"])
+    more += [printing.Printed("Inconclusive", doubts, doubts)] if len(doubts) else []
     return printing.Printed(title, data, text, notes + comparison.notes, more)
+
+
+def doubts_of(comparison: Comparison) -> list[tuple[str, str]]:
+    """Each inconclusive case with the reason."""
+    labels = {found.key: found.case for found in comparison.findings}
+    return [(labels[key], why) for key, why in comparison.inconclusive.items()]
 
 
 def outcome(comparison: Comparison) -> str:
     counts = Counter(found.verdict for found in comparison.findings)
     told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
-    many = len(comparison.regressions)
-    return f"{many} regression{'s' * (many != 1)} ({told})"
+    many, doubtful = len(comparison.regressions), len(comparison.inconclusive)
+    doubt = f", {doubtful} case{'s' * (doubtful != 1)} inconclusive" if doubtful else ""
+    return f"{many} regression{'s' * (many != 1)}{doubt} ({told})"
 
 
 def row_of(figures: dict[str, Finding]) -> dict[str, str]:
     first = next(iter(figures.values()))
     row = {"case": first.case}
-    for name in ("status", "case"):
+    for name in ("status", "case", "times"):
         if name in figures:
-            row["latency"] = figures[name].reason
+            row["latency"] = f"{figures[name].word}: {figures[name].reason}"
     for name in ONE_COLUMN:
         if name in figures:
             change = figures[name].change
@@ -84,11 +93,21 @@ def change_of(found: Finding) -> str:
 
 
 def workflow_commands(comparison: Comparison) -> str:
-    """An error for each regression and a notice, as GitHub's workflow commands."""
-    lines = [
-        f"::error title={escape(f'Regression: {f.case}', True)}::{escape(str(f))}"
-        for f in comparison.regressions
-    ]
+    """GitHub's workflow commands: an error for each case that regressed, a warning for each that
+    is inconclusive or has other tokens, and a notice."""
+    by_case: dict[tuple[str, str], list[Finding]] = {}
+    for found in comparison.findings:
+        by_case.setdefault((found.key, found.case), []).append(found)
+    lines = []
+    for (key, case), findings in by_case.items():
+        worse = [f.said for f in findings if f.regression]
+        doubts = [f.said for f in findings if f.verdict == "other"]
+        if key in comparison.inconclusive:
+            doubts.insert(0, comparison.inconclusive[key])
+        command, title = ("error", "Regression") if worse else ("warning", "In doubt")
+        if worse or doubts:
+            head = f"::{command} title={escape(f'{title}: {case}', True)}"
+            lines.append(f"{head}::{escape('; '.join(worse + doubts))}")
     return "\n".join([*lines, f"::notice title=Benchmark::{escape(outcome(comparison))}"])
 
 
@@ -127,27 +146,24 @@ def in_markdown(text: object) -> str:
 
 
 def junit(comparison: Comparison) -> str:
-    """A test case for each case and figure: a regression fails, undecided is skipped."""
-    counts = {
-        "tests": len(comparison.findings),
-        "failures": len(comparison.regressions),
-        "skipped": sum(f.verdict == "undecided" for f in comparison.findings),
-    }
-    suite = ET.Element("testsuite", {"name": "bench.compare", "errors": "0"})
-    suite.attrib.update({name: str(count) for name, count in counts.items()})
+    """A test case for each case and figure, where a regression fails; and one, an error, for each
+    case that is inconclusive."""
+    suite = ET.Element("testsuite", {"name": "bench.compare"})
     for found in comparison.findings:
-        named = {"classname": found.case, "name": found.figure}
+        case = ET.SubElement(suite, "testcase", {"classname": found.case, "name": found.figure})
         if found.unit == "s" and found.new is not None:
-            named["time"] = f"{found.new:.6g}"
-        case = ET.SubElement(suite, "testcase", named)
+            case.set("time", f"{found.new:.6g}")
         if found.regression:
             ET.SubElement(case, "failure", {"message": str(found)}).text = str(found)
-        elif found.verdict == "undecided":
-            ET.SubElement(case, "skipped", {"message": found.reason or "undecided"})
         else:
-            ET.SubElement(case, "system-out").text = str(found)
+            unclear = found.verdict in ("undecided", "invalid")
+            said = "inconclusive: " * unclear + str(found)
+            ET.SubElement(case, "system-out").text = said
+    for label, why in doubts_of(comparison):
+        case = ET.SubElement(suite, "testcase", {"classname": label, "name": "conclusive"})
+        ET.SubElement(case, "error", {"type": "inconclusive", "message": why}).text = why
+    for name, path in {"tests": "*", "failures": "*/failure", "errors": "*/error"}.items():
+        suite.set(name, str(len(suite.findall(path))))
+    suite.set("skipped", "0")
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True)
-
-
-# Pictures

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.tables import compare
-from bench.tables.compare import NotComparable
+from bench.tables import compare, sides
+from bench.tables.sides import NotComparable
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ def test_a_case_is_measured_and_compared(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "pytest", "benchmarks", "--quiet", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    (case,) = compare.of_benchmarks(file).cases.values()
+    (case,) = sides.of_benchmarks(file).cases.values()
     assert case.label.startswith("VARiant-d2 N=6 (d4), batch 1, modern")
     assert [*case.samples] == ["latency", *(f"scale {k}" for k in range(1, 11))]
     scales = [case.samples[f"scale {k}"][1] for k in range(1, 11)]
@@ -34,4 +34,4 @@ def test_a_case_is_measured_and_compared(tmp_path, monkeypatch):
     other = tmp_path / "other.json"
     other.write_text(json.dumps(told))
     with pytest.raises(NotComparable, match="other machine"):
-        compare.compare(compare.of_benchmarks(file.parent), compare.of_benchmarks(other))
+        compare.compare(sides.of_benchmarks(file.parent), sides.of_benchmarks(other))

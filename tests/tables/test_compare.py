@@ -6,7 +6,10 @@ import copy
 import itertools
 import json
 import math
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +17,15 @@ from typer.testing import CliRunner
 
 from bench.cli import app, targets
 from bench.figures import gate_figure
+from bench.metrics import METRICS
 from bench.study import printing, records, storage
 from bench.study.errors import UsageError
-from bench.tables import compare, frames, gate, ranks, stats
-from bench.tables.compare import NotComparable
+from bench.tables import compare, frames, gate, sides, stats
+from bench.tables.links import Quality
+from bench.tables.sides import NotComparable
 from tests.synthetic import fake_run
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = "[red]a|b$^{ <b>&amp;\"'%\r\n::error title=x::y, z: \x1b[31m\x00\ud800`*_"
 
 
@@ -67,7 +73,7 @@ def test_the_same_code_is_the_same_in_every_figure(run):
     assert found.exit_code == 0
     assert {f.verdict for f in found.findings} == {"same"}
     assert {f.figure for f in found.findings} == {
-        *("latency", "VQVAE latency", "total memory", "KV cache", "speed-up"),
+        *("latency", "VQVAE latency", "total memory", "KV cache", "speed-up", "tokens"),
         *(f"scale {k}" for k in range(1, 11)),
     }
 
@@ -111,18 +117,12 @@ def test_a_change_at_the_threshold_is_undecided(run):
     assert "faster" not in verdicts(found)
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 5])
-def test_few_samples_of_one_process_decide_nothing_and_the_table_says_so(run, n):
-    found = compare.compare(run(n, rounds=1), run(n, slower=[0, 1, 2], by=2, rounds=1))
+def test_one_round_a_side_has_no_power_whatever_its_samples_say(run):
+    found = compare.compare(run(40, rounds=1), run(40, slower=[1], by=2, rounds=1))
     assert set(verdicts(found)) == {"undecided"}
-    assert found.exit_code == 0
-    assert any(f"{n} sample{'s' * (n > 1)}:" in note for note in found.notes)
-
-
-def test_one_round_is_compared_by_its_samples_and_the_table_says_so(run):
-    found = compare.compare(run(40, rounds=1), run(40, slower=[1], by=1.06, rounds=1))
-    assert verdicts(found) == ["same", "slower", "same"]
-    assert any(note.startswith("One round on each side") for note in found.notes)
+    assert found.exit_code == 2
+    assert set(found.inconclusive.values()) == {"no power in latency: no noise is known"}
+    assert any("have 1 round: 5 on each side" in note for note in found.notes)
 
 
 def test_few_rounds_are_told(run):
@@ -165,12 +165,94 @@ def test_a_case_that_failed_in_a_round_failed(run):
     assert [f.reason for f in status] == ["ok to oom: no memory"]
 
 
-def test_cases_of_a_busy_machine_are_named(run):
-    new = run()
-    new.records[5].other_load_cores = 1.5
+@pytest.mark.parametrize("side", ["BASE", "NEW"])
+def test_times_beside_other_work_are_no_regressions_and_no_pass(run, side):
+    """All cases of one side are slower by half, as they are while something else runs."""
+    sides_ = {"BASE": run(), "NEW": run()}
+    for record in sides_[side].records:
+        record.other_load_cores = 1.3
+        record.samples.latency_s = [1.5 * s for s in record.samples.latency_s]
+    found = compare.compare(*sides_.values())
+    assert found.exit_code == 2
+    assert not found.regressions
+    reason = f"measured beside other work (1.3 cores) in {side}"
+    assert set(found.inconclusive.values()) == {reason}
+    assert compare.compare(*sides_.values(), allow_undecided=True).exit_code == 2
+
+
+def test_a_regression_beside_an_invalid_case_is_one(run):
+    new = run(slower=[1], by=1.06)
+    new.records[2].other_load_cores = 1.3
     found = compare.compare(run(), new)
-    label = found.new.cases[new.records[5].key].label
-    assert f"The machine was busy with other work in NEW: {label}." in found.notes
+    assert found.exit_code == 1
+    assert list(found.inconclusive) == [new.records[2].key]
+
+
+def test_a_case_whose_throttled_samples_were_not_replaced_is_invalid(run):
+    new = run()
+    taken = new.records[1].samples
+    taken.discarded_for = ["hw_slowdown"]
+    assert compare.compare(run(), new).exit_code == 0
+    taken.stopped_by = "time"
+    found = compare.compare(run(), new)
+    assert found.inconclusive == {new.records[1].key: "throttled (hw_slowdown) in NEW"}
+
+
+def test_a_change_that_could_not_have_been_seen_is_no_pass(run):
+    found = compare.compare(run(processes=0.04), run(processes=0.04))
+    assert found.exit_code == 2
+    assert all("no change below" in why for why in found.inconclusive.values())
+    allowed = compare.compare(run(processes=0.04), run(processes=0.04), allow_undecided=True)
+    assert allowed.exit_code == 0
+
+
+def test_noise_of_scales_alone_is_no_lack_of_power(run):
+    base, new = run(), run()
+    rng = np.random.default_rng(0)
+    for record in base.records + new.records:
+        scales = np.array(record.samples.scale_latency_s) * np.exp(rng.normal(0, 0.2))
+        record.samples.scale_latency_s = scales.tolist()
+    found = compare.compare(base, new)
+    assert "undecided" in verdicts(found, "scale 3")
+    assert found.exit_code == 0
+
+
+def test_other_tokens_are_an_error_where_nothing_is_left_to_chance(run):
+    base, new = run(), run()
+    for record in new.records[1::3]:
+        record.tokens_sha256 = "1" * 64
+    found = compare.compare(base, new)
+    assert verdicts(found, "tokens") == ["same", "other", "same"]
+    assert found.exit_code == 0
+    (line, _) = gate.workflow_commands(found).splitlines()
+    assert line.startswith("::warning")
+    assert "other tokens of the same seed" in line
+    for record in base.records + new.records:
+        record.sampling = {"top_k": [1] * 10}
+    found = compare.compare(base, new)
+    assert [(f.figure, f.reason) for f in found.regressions] == [
+        ("tokens", "other tokens of the same seed, greedy")
+    ]
+    assert found.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "now", "verdict"),
+    [
+        ("fid", (5.0, 4.8, 5.2), (5.1, 4.9, 5.3), "same"),
+        ("fid", (5.0, 4.8, 5.2), (5.6, 5.4, 5.8), "slower"),
+        ("fid", (5.0, 4.8, 5.2), (4.4, 4.2, 4.6), "faster"),
+        ("inception_score", (50.0, 49.0, 51.0), (45.0, 44.0, 46.0), "slower"),
+    ],
+)
+def test_a_quality_loss_beyond_its_interval_is_a_regression(run, name, old, now, verdict):
+    base, new = sides.of_run(run()), sides.of_run(run())
+    for side, (figure, *interval) in ((base, old), (new, now)):
+        case = next(iter(side.cases.values()))
+        case.quality = Quality({name: figure}, {name: tuple(interval)}, {name: 1000}, {})
+    found = compare.compare(base, new)
+    assert verdicts(found, METRICS[name].heading) == [verdict]
+    assert found.exit_code == (verdict == "slower")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +282,8 @@ def test_memory_is_compared_as_it_is(run, key, grown, verdict):
         ("ok", "timeout", "slower"),
         ("oom", "ok", "faster"),
         ("oom", "oom", "same"),
-        ("oom", "error", "undecided"),
+        ("oom", "error", "invalid"),
+        ("error", "error", "invalid"),
     ],
 )
 def test_a_status_that_changed_is_a_finding(run, before, after, verdict):
@@ -209,7 +292,7 @@ def test_a_status_that_changed_is_a_finding(run, before, after, verdict):
     found = compare.compare(base, new)
     assert verdicts(found, "status") == [verdict]
     assert verdicts(found) == ["same", "same"]
-    assert found.exit_code == (verdict == "slower")
+    assert found.exit_code == {"slower": 1, "invalid": 2}.get(verdict, 0)
 
 
 def test_a_baseline_that_failed_leaves_the_others_to_be_judged(run):
@@ -224,10 +307,10 @@ def test_a_baseline_that_failed_leaves_the_others_to_be_judged(run):
 
 def test_the_baseline_is_the_experiments_whatever_the_order_of_lines():
     several = fake_run("code_table1", method=["var", "code"], depth=[30, 20], draft_steps=6)
-    of_each = {key: case.baseline for key, case in compare.of_run(several).cases.items()}
+    of_each = {key: case.baseline for key, case in sides.of_run(several).cases.items()}
     assert [*of_each.values()].count(several.sweep.cases[0].key) == len(of_each) - 1
     several.records.reverse()
-    assert {k: case.baseline for k, case in compare.of_run(several).cases.items()} == of_each
+    assert {k: case.baseline for k, case in sides.of_run(several).cases.items()} == of_each
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
@@ -248,11 +331,18 @@ def test_a_figure_that_one_side_lacks_is_undecided(run):
     assert verdicts(compare.compare(run(), new), "VQVAE latency")[0] == "undecided"
 
 
-def test_cases_of_one_side_only_are_listed(run):
+def test_a_vanished_case_is_a_regression_and_one_that_base_lacks_is_not_judged(run):
     base, new = run(), run()
-    del base.records[1::3], new.records[2::3]
-    found = [f for f in compare.compare(base, new).findings if f.figure == "case"]
-    assert [f.reason for f in found] == ["only in BASE", "only in NEW"]
+    del new.records[2::3]
+    found = compare.compare(base, new)
+    assert [f.said for f in found.regressions] == ["case worse (only in BASE, ok there)"]
+    assert found.exit_code == 1
+    found = compare.compare(new, base)
+    assert found.inconclusive == {base.records[2].key: "only in NEW"}
+    assert found.exit_code == 2  # BASE was to measure it
+    new.sweep = copy.copy(new.sweep)
+    new.sweep.cases = new.sweep.cases[:2]
+    assert compare.compare(new, base).exit_code == 0
 
 
 def test_other_software_is_told_not_refused(run):
@@ -325,6 +415,21 @@ def test_impossible_settings_are_refused(run, options, words):
         compare.compare(run(), run(), **options)
 
 
+def test_each_figure_may_have_a_threshold_of_its_own(run):
+    base, new = run(), run(slower=[1], by=1.06)
+    for record in new.records[0::3]:
+        record.memory.total_mib *= 1.005
+    assert compare.thresholds("5%") == {"latency": 0.05}
+    limits = compare.thresholds("latency=10%, memory=0%,scales=3%,speed-up=0.2")
+    found = compare.compare(base, new, limits)
+    assert verdicts(found)[1] == "same"
+    assert verdicts(found, "scale 10")[1] == "slower"
+    assert verdicts(found, "total memory") == ["slower", "same", "same"]
+    assert verdicts(found, "speed-up") == ["same", "same"]
+    with pytest.raises(UsageError, match="latencies: not one of latency, "):
+        compare.compare(base, new, compare.thresholds("latencies=3%"))
+
+
 def test_shares_are_percent_or_plain():
     assert compare.share("3%") == compare.share("0.03") == pytest.approx(0.03)
     with pytest.raises(UsageError, match="lots: not a share"):
@@ -334,29 +439,8 @@ def test_shares_are_percent_or_plain():
 # Statistics
 
 
-def test_the_tail_is_the_count_of_all_orders():
-    orders = [sum(r) - 10 for r in itertools.combinations(range(1, 10), 4)]
-    counted = [np.mean([r <= u for r in orders]) for u in range(21)]
-    assert ranks.ranks_tail(4, 5) == pytest.approx(counted)
-    assert ranks.ranks_tail(10, 10)[0] == pytest.approx(1 / math.comb(20, 10))
-    large = ranks.ranks_tail(200, 200)
-    assert (np.diff(large) >= 0).all()
-    assert large[0] == pytest.approx(1 / math.comb(400, 200))
-    assert large[20000] == pytest.approx(0.5, abs=0.01)
-
-
 def test_holm_is_the_textbook():
     assert stats.holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
-
-
-def test_the_interval_of_one_process_covers_the_shift():
-    base, new = np.random.default_rng(0).standard_normal((2, 300, 12))
-    new += 1
-    evidence = ranks.weigh(base, new, 0.03, level=0.05)
-    missed = 1 - ((evidence.low <= 1) & (evidence.high >= 1)).mean()
-    assert 0.05 < missed < 0.15
-    undecided = ranks.weigh(np.zeros(2), np.zeros(2), 0.03, 0.01)
-    assert (undecided.low, undecided.high) == (-math.inf, math.inf)
 
 
 def test_the_interval_of_rounds_covers_all_shifts_at_once():
@@ -417,15 +501,15 @@ def test_json_has_a_row_for_each_figure_and_is_strict(regressed, capsys):
     assert {"key", "case", "verdict", "base", "new", "change", "low", "high", "p"} <= slow[0].keys()
 
 
-def test_annotations_are_a_line_each_and_escaped(regressed):
-    lines = gate.workflow_commands(regressed).splitlines()
-    assert len(lines) == len(regressed.regressions) + 1
-    for line in lines[:-1]:
-        command, message = line.split("::", 2)[1:]
-        assert command.startswith("error title=Regression%3A ")
-        assert "," not in command.removeprefix("error title=")
-        assert "%25" in command
-        assert "%25" in message
+def test_annotations_are_a_line_a_case_and_escaped(regressed):
+    line, notice = gate.workflow_commands(regressed).splitlines()
+    assert len(regressed.regressions) > 5
+    command, message = line.split("::", 2)[1:]
+    assert command.startswith("error title=Regression%3A ")
+    assert "," not in command.removeprefix("error title=")
+    assert "%25" in command
+    assert "%25" in message
+    assert notice.startswith("::notice")
     assert gate.escape("a%b\r\nc:,") == "a%25b%0D%0Ac:,"
     assert gate.escape("a%b\r\nc:,", True) == "a%25b%0D%0Ac%3A%2C"
 
@@ -452,6 +536,21 @@ def test_junit_is_well_formed_with_a_test_for_each_figure(regressed):
     assert len(suite.findall("testcase")) == len(regressed.findings) == int(suite.get("tests"))
     assert len(suite.findall("testcase/failure")) == int(suite.get("failures"))
     assert int(suite.get("failures")) == len(regressed.regressions)
+    assert suite.get("errors") == "0"
+
+
+def test_what_is_inconclusive_says_so_in_every_format(run, capsys):
+    new = run()
+    new.records[1].other_load_cores = 1.3
+    found = compare.compare(run(), new)
+    suite = ET.fromstring(gate.junit(found))
+    assert [e.get("type") for e in suite.findall("testcase/error")] == ["inconclusive"]
+    assert not suite.findall("testcase/skipped")
+    assert gate.workflow_commands(found).count("::warning") == 1
+    printing.show(gate.printed(found), "md")
+    out = capsys.readouterr().out
+    assert "1 case inconclusive" in out
+    assert "measured beside other work (1.3 cores) in NEW" in out
 
 
 def test_pictures_are_drawn_of_what_regressed(regressed, tmp_path):
@@ -536,11 +635,12 @@ def test_pytest_benchmarks_files_are_compared(call, tmp_path):
     slow = {name: 1.1 * data for name, data in times.items()}
     base = benchmark_json(tmp_path / "base.json", times)
     new = benchmark_json(tmp_path / "new.json", slow)
-    assert call(base, base).exit_code == 0
     result = call(base, new, "--format", "json")
-    assert result.exit_code == 1
-    assert [row["verdict"] for row in json.loads(result.stdout)] == ["slower", "slower"]
-    assert call(base, new, "--plot", tmp_path / "p").exit_code == 1
+    assert result.exit_code == 2  # one process a side
+    assert [row["verdict"] for row in json.loads(result.stdout)] == ["undecided", "undecided"]
+    assert call(base, new, "--allow-undecided", "--plot", tmp_path / "p").exit_code == 0
+    new = benchmark_json(tmp_path / "new.json", {name: times[name] for name in [*times][:1]})
+    assert call(base, new, "--allow-undecided").exit_code == 1
 
 
 def test_a_folder_of_pytest_benchmarks_files_is_rounds(call, tmp_path):
@@ -569,7 +669,7 @@ def test_case_and_figure_of_a_benchmark_are_taken_from_its_extra_info(tmp_path):
     for i, benchmark in enumerate(told["benchmarks"], 1):
         benchmark["extra_info"] = {"case": "VAR", "figure": f"scale {i}"}
     file.write_text(json.dumps(told))
-    assert [*compare.of_benchmarks(file).cases["VAR"].samples] == ["scale 1", "scale 2"]
+    assert [*sides.of_benchmarks(file).cases["VAR"].samples] == ["scale 1", "scale 2"]
 
 
 def test_another_device_of_the_same_machine_is_refused(call, tmp_path):
@@ -623,3 +723,23 @@ def test_a_run_is_not_compared_with_pytest_benchmark(run, saved, call, tmp_path)
     result = call(saved(run(), "base"), file)
     assert result.exit_code == 2
     assert "other experiment" in result.stderr
+
+
+def test_a_crash_is_no_verdict(run, saved, call, monkeypatch):
+    def crash(*_):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(compare, "judge", crash)
+    base = saved(run(), "base")
+    result = call(base, base)
+    assert result.exit_code == 2
+    assert "RuntimeError: a fault of ours" in result.stderr
+
+
+def test_an_output_that_is_full_is_no_verdict(run, saved):
+    base = saved(run(), "base")
+    command = [sys.executable, "bench.py", "compare", base, base]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1

@@ -11,7 +11,7 @@ from bench.predict.prediction import memory_differs, predict
 from bench.report.marks import marks
 from bench.study.cases import make_case
 from bench.study.records import DEGRADED, MemoryUse, StartUp
-from bench.tables import compare, tables
+from bench.tables import sides, tables
 from codevar import compiled, graphs
 from codevar.stacks import STACKS
 from tests.synthetic import fake_run
@@ -76,7 +76,7 @@ def test_no_table_takes_it_for_a_compiled_one(lost, short):
 def test_the_gate_tells_it(lost):
     run = fake_run("d16_cpu", method="var", batch_size=1, stack="compiled")
     setattr(run.records[0], lost, WHY)
-    assert WHY in compare.of_run(run).told[lost]
+    assert WHY in sides.of_run(run).told[lost]
 
 
 def test_what_graphs_take_is_told():

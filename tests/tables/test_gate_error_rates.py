@@ -1,6 +1,6 @@
 """How often the gate cries wolf, and what it overlooks: simulated, not claimed.
 
-    python tests/tables/test_gate_error_rates.py       # the tables of docs/guide/gate.md
+    python tests/tables/test_gate_error_rates.py 200   # the table of docs/notes/gate-error-rates.md
 
 A table has 30 cases with 13 figures each: total latency, ten scales, the VQVAE, and the speed-up
 over the first case; each case is measured in R rounds, a process each, of n samples.  What
@@ -17,7 +17,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench.tables import ranks, stats
+from bench.tables import stats
 
 CASES, TIMED = 30, 12  # figures with samples of their own
 FIGURES = CASES * TIMED + CASES - 1
@@ -135,12 +135,13 @@ def figures(samples):
 
 def rates(model, size, tables, seed=SEED):
     """Shares: of tables in which nothing changed and something was found; of cases 5 % slower
-    whose latency was found slower; of them found "same"; of unchanged figures found "same".
+    whose latency was found slower; of them found "same"; of unchanged figures found "same"; of
+    tables in which nothing changed and the exit code is 0.
 
     One case of a table is slower, and Holm's first step is asked of it: the hardest.  (Each of
     the 30 in turn; the noise between rounds is not changed by a slow-down.)
     """
-    rng, totals = np.random.default_rng(seed), np.zeros(4)
+    rng, totals = np.random.default_rng(seed), np.zeros(5)
     for _ in range(tables // 20):
         base, new = map(figures, pair(model, rng, 20, CASES, TIMED, size))
         evidence = stats.weigh(base, new, MARGINS, KINDS, ALPHA)
@@ -153,60 +154,29 @@ def rates(model, size, tables, seed=SEED):
             seen.mean(-1).sum(),
             (slower.same[:, LATENCIES] <= ALPHA).mean(-1).sum(),
             (verdicts == "same").mean(-1).sum(),
+            passes(evidence, verdicts).sum(),
         ]
     return totals / tables
 
 
-def rates_of_one_process(model, n, tables, seed=SEED):
-    """As `rates`, by ranks, of runs with one round; a false alarm is one among all figures."""
-    rng, totals = np.random.default_rng(seed), np.zeros(4)
-    for _ in range(tables // 20):
-        base, new = (s[..., 0, :] for s in pair(model, rng, 20, CASES, TIMED, (1, n)))
-        both = [
-            np.concatenate([s.reshape(20, -1, n), s[:, 1:, 0] - s[:, :1, 0]], 1)
-            for s in (base, new)
-        ]
-        evidence = by_ranks(*both)
-        verdicts = stats.decide(evidence, MARGINS, ALPHA)
-        slower = ranks.weigh(base[:, :, 0], new[:, :, 0] + SLOWER, THRESHOLD, ALPHA)
-        totals += [
-            np.isin(verdicts, ["slower", "faster"]).any(-1).sum(),
-            ((slower.changed <= ALPHA / FIGURES) & (slower.shift > THRESHOLD)).mean(-1).sum(),
-            (slower.same <= ALPHA).mean(-1).sum(),
-            (verdicts == "same").mean(-1).sum(),
-        ]
-    return totals / tables
-
-
-def by_ranks(base, new):
-    split = CASES * TIMED
-    parts = [
-        ranks.weigh(base[:, :split], new[:, :split], THRESHOLD, ALPHA),
-        ranks.weigh(base[:, split:], new[:, split:], MARGINS[-1], ALPHA),
-    ]
-    names = "shift", "changed", "same", "low", "high"
-    columns = [[np.broadcast_to(getattr(p, k), p.shift.shape) for p in parts] for k in names]
-    return stats.Evidence(*(np.concatenate(column, -1) for column in columns))
+def passes(evidence, verdicts):
+    """Which tables end with exit code 0: nothing slower, and enough power in every latency."""
+    seen = (evidence.high - evidence.low)[:, LATENCIES] / 2
+    resolved = seen <= math.log1p(2 * math.expm1(THRESHOLD))
+    return ~(verdicts == "slower").any(-1) & resolved.all(-1)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_tables_cry_no_wolf_and_a_slow_down_is_seen(name):
-    wrong, power, missed, _ = rates(PROCESSES[name], SIZE, 100)
+    wrong, power, missed, _, passed = rates(PROCESSES[name], SIZE, 100)
+    assert passed >= 0.95
     assert wrong < 0.01
     assert power > 0.95
     assert missed < 0.001
 
 
-def test_processes_that_differ_are_alarms_to_the_ranks_of_one_and_not_to_rounds():
-    model = PROCESSES["processes differ by 1 %"]
-    assert rates_of_one_process(model, ranks.SAMPLES, 20)[0] > 0.5
-    assert rates(model, SIZE, 20)[0] == 0
-
-
-def test_five_samples_of_one_process_decide_nothing_in_such_a_table():
-    assert ranks.fewest(FIGURES, ALPHA) == 10
-    wrong, power, *_ = rates_of_one_process(PROCESSES["quiet: normal, 0.5 %"], 5, 20)
-    assert (wrong, power) == (0, 0)
+def test_a_noise_that_hides_a_change_of_the_code_is_no_pass():
+    assert rates((0.007, 0, of_process(normal(4))), SIZE, 20)[4] == 0
 
 
 @pytest.mark.slow
@@ -217,30 +187,26 @@ def test_whole_tables_cry_no_wolf(name):
     assert power > 0.95
 
 
-def main(tables=1000):
-    """Prints error rates: by machine, by rounds and samples, and of one process by its ranks."""
+def main(tables=200):
+    """Prints error rates by machine, and by rounds and samples."""
     print(f"python {platform.python_version()}, numpy {np.__version__}, seed {SEED}: ", end="")
     print(f"{tables} tables of {CASES} cases ({FIGURES} figures)\n")
-    heading("noise", "false alarms, whole table", "power at 5 %", "same, nothing changed")
+    heading("noise", "exit 0", "false alarms", "power at 5 %", "same")
     for name, model in MODELS.items():
         row(name, rates(model, SIZE, tables))
-    heading("noise", "rounds x samples", "false alarms", "power at 5 %", "same")
-    some = "noisy: normal, 2 %", "slow phases: 4 %, 3 samples", "processes differ by 1 %"
-    for name in (*some, "a process in 10 is throttled by 4 %"):
-        for rounds, n in ((2, 30), (3, 6), (3, 20), (4, 15), (5, 6), (5, 8), (5, 12), (8, 8)):
-            row(f"{name} | {rounds} x {n}", rates(MODELS[name], (rounds, n), tables // 5))
-    heading("noise", "samples", "false alarms", "power at 5 %", "same")
-    for name, model in MODELS.items():
-        row(f"{name} | {ranks.SAMPLES}", rates_of_one_process(model, ranks.SAMPLES, tables // 5))
+    heading("noise | rounds x samples", "exit 0", "false alarms", "power at 5 %", "same")
+    for name in ("slow phases: 4 %, 3 samples", "processes differ by 1 %"):
+        for rounds, n in ((2, 30), (3, 20), (5, 6), (5, 12), (8, 8)):
+            row(f"{name} | {rounds} x {n}", rates(MODELS[name], (rounds, n), tables // 2))
 
 
 def heading(*names):
-    print("\n|", " | ".join(names), "|\n" + "|---" * len(names) + "|")
+    print("\n|", " | ".join(names), "|\n" + "|---" * "|".join(names).count("|") + "|---|")
 
 
 def row(name, rates):
-    wrong, power, _, same = rates
-    print(f"| {name} | {wrong:.1%} | {power:.1%} | {same:.0%} |", flush=True)
+    wrong, power, _, same, passed = rates
+    print(f"| {name} | {passed:.1%} | {wrong:.1%} | {power:.1%} | {same:.0%} |", flush=True)
 
 
 if __name__ == "__main__":
