@@ -49,7 +49,7 @@ class Groups:
         """labels_N: classes, where they are known; they matter if they are balanced."""
         rng = np.random.default_rng(seed)
         class_N = np.zeros(images, dtype=np.int64)
-        if labels_N is not None and np.ptp(np.bincount(labels_N)) <= 1:
+        if labels_N is not None and is_balanced(torch.as_tensor(labels_N)):
             class_N = labels_N
         group_N = np.empty(images, dtype=np.int64)
         group_N[np.lexsort((rng.random(images), class_N))] = np.arange(images) % GROUPS
@@ -76,6 +76,12 @@ class Groups:
         kept_RG = self.kept().double()
         sums, counts = self.sums(values_N.cpu()), self.sums(torch.ones(len(values_N)))
         return (kept_RG @ sums / (kept_RG @ counts)).tolist()
+
+
+def is_balanced(labels_N: torch.Tensor) -> bool:
+    """Whether there are as many images of every class."""
+    counts_C = labels_N.bincount()
+    return bool(counts_C.max() - counts_C.min() <= 1)
 
 
 def standard_error(value: float, replicates: Sequence[float]) -> float:

@@ -278,6 +278,24 @@ def test_the_discrepancy_of_directions_is_as_defined_and_without_bias():
     assert abs(np.mean(same)) < 3 * np.std(same) / 60**0.5
 
 
+def test_the_discrepancy_of_sets_with_as_many_of_each_class_has_no_bias():
+    """Classes that lie far apart; the references' classes are drawn, the samples' are equal."""
+    centres = 2 * torch.eye(8)
+    references = normal(600, 8, 999) + centres[torch.arange(600) % 4]
+    truth = mean_discrepancy(
+        normal(4000, 8, 998) + centres[torch.arange(4000) % 4], references, cubic
+    ).value
+    labels = torch.arange(40) % 4
+    sets = [normal(40, 8, seed) + centres[labels] for seed in range(200)]
+    plain, apart = (
+        [mean_discrepancy(one, references, cubic, labels_N=known).value for one in sets]
+        for known in (None, labels)
+    )
+    error = np.std(apart) / 200**0.5
+    assert abs(np.mean(apart) - truth) < 3 * error
+    assert np.mean(plain) < truth - 5 * error
+
+
 # Intervals
 
 
@@ -289,11 +307,12 @@ def test_groups_hold_every_image_and_are_the_same_for_a_seed():
 
 
 def test_replicates_are_the_figures_of_the_images_they_keep(monkeypatch):
-    samples, references = normal(320, 12, 0, 0.9), normal(200, 12, 1)
-    groups, labels = Groups.deal(320), torch.arange(320) % 4
-    monkeypatch.setattr(inception_score, "SPLIT", 320)
+    samples, references = normal(400, 12, 0, 0.9), normal(200, 12, 1)
+    labels = torch.arange(400) % 4
+    groups = Groups.deal(400, labels.numpy())
+    monkeypatch.setattr(inception_score, "SPLIT", 400)
     given = Given(
-        {"pool": samples, "logits": logits(320)},
+        {"pool": samples, "logits": logits(400)},
         {"pool": references},
         {"pool": Gaussian.of(references)},
         labels,
