@@ -203,7 +203,7 @@ def test_figure5b_has_the_decoders_latency_and_the_ratios():
     (decoder,) = [line for line in published.lines if line.get_marker() == "D"]
     made = record("code_figure5", method="code", batch_size=8, stack="published")
     at = list(decoder.get_xdata()).index(8)
-    assert decoder.get_ydata()[at] == statistics.median(made["samples"]["vqvae_latency_s"])
+    assert decoder.get_ydata()[at] == statistics.median(made.samples.vqvae_latency_s)
     keys = {"batch_size": 64, "stack": "published"}
     ratio = latency("code_figure5", method="var", depth=30, **keys) / latency(
         "code_figure5", method="code", **keys
@@ -242,7 +242,7 @@ def test_variant_memory_is_measured_or_predicted_and_says_which(name, says, mach
     assert memory.get_ylabel().endswith(says)
     assert any(machine in text.replace("\n", " ") for text in texts(figure))
     assert fid.lines[0].get_ydata().tolist() == [2.97, 2.28, 2.12, 2.05, 1.96]
-    (row,) = [r for r in rows_of(name) if r.method == "VARiant-d8 N=6 (d30)"]
+    (row,) = [r for r in rows_of(name) if r["method"] == "VARiant-d8 N=6 (d30)"]
     mib = row["kv_cache_mib"] if name == "variant_figure5" else row["kv_cache_mib_predicted"]
     assert memory.lines[0].get_ydata()[2] == mib
 
