@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,9 +108,29 @@ def profile(
         held.close()
     goes_on = f"left, --resume --out {folder} goes on with them"
     say(f"{len(session.todo)} of {len(jobs)} {goes_on}" if session.todo else "all is measured")
-    make_page(folder, say)
+    try:
+        with within(60 * minutes - (time.monotonic() - began)):
+            make_page(folder, say)
+    except TimeoutError:
+        say("no time was left for the page; --resume makes it, and `import` elsewhere")
     if pack_to is not None:
         pack(folder, pack_to, max_mib, max_files)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError where the block is, once so many seconds are over."""
+
+    def over(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def plan_of(session: Session, minutes: float, precisions: dict[str, str]) -> list[str]:

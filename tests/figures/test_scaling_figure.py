@@ -131,7 +131,7 @@ def top_of(**about):
     return ceilings.Ceilings(
         device="cuda",
         threads=1,
-        products=[ceilings.Product(precision=k, M=1, K=1, N=1, flop_per_s=1e14) for k in kinds],
+        products=[ceilings.Product(precision=k, M=1, K=1, N=1, flop_per_s=2e14) for k in kinds],
         copy_bytes_per_s=1e12,
         read_bytes_per_s=1e12,
         launch_s=1e-6,

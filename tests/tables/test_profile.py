@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
 
 import matplotlib
 import pytest
@@ -205,3 +206,8 @@ def test_a_mistake_is_one_line_before_anything_is_measured(bench, tmp_path, word
     assert line in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_a_page_that_takes_too_long_is_ended():
+    with pytest.raises(TimeoutError), profile_cli.within(0):
+        time.sleep(60)
