@@ -28,7 +28,7 @@ from bench.report.sections import (
 from bench.study import experiment, papers
 from bench.study.errors import UsageError
 from bench.study.records import Record
-from bench.tables import case_rows, tables
+from bench.tables import case_rows, profile, tables
 from bench.tables.frames import Run
 
 Row = dict[str, Any]
@@ -147,6 +147,7 @@ def group(id: str, runs: list[Run]) -> Group:
     parts = [rows_of(run) for run in runs]
     heads = [head for run, rows in zip(runs, parts, strict=True) for head in headlines(run, rows)]
     panels = embed.panels_of(id, runs, [tables.machine_of(run) for run in runs])
+    further = [*printed.more, *(table for run in runs for table in profile.tables_of(run))]
     return Group(
         id=id,
         title=title,
@@ -156,7 +157,7 @@ def group(id: str, runs: list[Run]) -> Group:
             "Measured, the paper's, predicted", printed.data, in_columns(printed.notes)
         ),
         cautions=cautions([row for rows in parts for row in rows], runs),
-        more=[folded(part) for part in printed.more],
+        more=[folded(part) for part in further],
     )
 
 
