@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import re
@@ -72,8 +73,35 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         **git(),
     }
+    found["hardware"] = hardware(found, flags)
     found["machine"] = slug(os.environ.get("CODEVAR_MACHINE", "")) or machine_name(found)
     return found
+
+
+def hardware(found: dict[str, Any], flags: set[str]) -> dict[str, Any]:
+    """What two runs must have in common to be compared; all else is software, and may differ.
+
+    flags: the CPU's, kept as a hash.  host: a hash of the system's own id, which it does not tell;
+    None where there is no id, as in many containers.
+    """
+    try:
+        host = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        host = ""
+    return {
+        "cpu": found["cpu"],
+        "cpu_flags": short_hash(" ".join(sorted(flags))),
+        "cpu_cores": found["cpu_cores"],
+        "cpu_threads": found["cpu_threads"],
+        "memory_gib": round(found["memory_gib"]),
+        "gpus": [f"{gpu['name']}, {gpu['memory_gib']} GiB" for gpu in found["gpus"]],
+        "host": short_hash(f"codevar's salt {host}") if host else None,
+    }
+
+
+def short_hash(text: str) -> str:
+    """Twelve hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def machine_name(found: dict[str, Any]) -> str:

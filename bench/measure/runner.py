@@ -22,6 +22,7 @@ from bench.measure import limit, machine, tracing
 from bench.measure.devices import check_devices, check_weights
 from bench.measure.machine import now
 from bench.measure.timing import Effort
+from bench.measure.validity import known_ceilings, why_invalid
 from bench.methods.sources import hashes_of
 from bench.predict.prediction import predict
 from bench.predict.shares import work
@@ -65,6 +66,10 @@ def run(
             for line in machine.find_disturbances(*map(torch.device, devices)):
                 say(f"warning: {line}", console, "yellow")
         lost: set[str] = set()  # what failed once is not tried in further rounds
+        again = (
+            True  # until a second measurement was as bad as the first: the load is there to stay
+        )
+        top = known_ceilings(folder.path, env)
         done = 0.0
         all_work = sum(work(case) for _, case in todo)
         with Progress(console) as progress:
@@ -76,6 +81,10 @@ def run(
                 kept = keep if round_ == 1 else None
                 before = folder.records
                 record = run_case(case, sweep, folder.path, env, download, round_, kept, before)
+                if again and (why := why_invalid(record, top)):
+                    progress.say(f"[{number}/{len(todo)}] {case.label}: {why}, measured again")
+                    record = run_case(case, sweep, folder.path, env, download, round_, kept, before)
+                    again = not why_invalid(record, top)
                 folder.append(record)
                 said = f"{describe_case(case)}: {describe_outcome(record)}"
                 progress.say(f"[{number}/{len(todo)}] {said}")

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from bench.measure.machine import BUSY_CORES
+from bench.predict import ceilings
+from bench.predict.ceilings import Ceilings
+from bench.predict.floor import floor_of
+from bench.study import storage
+from bench.study.cases import VARCase, make_case
 from bench.study.records import Record
 
+LEAST_OVER_FLOOR = 0.95  # ceilings are measured too, to some percent
 
-def why_invalid(record: Record) -> str:
+
+def why_invalid(record: Record, top: Ceilings | None = None) -> str:
     """Why the times of a record are not to be judged; "" if they are, or if it has none.
 
     Throttled: samples were discarded, and the time for others in their place ran out.
+    top: the ceilings of its machine, where they are known.
     """
     if record.samples is None:
         return ""
@@ -17,4 +28,21 @@ def why_invalid(record: Record) -> str:
         return f"measured beside other work ({record.other_load_cores:.1f} cores)"
     if record.samples.discarded_for and record.samples.stopped_by == "time":
         return f"throttled ({', '.join(record.samples.discarded_for)})"
+    precisions = {product.precision for product in top.products} if top else set()
+    if top and record.device == top.device and {record.precision, "float32"} <= precisions:
+        case = make_case(record.case)
+        least = sum(floor_of(case, top).seconds) if isinstance(case, VARCase) else 0.0
+        if min(record.samples.latency_s) < LEAST_OVER_FLOOR * least:
+            return f"faster than the machine can be ({least:.3g} s)"
     return ""
+
+
+def known_ceilings(folder: Path, env: dict[str, Any]) -> Ceilings | None:
+    """The newest that a profile left in a run's folder or beside it, on the same hardware."""
+    found = []
+    for file in (folder / ceilings.FILE, *folder.resolve().parent.glob(f"*/{ceilings.FILE}")):
+        there = storage.read_json(file.parent / "env.json") or {}
+        hardware = there.get("hardware") if "hardware" in env else None
+        if hardware and hardware == env["hardware"] and (top := ceilings.load(file.parent)):
+            found.append(top)
+    return max(found, key=lambda top: top.measured_at, default=None)

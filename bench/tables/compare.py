@@ -240,8 +240,9 @@ def check_comparable(base: Side, new: Side) -> None:
     """Raises NotComparable where the two say nothing of each other."""
     common = [key for key in base.cases if key in new.cases]
     for name, value in base.same.items():
-        other = new.same.get(name)
-        if value != other and (name in ("experiment", "machine") or not common):
+        other = new.same.get(name, value)  # older runs do not tell their hardware
+        decides = name in ("experiment", "machine") or name.startswith("hardware")
+        if value != other and (decides or not common):
             raise NotComparable(f"other {name}: {value} in BASE, {other} in NEW")
     if not common:
         raise NotComparable(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.measure.validity import why_invalid
+from bench.measure.validity import known_ceilings, why_invalid
+from bench.predict.ceilings import Ceilings
 from bench.study.cases import has_scales
 from bench.study.errors import UsageError
 from bench.study.records import DEGRADED, Record
@@ -80,10 +81,11 @@ def of_run(run: frames.Run) -> Side:
     for record in run.records:
         by_key.setdefault(record.key, []).append(record)
     overs = {case.key: run.sweep.baseline_case(case) for case in run.sweep.cases}
+    top = known_ceilings(run.folder, run.env) if run.folder else None
     cases = {}
     for key, lines in by_key.items():
         over = overs.get(key)
-        cases[key] = of_records(lines, over.key if over and over.key in by_key else None)
+        cases[key] = of_records(lines, over.key if over and over.key in by_key else None, top)
         cases[key].quality = run.quality.by_key.get(key)
     labels = Counter(case.label for case in cases.values())
     for key, case in cases.items():
@@ -92,8 +94,12 @@ def of_run(run: frames.Run) -> Side:
     same = {"experiment": run.sweep.name}
     for name in ("machine", "precision", "device"):
         same[name] = values_of(run.records, name)
+    for name, value in (run.env.get("hardware") or {}).items():
+        same[f"hardware, {name}"] = str(value)
     names = ("torch", "torch_threads", *DEGRADED, "commit", "dirty")
     told = {name: values_of(run.records, name) for name in names}
+    for name in ("python", "os", "cuda", "cudnn"):
+        told[name] = str(run.env.get(name) or "")
     for name in ("driver", "power_limit_w"):
         told[name] = "/".join(str(gpu.get(name)) for gpu in run.env.get("gpus", []))
     return Side(where, same, told, cases, run.complaints, set(overs))
@@ -104,10 +110,10 @@ def values_of(lines: Sequence[Record], name: str) -> str:
     return "/".join(sorted({str(getattr(record, name)) for record in lines}))
 
 
-def of_records(lines: Sequence[Record], over: str | None) -> Measured:
+def of_records(lines: Sequence[Record], over: str | None, top: Ceilings | None) -> Measured:
     """The records of a case, one for each round, as a case that failed if any round did.
 
-    over: key of the case that its speed-up is over, which may be itself.
+    over: key of the case that its speed-up is over, which may be itself.  top: the machine's.
     """
     failed = [record for record in lines if not record.ok]
     record = failed[0] if failed else lines[0]
@@ -132,7 +138,7 @@ def of_records(lines: Sequence[Record], over: str | None) -> Measured:
         for name, key in MEMORY.items():
             used = getattr(line.memory, key)
             found.memory[name] = max(used, found.memory.get(name, used))
-    found.invalid = next(filter(None, map(why_invalid, lines)), "")
+    found.invalid = next(filter(None, (why_invalid(line, top) for line in lines)), "")
     found.tokens = {line.tokens_sha256 for line in lines if line.tokens_sha256}
     found.greedy = {*(record.sampling or {}).get("top_k", ())} == {1}
     found.baseline = over if over != record.key else None

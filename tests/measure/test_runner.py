@@ -20,9 +20,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench.measure import child, machine, runner
+from bench.measure import child, machine, runner, validity
 from bench.measure.timing import Samples
 from bench.methods.plans.var import Original
+from bench.predict.ceilings import Ceilings, Product
 from bench.predict.prediction import predict
 from bench.study import experiment, records, storage
 from bench.study.cases import make_case
@@ -68,6 +69,7 @@ def tiny(tmp_path):
 @pytest.fixture
 def children(monkeypatch):
     """Stands in for the cases' processes: a list of what they were asked, and what they say."""
+    monkeypatch.setattr(machine.OtherLoad, "cores", lambda self: 0.0)
 
     class Children(list):
         def says(self, job):
@@ -368,11 +370,37 @@ def test_a_damaged_line_is_told_and_the_rest_is_used(tiny, children, tmp_path):
 
 
 def test_a_busy_machine_marks_the_row(tiny, children, tmp_path, monkeypatch):
-    loads = iter([0.0, 0.9, 0.01])
+    loads = iter([0.0, 0.9, 0.8, 0.01])
     monkeypatch.setattr("bench.measure.machine.OtherLoad.cores", lambda self: next(loads))
     run(tiny, tmp_path / "run")
     notes = tables.measured(frames.load(tmp_path / "run")).notes
     assert "The machine was busy with something else during: VARiant-d2 N=6 (d2)." in notes
+
+
+def test_what_was_measured_beside_other_work_is_measured_again(
+    tiny, children, tmp_path, monkeypatch
+):
+    """Once; and no more where that was in vain."""
+    loads = iter([0.9, 0.0, 0.9, 0.8, 0.7])
+    monkeypatch.setattr("bench.measure.machine.OtherLoad.cores", lambda self: next(loads))
+    assert [r.other_load_cores for r in run(tiny, tmp_path / "run")] == [0.0, 0.8, 0.7]
+
+
+def test_a_decode_faster_than_the_machine_can_be_is_invalid(tiny, children, tmp_path):
+    hardware = {"hardware": {"cpu": "a CPU"}}
+    run(tiny, tmp_path / "run")
+    (tmp_path / "profile").mkdir()
+    storage.write_json(tmp_path / "profile" / "env.json", hardware)
+    top = Ceilings(
+        device="cpu", threads=1, copy_bytes_per_s=1e30, read_bytes_per_s=1e30, launch_s=0,
+        products=[Product(precision="float32", M=1, K=1, N=1, flop_per_s=1e-3)],
+    )  # fmt: skip
+    storage.write_json(tmp_path / "profile" / "ceilings.json", top.model_dump())
+    record = frames.load(tmp_path / "run").records[0]
+    assert validity.known_ceilings(tmp_path / "run", {"hardware": {"cpu": "other"}}) is None
+    found = validity.known_ceilings(tmp_path / "run", hardware)
+    assert validity.why_invalid(record) == ""
+    assert validity.why_invalid(record, found).startswith("faster than the machine can be")
 
 
 def test_what_would_spoil_a_run_is_said_before_it_and_not_when_nothing_is_left(

@@ -352,6 +352,15 @@ def test_other_software_is_told_not_refused(run):
     assert "torch: 2.9.0 in BASE, 3.0 in NEW" in compare.compare(run(), new).notes
 
 
+def test_other_hardware_is_refused_and_what_is_not_told_is_not_compared(run):
+    base, new = run(), run()
+    base.env = {**base.env, "hardware": {"cpu_flags": "abc", "host": "1"}, "python": "3.11.0"}
+    assert "python: 3.11.0 in BASE, unknown in NEW" in compare.compare(base, new).notes
+    new.env = {**new.env, "hardware": {"cpu_flags": "abc", "host": "2"}}
+    with pytest.raises(NotComparable, match="other hardware, host: 1 in BASE, 2 in NEW"):
+        compare.compare(base, new)
+
+
 def changed(run, **values):
     run.records = [record.model_copy(update=values) for record in run.records]
     return run
