@@ -19,10 +19,14 @@ from codevar.stacks import Stack, stack
 
 def meta_plan(case: Case) -> Plan:
     """The case's plan on models without weights, for what shapes alone tell; ready for its stack
-    as they are in a decode."""
+    as they are in a decode.  Raises UsageError for a plan that cannot be."""
     assert isinstance(case, VARCase)
     how = stack(case.stack, case.precision, case.attention)
-    return case.plan(*_meta_models(configs(case), how, case.device.partition(":")[0]))
+    models = _meta_models(configs(case), how, case.device.partition(":")[0])
+    try:
+        return case.plan(*models)
+    except ValueError as e:  # what only the models' sizes tell
+        raise UsageError(f"{case.label}: {e}") from None
 
 
 def configs(case: VARCase) -> tuple[VARConfig, ...]:

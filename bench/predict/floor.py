@@ -159,14 +159,14 @@ def operators(case: Case) -> tuple[int, ...]:
     """Operators that a decode calls, by scale, sampling and quantiser included: at least a
     kernel each; what the stack compiles into one is one.
 
-    Counted on the case's plan with models one channel wide, which call the same ones; on a
+    Counted on the case's plan with models two channels wide, which call the same ones; on a
     CPU, so a GPU's own kernels may differ by some.
     """
     assert isinstance(case, VARCase)
     run = stack(case.stack, case.precision, case.attention)
     # Sizes that change no operator are as small as can be; shapes of a pyramid are the case's.
     tiny = [
-        VAR(replace(config, width=1, heads=1, ffn_ratio=4.0, vocab=32, channels=8)).to(run.weights)
+        VAR(replace(config, width=2, heads=1, ffn_ratio=4.0, vocab=32, channels=8)).to(run.weights)
         for config in configs(case)
     ]
     theirs = tiny[0].config

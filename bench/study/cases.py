@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bench.study import savings
 from bench.study.errors import UsageError
 from codevar import files
 from codevar.config import VARConfig, patch_sizes_of
@@ -174,6 +175,12 @@ class VARCase(Case):
     top_k: int | str | None = None
     top_p: float | str | None = None
     temperature: float | str | None = None
+    guidance_off_from: int | None = None
+    skip_scales: str | None = None
+    prune: str | None = None
+    cache_policy: str | None = None
+    cache_bits: Literal[16, 8, 4] = 16
+    early_exit: str | None = None
     depth_keys: ClassVar[tuple[str, ...]] = ("depth",)
     scale_keys: ClassVar[Mapping[str, tuple[int, int]]] = {}
     recipes: ClassVar[frozenset[str]] = frozenset()
@@ -184,7 +191,18 @@ class VARCase(Case):
 
     def plan(self, *models: VAR) -> Plan:
         """What a decode follows: the method, changed by the keys that all plans share."""
-        return self.method_plan(*models)
+        return savings.applied(self.method_plan(*models), self)
+
+    @property
+    def label(self) -> str:
+        return super().label + savings.label(self)
+
+    @model_validator(mode="after")
+    def _savings_can_be(self) -> VARCase:
+        savings.check(self, self.scale_count)
+        if self.guidance_off_from and self.cfg == 0:
+            raise ValueError("guidance_off_from: there is no guidance to turn off where cfg is 0")
+        return self
 
     @functools.cached_property
     def scale_count(self) -> int:

@@ -1,0 +1,123 @@
+"""What a case leaves out of its method's plan, as an experiment writes it.
+
+Each key is a number or a string, since a list is an axis:
+
+    guidance_off_from = 9                         # no guidance from scale 9 on
+    skip_scales = "9-10"                          # or "7", or "7,9-10"
+    prune = "fastvar 9:0.4,10:0.5 from 8 in 1-29" # or "random ... zeros"; all layers without "in"
+    cache_policy = "window 2+1"                   # or "observed 64 in 1-29", "random 64", ...
+    cache_bits = 8
+    early_exit = "9:20,10:16"
+
+Scales count from 1, layers from 0.  Nothing here needs torch until a plan is made.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from codevar.plan import Plan
+
+NUMBERS = r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
+WITHIN = rf"(?: in (?P<layers>{NUMBERS}))?"
+BY_SCALE = r"\d+:[\d.]+(?:,\d+:[\d.]+)*"
+FORMS = {
+    "skip_scales": (rf"(?P<scales>{NUMBERS})", '"9-10"'),
+    "prune": (
+        rf"(?P<selector>[a-z]+) (?P<drop>{BY_SCALE}) (?:from (?P<source>\d+)|zeros){WITHIN}",
+        '"fastvar 9:0.4,10:0.5 from 8" or "random 10:0.5 zeros in 1-15"',
+    ),
+    "cache_policy": (
+        rf"(?:window (?P<first>\d+)\+(?P<last>\d+)|(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}",
+        '"window 2+1" or "observed 64 in 1-15"',
+    ),
+    "early_exit": (rf"(?P<depth>{BY_SCALE})", '"9:20,10:16"'),
+}
+
+
+class Saving(Protocol):
+    """The keys of a case that are read here."""
+
+    guidance_off_from: int | None
+    skip_scales: str | None
+    prune: str | None
+    cache_policy: str | None
+    cache_bits: int
+    early_exit: str | None
+
+
+def parsed(key: str, text: str) -> dict[str, Any]:
+    """The parts of a key's text.  Raises ValueError, one line with the key."""
+    form, example = FORMS[key]
+    match = re.fullmatch(form, text)
+    if not match:
+        raise ValueError(f"{key} must be like {example}, not {text!r}")
+    return match.groupdict()
+
+
+def check(case: Saving, scales: int) -> None:
+    """Raises ValueError, one line with the key, for a text that cannot be read."""
+    off = case.guidance_off_from
+    if off is not None and not 1 <= off <= scales:
+        raise ValueError(f"guidance_off_from must be 1..{scales}, not {off}")
+    for key in FORMS:
+        if (text := getattr(case, key)) is not None:
+            parsed(key, text)
+
+
+def label(case: Saving) -> str:
+    """What a label says of it: ", no guidance from 9, int8 cache"; nothing if nothing is left
+    out."""
+    words = {
+        "guidance_off_from": "no guidance from {}",
+        "skip_scales": "without scale {}",
+        "prune": "{}",
+        "cache_policy": "cache {}",
+        "early_exit": "exit {}",
+    }
+    told = [say.format(getattr(case, key)) for key, say in words.items() if getattr(case, key)]
+    told += [f"int{case.cache_bits} cache"] * (case.cache_bits < 16)
+    return "".join(f", {part}" for part in told)
+
+
+def applied(plan: Plan, case: Saving) -> Plan:
+    """The plan without what the case leaves out.  Raises ValueError for what cannot be."""
+    from codevar import plan as plans
+
+    if case.skip_scales:
+        plan = plans.skip_scales(plan, numbers(case.skip_scales))
+    if case.guidance_off_from:
+        plan = plans.unguided(plan, range(case.guidance_off_from, plan.scales.K + 1))
+    if case.early_exit:
+        depths = by_scale(parsed("early_exit", case.early_exit)["depth"])
+        plan = plans.early_exit(plan, {k: int(depth) for k, depth in depths.items()})
+    if case.prune:
+        p = parsed("prune", case.prune)
+        source = p["source"] and int(p["source"])
+        layers = p["layers"] and numbers(p["layers"])
+        plan = plans.prune_tokens(plan, by_scale(p["drop"]), layers, p["selector"], source)
+    if case.cache_policy:
+        p = parsed("cache_policy", case.cache_policy)
+        layers = p["layers"] and numbers(p["layers"])
+        if p["budget"]:
+            plan = plans.evict_cache(plan, int(p["budget"]), p["score"], layers)
+        else:
+            plan = plans.keep_cache(plan, int(p["first"]), int(p["last"]), layers)
+    return plans.quantise_cache(plan, case.cache_bits) if case.cache_bits < 16 else plan
+
+
+def numbers(text: str) -> list[int]:
+    """Of "1,3-5": 1, 3, 4, 5."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def by_scale(text: str) -> dict[int, float]:
+    """Of "9:0.4,10:0.5": 0.4 at 9 and 0.5 at 10."""
+    pairs = (part.split(":") for part in text.split(","))
+    return {int(scale): float(number) for scale, number in pairs}
