@@ -15,9 +15,10 @@ Scales count from 1, layers from 0.  Nothing here needs torch until a plan is ma
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.study.cases import VARCase
     from codevar.plan import Plan
 
 NUMBERS = r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
@@ -30,22 +31,11 @@ FORMS = {
         '"fastvar 9:0.4,10:0.5 from 8" or "random 10:0.5 zeros in 1-15"',
     ),
     "cache_policy": (
-        rf"(?:window (?P<first>\d+)\+(?P<last>\d+)|(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}",
+        rf"(?:window (?P<first>\d+)\+(?P<last>\d+)|(?!window)(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}",
         '"window 2+1" or "observed 64 in 1-15"',
     ),
     "early_exit": (rf"(?P<depth>{BY_SCALE})", '"9:20,10:16"'),
 }
-
-
-class Saving(Protocol):
-    """The keys of a case that are read here."""
-
-    guidance_off_from: int | None
-    skip_scales: str | None
-    prune: str | None
-    cache_policy: str | None
-    cache_bits: int
-    early_exit: str | None
 
 
 def parsed(key: str, text: str) -> dict[str, Any]:
@@ -57,7 +47,7 @@ def parsed(key: str, text: str) -> dict[str, Any]:
     return match.groupdict()
 
 
-def check(case: Saving, scales: int) -> None:
+def check(case: VARCase, scales: int) -> None:
     """Raises ValueError, one line with the key, for a text that cannot be read."""
     off = case.guidance_off_from
     if off is not None and not 1 <= off <= scales:
@@ -67,7 +57,7 @@ def check(case: Saving, scales: int) -> None:
             parsed(key, text)
 
 
-def label(case: Saving) -> str:
+def label(case: VARCase) -> str:
     """What a label says of it: ", no guidance from 9, int8 cache"; nothing if nothing is left
     out."""
     words = {
@@ -82,7 +72,7 @@ def label(case: Saving) -> str:
     return "".join(f", {part}" for part in told)
 
 
-def applied(plan: Plan, case: Saving) -> Plan:
+def applied(plan: Plan, case: VARCase) -> Plan:
     """The plan without what the case leaves out.  Raises ValueError for what cannot be."""
     from codevar import plan as plans
 
