@@ -31,7 +31,8 @@ FORMS = {
         '"fastvar 9:0.4,10:0.5 from 8" or "random 10:0.5 zeros in 1-15"',
     ),
     "cache_policy": (
-        rf"(?:window (?P<first>\d+)\+(?P<last>\d+)|(?!window)(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}",
+        r"(?:window (?P<first>\d+)\+(?P<last>\d+)"
+        rf"|(?!window)(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}",
         '"window 2+1" or "observed 64 in 1-15"',
     ),
     "early_exit": (rf"(?P<depth>{BY_SCALE})", '"9:20,10:16"'),
