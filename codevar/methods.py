@@ -1,0 +1,72 @@
+"""Published methods as settings of the modifiers in `codevar.plan`.
+
+Their settings were made for other models and 1024 pixels; what is carried over, and how, stands
+with each.  Scales count from 1, layers from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from codevar.plan import Plan, evict_cache, keep_cache, original, prune_tokens, unguided
+from codevar.var import VAR
+
+
+def guidance_interval(model: VAR | Plan, first: int, last: int) -> Plan:
+    """Guidance at scales first..last alone, as interval guidance has it in diffusion; Switti and
+    SkipVAR's second stage turn it off from a scale on."""
+    K = original(model).scales.K
+    return unguided(model, [k for k in range(1, K + 1) if not first <= k <= last])
+
+
+def fastvar(model: VAR | Plan, selector: str = "fastvar") -> Plan:
+    """FastVAR (Section 3) with the shares of its code for Infinity, 0.4 and 0.5, on the last two
+    scales, and the layers 3..27 of 32 in proportion.  Its paper's supplement calls 256 pixels weak.
+
+    selector: "random" is the control.
+    """
+    plan = original(model)
+    K, depth = plan.scales.K, max(m.config.depth for m in plan.models)
+    layers = range(round(depth * 3 / 32), round(depth * 28 / 32))
+    return prune_tokens(plan, {K - 1: 0.4, K: 0.5}, layers, selector, restore_from=K - 2)
+
+
+def ams_kv(model: VAR | Plan, demanding: Collection[int] = (), last: int = 1) -> Plan:
+    """AMS-KV (Section 4): the first two scales stay, of the others a window.
+
+    demanding: layers whose keys change much from scale to scale; they keep one scale more.
+    """
+    depth = max(m.config.depth for m in original(model).models)
+    others = [layer for layer in range(depth) if layer not in demanding]
+    plan = keep_cache(model, first=2, last=last, layers=others)
+    return keep_cache(plan, first=2, last=last + 1, layers=demanding) if demanding else plan
+
+
+def scalekv(
+    model: VAR | Plan,
+    uniform: int,
+    drafters: Mapping[int, Iterable[int]],
+    drafter_budgets: Mapping[int, int],
+    score: str = "observed",
+) -> Plan:
+    """ScaleKV (Section 3): drafter layers keep much, refiner layers little; together as much as
+    `uniform` tokens in each layer.
+
+    drafters, drafter_budgets: layers, and what each keeps, by scale.
+    score: "observed_maxpool" is the published code's, which is not its paper's; "random" and
+        "recent" are controls.
+    """
+    plan = original(model)
+    depth = max(m.config.depth for m in plan.models)
+    for k, budget in drafter_budgets.items():
+        chosen = sorted(drafters[k])
+        rest = [layer for layer in range(depth) if layer not in chosen]
+        refiner = refiner_budget(depth, uniform, len(chosen), budget)
+        plan = evict_cache(plan, {k: budget}, score, chosen)
+        plan = evict_cache(plan, {k: refiner}, score, rest)
+    return plan
+
+
+def refiner_budget(depth: int, uniform: int, drafters: int, drafter_budget: int) -> int:
+    """Tokens that each refiner layer keeps, so that all layers together keep `uniform` each."""
+    return (depth * uniform - drafters * drafter_budget) // (depth - drafters)
