@@ -91,10 +91,12 @@ def recommend(
     }
     limits = advisor.Limits(size, max_fid, max_latency)
     cases = advisor.grid(settings)
-    runs = runs or every_run()
+    here = machine.environment()
+    hardware = here.get("hardware")  # older runs have a machine's name only
+    runs = [run for run in runs or every_run() if run.env.get("hardware", hardware) == hardware]
     evaluated, _ = evaluations.every(*with_committed())
     with Console(stderr=True).status(f"predicting {len(cases)} cases: up to a minute"):
-        found = advisor.candidates(cases, runs, machine.environment()["machine"], evaluated)
+        found = advisor.candidates(cases, runs, here["machine"], evaluated)
     advice = advisor.advise(found, limits, batch)
     paths = advice_figure.draw(advice, limits, out)
     printing.show(advisor.printed(advice, limits), format)
