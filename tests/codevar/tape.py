@@ -58,7 +58,8 @@ def capture(graph: Graph, pool, stream, capture_error_mode):
     with Tape(graph) as tape:
         yield
     for tensor in tape.born.values():
-        tensor.fill_(torch.nan if tensor.is_floating_point() else 1 << 30)
+        whole = 1 << 30 if tensor.itemsize > 1 else 100
+        tensor.fill_(torch.nan if tensor.is_floating_point() else whole)
 
 
 def tensors(tree) -> list[torch.Tensor]:

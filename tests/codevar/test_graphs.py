@@ -18,7 +18,17 @@ import codevar
 from bench.predict import simulate
 from codevar import Sampling, graphs
 from codevar.decoding import generate
-from codevar.plan import code, original, swap_scale, variant
+from codevar.plan import (
+    code,
+    evict_cache,
+    original,
+    prune_tokens,
+    quantise_cache,
+    skip_scales,
+    swap_scale,
+    unguided,
+    variant,
+)
 from tests import tiny
 from tests.codevar import tape
 
@@ -31,6 +41,11 @@ PLANS = {
     "code": lambda big, small: code(big, small, 2),
     "variant": lambda big, small: variant(big, 2, 2),
     "swap": lambda big, small: swap_scale(big, small, 3),
+    "guided late, pruned at random, skipped": lambda big, small: skip_scales(
+        unguided(prune_tokens(big, {4: 0.5}, selector="random", restore_from=2), [1]), [3]
+    ),
+    "evicted, in 8 bits": lambda big, small: quantise_cache(evict_cache(big, 4, "random"), 8),
+    "unguided in the end, observed": lambda big, small: unguided(evict_cache(big, 17), [4]),
 }
 
 
