@@ -9,23 +9,21 @@ import errno
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, NoReturn
 
 import typer
 
 from bench.study.errors import UsageError
 from bench.study.folders import PROGRAM
+from bench.study.signals import stopping
 
 # The base of typer's own complaints (its module has moved between versions).
 Complaint: Any = typer.BadParameter.__mro__[-4]
 
 LONGEST_LINE = 900  # characters: the names of all experiments, but no user's data whole
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a keyboard, a batch system, a terminal
 
 
 @contextmanager
@@ -67,31 +65,6 @@ def one_line() -> Iterator[None]:
 def drop_output() -> None:
     """Leaves what standard output did not take; Python would try again at its end, and exit 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def stopping() -> Iterator[list[int]]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does; a second signal ends it at once.
-
-    Gives the signals that came.
-    """
-    came: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
-            os._exit(128 + number)  # files are whole at any moment: each is renamed into place
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    before = [(number, signal.signal(number, stop)) for number in STOPS]
-    try:
-        yield came
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 def fail(message: str) -> NoReturn:

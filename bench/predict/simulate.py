@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +16,7 @@ from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench.study.signals import signals_wait
 from codevar import noise
 from codevar.outputs import OnScale
 from codevar.packed import has_amx
@@ -56,29 +55,12 @@ def watched(
 ) -> Footprint:
     """The footprint of a decode of so many images, whose networks are on the meta device."""
     ledger = Ledger(images)
-    with interrupts_wait(), simulated(device, attention):
+    with signals_wait(), simulated(device, attention):
         for network in networks:
             ledger.leave_out(fill(network, device))
         with ledger:
             decode(ledger.on_scale)
     return Footprint(tuple(np.unique(p, axis=0) for p in ledger.peaks), tuple(ledger.left))
-
-
-@contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """Ctrl-C counts at the end of the block: in a weak reference's callback, of which fake tensors
-    have many, an exception is lost."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        signal.raise_signal(signal.SIGINT)
 
 
 def fill(model: nn.Module, device: str) -> nn.Module:

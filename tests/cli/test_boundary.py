@@ -62,7 +62,7 @@ def test_a_batch_system_ends_a_run_as_ctrl_c_does(number, tmp_path):
         [sys.executable, ROOT / "bench.py", *words, "--out", tmp_path / "run"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while not (tmp_path / "run" / "logs").exists():
+    while not [*(tmp_path / "run" / "logs").glob("*")]:
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.05)
     child.send_signal(number)
