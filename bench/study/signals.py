@@ -53,5 +53,5 @@ def signals_wait() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-    for number in came[:1]:
-        signal.raise_signal(number)
+    for stop in came[:1]:
+        signal.raise_signal(stop)
