@@ -69,7 +69,8 @@ def test_a_method_from_elsewhere_is_one_like_ours(own_registry):
 def test_no_method_needs_torch_to_be_looked_up_or_checked():
     code = (
         "import sys; from bench.study import experiment; experiment.load('code_table1');"
-        "from bench.tables.catalogue import catalogue; catalogue(); print('torch' in sys.modules)"
+        "from bench.study.cases import methods; [m for m in methods().values()];"
+        "print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
