@@ -8,6 +8,7 @@ tensors (R, H, L, *): its keys and values or, in few bits, codes and factors of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -80,7 +81,7 @@ def joined(one: Parts, other: Parts, dim: int = 2) -> Parts:
     return tuple(torch.cat(both, dim) for both in zip(one, other, strict=True))
 
 
-class Cache:
+class Cache(ABC):
     """What a model's layers hold.
 
     in_place: whether memory is allocated once, for what a later pass reads, and rows may come in
@@ -94,9 +95,9 @@ class Cache:
         self.form, self.room = form, room
 
     @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Held at present."""
-        raise NotImplementedError
 
     def append(
         self, visit: Visit, rows: slice, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor
@@ -122,21 +123,21 @@ class Cache:
     def allocate(self, like: Parts) -> None:
         """Memory for all layers, if it is allocated once."""
 
+    @abstractmethod
     def read(self, layer: int, rows: slice, tokens: int) -> Parts:
         """What these rows hold, so many tokens; () for none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def extend(self, layer: int, rows: slice, past: Parts, new: Parts) -> Parts:
         """Adds the new; returns all that these rows then hold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, layer: int, rows: slice, parts: Parts) -> None:
         """From now on these rows hold this and nothing else."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self, room: Room) -> None:
         """Gives back the last rows, and goes on with this room."""
-        raise NotImplementedError
 
 
 class GrowingCache(Cache):

@@ -55,9 +55,7 @@ def one_line() -> Iterator[None]:
         fail(f"{e.filename or 'the system'}: {e.strerror or e}")
     except MemoryError:
         fail("this machine's memory does not suffice; choose a smaller batch or fewer images")
-    except (
-        Exception
-    ):  # a fault of the program; Python's own exit code, 1, is a verdict of `compare`
+    except Exception:  # a fault of the program; Python's exit code, 1, is a verdict of `compare`
         traceback.print_exc()
         sys.exit(2)
 
