@@ -120,6 +120,7 @@ class Cache(ABC):
             return parts, parts
         return joined(self.form.unpacked(past), (k_BHlc, v_BHlc)), parts
 
+    @abstractmethod
     def allocate(self, like: Parts) -> None:
         """Memory for all layers, if it is allocated once."""
 
@@ -155,6 +156,9 @@ class GrowingCache(Cache):
     def nbytes(self):
         layers = self._parts.values()
         return sum(t.nbytes for held in layers for parts in held.values() for t in parts)
+
+    def allocate(self, like):
+        """Nothing: each pass brings its own."""
 
     def read(self, layer, rows, tokens):
         held, wanted = self._parts[layer], (rows.start, rows.stop)
