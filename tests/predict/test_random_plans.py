@@ -49,7 +49,7 @@ def without_weights(plan: Plan) -> Plan:
     return Plan(tuple(replace(step, model=models[step.model]) for step in plan.steps))
 
 
-@settings(deadline=None, max_examples=15, derandomize=True)
+@settings(deadline=None, max_examples=10, derandomize=True)
 @given(modified_plans(BIG, SMALL), st.sampled_from(["published", "modern"]))
 def test_memory_is_that_of_the_decode(plan, name):
     how, images = stack(name), 3
