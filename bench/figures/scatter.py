@@ -21,7 +21,7 @@ from bench.figures.looks import FRONT, Look
 from bench.tables.pareto import pareto_front
 
 MOST_NAMES = 12  # points in a panel; more have numbers only
-RADIUS, FAR = 4, 7  # points of print: of a marker, from a marker to its name at most
+RADIUS, FAR = 4, 10  # points of print: of a marker, from a marker to its name at most
 AROUND = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
 
 
@@ -79,9 +79,11 @@ def write_names(named: Named) -> str:
     for ax, points in named:
         if len(points) <= MOST_NAMES:
             place_names(ax, points)
-    names = {point.name for _, points in named for point in points}
+    beside = {
+        point.name: [other.name for other in points] for _, points in named for point in points
+    }
     numbers = numbers_of(named)
-    words = [f"{number} {short_name(name, names)}" for name, number in numbers.items()]
+    words = [f"{number} {short_name(name, beside[name])}" for name, number in numbers.items()]
     whole = (entry.replace(" ", "\u00a0") for entry in words)  # no line ends inside an entry
     return f"Numbers: {', '.join(whole)}." if words else ""
 
@@ -89,19 +91,20 @@ def write_names(named: Named) -> str:
 def place_names(ax: Axes, points: Sequence[Point]) -> None:
     """Names that would cover something, or stand nearer to another marker, are taken back."""
     names = [point.name for point in points]
-    for point in points:
-        place: Any = {"ha": "center", "va": "center", "in_layout": False}
-        point.text = ax.text(point.x, point.y, short_name(point.name, names), **place)
-    texts = [point.text for point in points if point.text]
     markers, pt = marker_boxes(ax, points), ax.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
-    move = {"force_explode": (0.3, 1.0), "max_move": round(4 * pt), "iter_lim": 400}
-    adjust_text(texts, objects=markers, ax=ax, expand=(1.2, 1.6), **move)
+    for point, marker in zip(points, markers, strict=True):  # first to the right, above
+        x, y = ax.transData.inverted().transform((marker.x1 + pt, marker.y1 - 2 * pt))
+        place: Any = {"ha": "left", "va": "bottom", "in_layout": False}
+        point.text = ax.text(x, y, short_name(point.name, names), **place)
+    texts = [point.text for point in points if point.text]
+    move = {"force_explode": (0, 0), "max_move": round(4 * pt), "iter_lim": 400}
+    adjust_text(texts, objects=markers, ax=ax, expand=(1.05, 1.2), **move)
     boxes: list[Bbox] = []
     for point, marker in zip(points, markers, strict=True):
         assert point.text is not None
         box = point.text.get_window_extent()
         near = box.padded(FAR * pt).overlaps(marker)
-        others = [*boxes, *(other.padded(-RADIUS * pt / 2) for other in markers)]
+        others = [*boxes, *(other.padded(-pt) for other in markers)]
         if not near or any(map(box.overlaps, others)):
             point.text.remove()
             point.text = None

@@ -497,7 +497,8 @@ def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     if missing(low) or missing(high):
         return ""
-    return f"{form.format(low)}-{form.format(high)}".replace("x", "")
+    between = " to " if low < 0 else "-"
+    return f"{form.format(low)}{between}{form.format(high)}".replace("x", "")
 
 
 def status_text(row: Mapping[Any, Any]) -> str:
