@@ -495,7 +495,7 @@ def millions(count: int) -> str:
 
 def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    if missing(low) or missing(high):
+    if low is None or missing(low) or missing(high):
         return ""
     between = " to " if low < 0 else "-"
     return f"{form.format(low)}{between}{form.format(high)}".replace("x", "")

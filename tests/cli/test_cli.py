@@ -114,10 +114,10 @@ def test_predict_gives_the_largest_batch_of_a_card(bench, memory, options, fits)
 
 
 def test_a_run_keeps_a_trace_with_its_scales(bench, tmp_path):
-    axes = ["method=var", "depth=1", "stack=modern", "samples=1", "max_seconds=0.1"]
+    axes = ["method=var", "depth=4", "batch_size=1", "samples=1", "max_seconds=0.1"]
     changes = [word for axis in axes for word in ("--set", axis)]
     where = ["--out", str(tmp_path / "run"), "--trace", str(tmp_path / "traces")]
-    result = bench("run", "d16_cpu", *changes, *where, "--device", "cpu")
+    result = bench("run", "quick", *changes, *where, "--device", "cpu")
     assert result.exit_code == 0, result.output
     (file,) = (tmp_path / "traces").iterdir()
     assert f"trace: {file}" in result.stdout.replace("\n", "")
