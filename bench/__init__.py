@@ -1,0 +1,1 @@
+"""Measuring and judging: what is asked, run, predicted, tabled, drawn and reported."""

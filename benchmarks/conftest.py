@@ -8,6 +8,7 @@ from bench.measure import devices, machine
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
+    """Say in the machine's block what decides a decode's speed: device, GPUs, torch, threads."""
     machine_info["device"] = devices.default_device()
     machine_info["gpus"] = [gpu["name"] for gpu in machine.gpus()]
     machine_info["torch"] = torch.__version__

@@ -81,26 +81,32 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
 def as_published(
     head: nn.Linear, h_2BlC: torch.Tensor, at: ScaleSampling, noise: Noise
 ) -> torch.Tensor:
+    """Token ids [B, l]: logits of both halves, guided, filtered and drawn as the published code
+    does."""
     return draw_as_published(head(h_2BlC), [h_2BlC.shape[1]], [at], noise)
 
 
 def guided_first(
     head: nn.Linear, h_2BlC: torch.Tensor, at: ScaleSampling, noise: Noise
 ) -> torch.Tensor:
+    """Token ids [B, l]: guidance before the head, so that the head runs on half the rows."""
     return draw(at.kept(head(at.guided(h_2BlC))), at.temperature, noise)
 
 
 def bound(plain: Callable, ours: Callable, *given: torch.Tensor) -> tuple[Run, Run]:
+    """Both implementations as calls without arguments."""
     return lambda: plain(*given), lambda: ours(*given)
 
 
 def median_ms(run: Run) -> float:
+    """Median milliseconds of one call, after a warm-up."""
     timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=SECONDS).median * 1e3
 
 
 @torch.no_grad()
 def main() -> None:
+    """Time every part both ways and print the table."""
     table = Table("part", "size", "torch ms", "modern ms", "ratio", title="modern's parts on a CPU")
     for part, size, plain, ours in parts():
         before, after = median_ms(plain), median_ms(ours)

@@ -83,6 +83,7 @@ def line(what: str, values: list[float], replicates: list[list[float]]) -> str:
 
 
 def main() -> None:
+    """Print each interval's width and coverage against the truth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="features; made if it is not there")
     parser.add_argument("--sets", type=int, default=200)

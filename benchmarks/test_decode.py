@@ -39,6 +39,7 @@ class Told:
     seconds = 0.0
 
     def __call__(self) -> float:
+        """Seconds told so far: what pytest-benchmark reads as its clock."""
         return self.seconds
 
 
@@ -58,6 +59,7 @@ def decodes(request):
 @pytest.mark.benchmark(timer=TOLD)
 @pytest.mark.parametrize("figure", FIGURES)
 def test_decode(benchmark, decodes, figure):
+    """Latency of the decode, or of one scale, in seconds."""
     case, by_scale = decodes
     benchmark.extra_info["case"] = f"{case.label}, batch 1, {case.stack} {case.precision}"
     benchmark.extra_info["figure"] = figure

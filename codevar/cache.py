@@ -154,6 +154,7 @@ class GrowingCache(Cache):
 
     @property
     def nbytes(self):
+        """Bytes that all layers hold now."""
         layers = self._parts.values()
         return sum(t.nbytes for held in layers for parts in held.values() for t in parts)
 
@@ -161,6 +162,8 @@ class GrowingCache(Cache):
         """Nothing: each pass brings its own."""
 
     def read(self, layer, rows, tokens):
+        """The layer's keys and values of `rows`; a half is split off where both halves were one
+        tensor."""
         held, wanted = self._parts[layer], (rows.start, rows.stop)
         half = rows.stop // 2
         if tokens == 0:
@@ -177,17 +180,20 @@ class GrowingCache(Cache):
         return self._parts[layer][wanted]
 
     def extend(self, layer, rows, past, new):
+        """Past and new, joined in a new tensor, which is what the layer keeps."""
         parts = joined(past, new)
         self.write(layer, rows, parts)
         return parts
 
     def write(self, layer, rows, parts):
+        """Let `parts` be all that the layer holds of `rows`."""
         key = rows.start, rows.stop
         self._parts[layer].pop(key, None)
         if parts[0].shape[2]:
             self._parts[layer][key] = parts
 
     def release(self, room):
+        """Keep of each layer what `room` has rows and tokens for."""
         for layer, held in self._parts.items():
             for rows, parts in held.items():
                 if rows[1] > room.rows:  # a copy, or the others would stay alive with it
@@ -208,9 +214,11 @@ class StaticCache(Cache):
 
     @property
     def nbytes(self):
+        """Bytes allocated, filled or not."""
         return sum(tensor.nbytes for parts in self._parts for tensor in parts)
 
     def allocate(self, like):
+        """Allocate room for all tokens, once."""
         if not self._parts:
             self._parts = [self._empty(tokens, like) for tokens in self.room.tokens]
 
@@ -218,9 +226,11 @@ class StaticCache(Cache):
         return tuple(t.new_empty(self.room.rows, t.shape[1], tokens, t.shape[3]) for t in like)
 
     def read(self, layer, rows, tokens):
+        """A view of the first `tokens` of the layer's rows."""
         return tuple(t[rows, :, :tokens] for t in self._parts[layer]) if tokens else ()
 
     def extend(self, layer, rows, past, new):
+        """Write the new tokens in place behind the past, and return a view of both."""
         start = past[0].shape[2] if past else 0
         parts = self.read(layer, rows, start + new[0].shape[2])
         for all_tokens, added in zip(parts, new, strict=True):
@@ -228,10 +238,12 @@ class StaticCache(Cache):
         return parts
 
     def write(self, layer, rows, parts):
+        """Write `parts` over the layer's first tokens, in place."""
         for held, tensor in zip(self._parts[layer], parts, strict=True):
             held[rows, :, : tensor.shape[2]] = tensor
 
     def release(self, room):
+        """Move what `room` keeps into smaller tensors, and free the old ones."""
         self.room = room
         for layer, old in enumerate(self._parts):
             self._parts[layer] = self._empty(room.tokens[layer], old)

@@ -107,6 +107,7 @@ def load_vqvae(
 
 
 def default_device() -> torch.device:
+    """The first GPU where torch sees one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

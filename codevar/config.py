@@ -35,10 +35,12 @@ class VARConfig:
 
     @property
     def scales(self) -> Scales:
+        """The pyramid that the patch sizes make."""
         return Scales(self.patch_sizes)
 
     @property
     def ffn_width(self) -> int:
+        """Width of the feed-forward network's hidden layer."""
         return round(self.width * self.ffn_ratio)
 
     @classmethod
@@ -118,6 +120,7 @@ class VQVAEConfig:
 
     @property
     def scales(self) -> Scales:
+        """The pyramid that the patch sizes make."""
         return Scales(self.patch_sizes)
 
     @property

@@ -236,6 +236,7 @@ def draw_in_parts(
 
 
 def slices(length: int, step: int) -> Iterator[slice]:
+    """Slices of at most `step` that cover `length`."""
     return (slice(start, start + step) for start in range(0, length, step))
 
 

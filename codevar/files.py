@@ -185,6 +185,7 @@ def sized(where: str, read: Callable[[], Read]) -> Read:
 
 
 def first_line(e: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 

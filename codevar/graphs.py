@@ -82,6 +82,7 @@ class Captured:
         ALIVE.add(self)
 
     def __call__(self, labels_2B: torch.Tensor, noise: Noise, on_scale: OnScale) -> Generated:
+        """Replay the captured decode with these labels [2B] and noise; the result is a copy."""
         self.labels_2B.copy_(labels_2B)
         reseed(self.noise, noise)
         on_scale(0)
@@ -249,6 +250,8 @@ def frozen(part: Held) -> Held:
 
 
 def is_same(now: Held, then: Held) -> bool:
+    """Whether a graph that was captured with `then` may be replayed with `now`: same storage, or
+    same object."""
     if isinstance(now, torch.Tensor) and isinstance(then, torch.Tensor):
         return now.data_ptr() == then.data_ptr()
     return now is then

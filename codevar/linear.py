@@ -28,6 +28,7 @@ class UnroundedLinear(nn.Linear):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """y [..., out] in float32 of x [..., in] in any precision."""
         if self.weight.dtype == torch.float32:
             return super().forward(x)
         if x.is_cuda and not x.requires_grad:

@@ -135,6 +135,7 @@ def exponentials(like_BlV: torch.Tensor, noise: Noise, as_published: bool = Fals
 
 
 def chunks(x: torch.Tensor) -> Iterable[torch.Tensor]:
+    """The values of x in order, in pieces of `CHUNK`."""
     return x.view(-1).split(CHUNK)
 
 

@@ -47,6 +47,7 @@ class OneDNNLinear(PackedLinear):
         self.unrounded = unrounded and weight.dtype != torch.float32
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """y [..., out] of x [..., in], with GELU where the layer has one."""
         after = "gelu" if self.gelu else "none"
         y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, after, [], "tanh")
         return y.float() + rounded_off(x, y, self.weight, self.bias) if self.unrounded else y
@@ -64,6 +65,7 @@ class MKLLinear(PackedLinear):
         self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """y [..., out] of x [..., in], float32."""
         rows = x.numel() // x.shape[-1]
         y = torch.ops.mkl._mkl_linear(x, self.packed, self.weight, None, rows)
         return y if self.bias is None else y.add_(self.bias)  # MKL would lay it out as y first

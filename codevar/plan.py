@@ -47,6 +47,7 @@ class Plan:
 
     @property
     def scales(self) -> Scales:
+        """The pyramid, which all models of a plan share."""
         return self.steps[0].model.scales
 
     @property

@@ -50,10 +50,12 @@ class VAR(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
         return self.class_emb.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.class_emb.weight.device
 
     @property
@@ -112,6 +114,7 @@ class VAR(nn.Module):
 
 
 def ada_lin(width: int, chunks: int) -> nn.Sequential:
+    """SiLU and one linear layer that gives `chunks` modulations of `width` each."""
     return nn.Sequential(nn.SiLU(), UnroundedLinear(width, chunks * width))
 
 
@@ -283,6 +286,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two linear layers with tanh-approximated GELU between them (VAR's FFN)."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1: nn.Linear | PackedLinear = nn.Linear(width, hidden)
@@ -290,6 +295,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BLC: torch.Tensor) -> torch.Tensor:
+        """x_BLC [B, L, C] to [B, L, C], in the weights' precision."""
         return self.fc2(self.act(self.fc1(x_BLC.to(self.fc1.weight.dtype))))
 
 
@@ -301,5 +307,6 @@ class HeadNorm(nn.Module):
         self.ada_lin = ada_lin(width, 2)
 
     def forward(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
+        """x_BLC [B, L, C], normalised, scaled and shifted as cond_BC [B, C] says."""
         scale_B1C, shift_B1C = self.ada_lin(cond_BC)[:, None].chunk(2, dim=-1)
         return modulated_norm(x_BLC, scale_B1C, shift_B1C)

@@ -50,6 +50,7 @@ class VQVAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.post_quant_conv.weight.device
 
     def cast(self, dtype: torch.dtype) -> VQVAE:
@@ -183,6 +184,7 @@ class Phi(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """h [B, Z, H, W], half of it convolved."""
         # Float32 on a GPU without TF32, which cuDNN uses by default; in a compiled training the
         # setting would break the graph at every scale.
         conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
@@ -194,10 +196,13 @@ class Phi(nn.Conv2d):
 
 
 def group_norm(n: int) -> nn.GroupNorm:
+    """The norm of every block: 32 groups."""
     return nn.GroupNorm(32, n, eps=1e-6)
 
 
 class ResBlock(nn.Module):
+    """Two convolutions beside a shortcut, as in VQGAN."""
+
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
         self.norm1 = group_norm(n_in)
@@ -210,12 +215,15 @@ class ResBlock(nn.Module):
             self.nin_shortcut = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, n_in, H, W] to [B, n_out, H, W]."""
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
         h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return self.nin_shortcut(x) + h
 
 
 class SelfAttention(nn.Module):
+    """Attention of one head over all places of a feature map, as in VQGAN."""
+
     def __init__(self, n: int) -> None:
         super().__init__()
         self.norm = group_norm(n)
@@ -223,6 +231,7 @@ class SelfAttention(nn.Module):
         self.proj_out = nn.Conv2d(n, n, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, n, H, W] to the same shape."""
         qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
         if qkv.is_cuda:
             qkv = qkv.contiguous()  # the fused kernels want the channels side by side
@@ -232,6 +241,8 @@ class SelfAttention(nn.Module):
 
 
 class Middle(nn.Module):
+    """The lowest resolution: a block, attention, a block."""
+
     def __init__(self, n: int) -> None:
         super().__init__()
         self.block_1 = ResBlock(n, n)
@@ -239,6 +250,7 @@ class Middle(nn.Module):
         self.block_2 = ResBlock(n, n)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, n, H, W] to the same shape."""
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
@@ -256,6 +268,7 @@ class Level(nn.Module):
         self.upsample: nn.Module = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """All blocks of one resolution, then the step to the next."""
         for i, block in enumerate(self.block):
             x = block(x)
             if len(self.attn) > 0:
@@ -264,18 +277,23 @@ class Level(nn.Module):
 
 
 class Resample(nn.Module):
+    """Twice or half the side, by one convolution."""
+
     def __init__(self, n: int, up: bool) -> None:
         super().__init__()
         self.up = up
         self.conv = nn.Conv2d(n, n, 3, stride=1 if up else 2, padding=1 if up else 0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, n, H, W] to [B, n, 2H, 2W] or [B, n, H/2, W/2]."""
         if self.up:
             return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Encoder(nn.Module):
+    """Pixels to features, from the highest resolution to the lowest."""
+
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
@@ -294,6 +312,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, 3, H, W] in [-1, 1] to features [B, Z, h, w] before quantising."""
         x = self.conv_in(F.pixel_unshuffle(x, self.pixels))
         for level in self.down:
             x = level(x)
@@ -301,6 +320,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Features to pixels, from the lowest resolution to the highest."""
+
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
@@ -319,6 +340,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], 3 * config.pixels**2, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, Z, h, w] to pixels [B, 3, H, W]."""
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)

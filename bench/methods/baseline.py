@@ -78,13 +78,16 @@ class Baseline(Case):
 
     @property
     def steps(self) -> str:
+        """Steps run, of how many."""
         return f"{self.max_steps} of {self.all_steps}" if self.in_part else str(self.all_steps)
 
     @property
     def in_part(self) -> bool:
+        """Whether fewer steps are run than an image takes."""
         return self.max_steps is not None and self.max_steps < self.all_steps
 
     def model_names(self) -> tuple[str, ...]:
+        """Weights it needs: the network's and the image decoder's."""
         return self.network_name, self.image_decoder
 
     @field_validator("weights")

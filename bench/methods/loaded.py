@@ -148,6 +148,7 @@ class LoadedBaseline:
 
     @property
     def networks(self) -> list[nn.Module]:
+        """The method's network and the image decoder."""
         return [self.method.model, self.decoder]
 
     @property
@@ -157,14 +158,17 @@ class LoadedBaseline:
 
     @property
     def step_names(self) -> list[str]:
+        """What tables call the steps that are run."""
         return [f"step {i + 1}" for i in self.chosen]
 
     @property
     def stands_for(self) -> tuple[int, ...]:
+        """How many steps each one that is run stands for; empty where all are run."""
         return steps.stand_for(self.chosen, self.method.steps) if self.case.in_part else ()
 
     @property
     def in_graph(self) -> bool:
+        """Whether a step runs as one compiled graph."""
         return self.method.in_graph
 
     def decode(self, on_step: OnScale, batch: int = 0) -> steps.Made:
@@ -173,6 +177,7 @@ class LoadedBaseline:
         return steps.generate(self.method, labels, seed, self.how, on_step, self.chosen)
 
     def images(self, made: Made) -> torch.Tensor:
+        """Images [B, 3, H, W] of what was made."""
         with self.how.running(made.tokens.device):
             return self.decoder(made.tokens)
 

@@ -136,6 +136,7 @@ class TokenByToken(Method):
         return {"tokens_BL": tokens_BL, "generator": generator}
 
     def step(self, state: Any, i: int) -> None:
+        """Draw token i of every image and write it down."""
         x_2B1C = self.input(state, i)
         logits_2B1V = self.logits(x_2B1C, state, i)
         logits_B1V = self.sampling.filtered(logits_2B1V)

@@ -40,6 +40,7 @@ def decoder_flops(case: Case) -> int:
 
 @functools.cache
 def vqvae_flops(patch_sizes: tuple[int, ...]) -> int:
+    """FLOPs of decoding one image's features to pixels."""
     config = VQVAEConfig(patch_sizes=patch_sizes)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         side = patch_sizes[-1]

@@ -95,6 +95,7 @@ def floor_of(case: Case, ceilings: Ceilings) -> Floor:
 
 
 def floor(plan: Plan, batch_size: int, run: Stack, ceilings: Ceilings) -> Floor:
+    """The least seconds of each scale on a machine with these ceilings."""
     total, moved = flops(plan, batch_size, run), bytes_moved(plan, batch_size, run)
     heads = [0] * plan.scales.K
     for p in work(plan, batch_size, run):
@@ -139,6 +140,7 @@ def weights_read(p: Pass) -> int:
 
 @functools.cache
 def elements(module: nn.Module) -> int:
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -204,6 +206,8 @@ class Count(TorchDispatchMode):
             block.attn.heads_of = self.as_one(block.attn.heads_of)
 
     def as_one(self, chain: Callable[..., Any]) -> Callable[..., Any]:
+        """Count a chain of operators that the stack fuses as one call."""
+
         @functools.wraps(chain)
         def counted(*tensors: torch.Tensor) -> Any:
             before = self.calls

@@ -94,12 +94,14 @@ class Keeps(Block):
         self.config, self.run, self.inplace_residual = config, run, inplace_residual
 
     def modulation(self, condition: torch.Tensor) -> Modulation:
+        """What the layer computes once from the condition, of its shape [B, 6C] alone."""
         if not self.run.condition_once:
             return ()
         width = 6 * self.config.width
         return (condition.new_empty(len(condition), width, dtype=torch.float32),)
 
     def forward(self, x_BLC, modulation, mask=None, run=None):
+        """Allocate what the layer would, without computing."""
         out_BLC = x_BLC if self.inplace_residual and not run.prunes else torch.empty_like(x_BLC)
         for branch in (0, 1) if run.visit.saves else ():
             run.save(x_BLC, torch.ones((), device=x_BLC.device), branch)

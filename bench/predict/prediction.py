@@ -58,6 +58,7 @@ class Prediction:
 
     @property
     def total_bytes(self) -> int:
+        """The decode's peak."""
         return max(self.peak_bytes)
 
     @property

@@ -37,6 +37,7 @@ class Family:
 
     @property
     def need_bytes(self) -> int:
+        """Most that one of its cases needs."""
         return max(predict(case).need_bytes for case in self.cases)
 
 

@@ -128,6 +128,7 @@ class Ledger(TorchDispatchMode):
             self._known[id(storage)] = storage
 
     def on_scale(self, k: int) -> None:
+        """Close scale k: its peaks, and what is left after it."""
         if k > 0:
             self.peaks.append(np.array(self.events))
             self.left.append(self.now.copy())
@@ -149,12 +150,14 @@ class Ledger(TorchDispatchMode):
         return out
 
     def born(self, storage: torch.UntypedStorage) -> None:
+        """A storage was allocated."""
         key, size = id(storage), self.split(storage.nbytes())
         if key not in self._known:
             self._known[key] = weakref.ref(storage, lambda _: self.died(key, size))
             self.now += size
 
     def died(self, key: int, size: np.ndarray) -> None:
+        """A storage was freed."""
         del self._known[key]
         self.now -= size
 

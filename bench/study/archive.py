@@ -71,6 +71,7 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 
 def is_hidden(name: str) -> bool:
+    """Whether a part of the path starts with a dot."""
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
@@ -140,6 +141,7 @@ def grouped(sizes: Mapping[str, int], most: float) -> list[list[str]]:
 
 
 def set_of(files: Mapping[str, Held]) -> str:
+    """SHA-256 over all names and their hashes: the same for the same set of files."""
     lines = (f"{path} {file.sha256}\n" for path, file in sorted(files.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

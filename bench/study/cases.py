@@ -195,6 +195,7 @@ class VARCase(Case):
 
     @property
     def label(self) -> str:
+        """What people call it, its savings behind it."""
         return super().label + savings.label(self)
 
     @model_validator(mode="after")
@@ -216,6 +217,7 @@ class VARCase(Case):
 
     @property
     def steps(self) -> str:
+        """Number of scales."""
         return str(self.scale_count)
 
     @model_validator(mode="after")

@@ -187,6 +187,7 @@ class Record(Line):
 
     @property
     def ok(self) -> bool:
+        """Whether the case ran to its end."""
         return self.status == "ok"
 
 
@@ -278,6 +279,7 @@ class RunFolder:
             self.records[:] = kept
 
     def close(self) -> None:
+        """Give the folder's lock back."""
         self._held.release()
 
 

@@ -141,10 +141,12 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Write the file whole or not at all."""
     write_text(file, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def write_lines(file: Path, records: Iterable[Line]) -> None:
+    """Write all records, one JSON line each, whole or not at all."""
     write_text(file, "".join(map(text_of, records)))
 
 

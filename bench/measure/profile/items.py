@@ -196,6 +196,7 @@ def gpu_tests() -> list[str]:
 
 
 def kind_of(device: str) -> Kind:
+    """Which list of items a device gets."""
     return "cpu" if device == "cpu" else "cuda"
 
 

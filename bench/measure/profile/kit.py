@@ -95,6 +95,7 @@ def tree() -> dict[str, Path]:
 
 
 def is_needed(path: str) -> bool:
+    """Whether a machine that only measures needs the file of the tree."""
     if path.startswith("tests/data/"):
         return path.endswith(READ_BY_TESTS)
     return path.startswith("results/papers/") or not path.startswith(LEFT_OUT)

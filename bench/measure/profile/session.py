@@ -134,6 +134,7 @@ class Session:
         self.learn()
 
     def append(self, line: Line) -> None:
+        """Add a line to the session and to its file."""
         self.lines.append(line)
         storage.append_line(self.folder / SESSION, line)
 

@@ -118,6 +118,7 @@ TASKS: dict[str, Callable[[str, str], dict[str, Any]]] = {
 
 
 def main() -> None:
+    """Run the task that the arguments name; its result is one JSON line on stdout."""
     die_with_runner(runner=int(sys.argv[1]))
     out, sys.stdout = sys.stdout, sys.stderr
     task, device, about = [*sys.argv[2:], ""][:3]

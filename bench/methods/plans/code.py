@@ -23,14 +23,17 @@ class CoDe(VARCase):
 
     @property
     def steps(self) -> str:
+        """Scales drafted and refined: "6+4"."""
         return f"{self.draft_steps}+{self.scale_count - self.draft_steps}"
 
     def finetuned(self) -> tuple[str, ...]:
+        """Names of the drafter and refiner trained for this N; none where no file was published."""
         if not self.in_mini_world and self.depths != (30, 16):
             return ()
         return f"drafter_{self.draft_steps}", f"refiner_{self.draft_steps}"
 
     def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        """The plan with a drafter and a refiner."""
         drafter, refiner = models
         return codevar.plan.code(drafter, refiner, self.draft_steps)
 
@@ -47,9 +50,11 @@ class CoDeVARiant(CoDe, Subnetted):
     recipes: ClassVar = CoDe.recipes | Subnetted.recipes
 
     def finetuned(self) -> tuple[str, ...]:
+        """As CoDe's in the mini world; none was published."""
         return super().finetuned() if self.in_mini_world else ()
 
     def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        """CoDe's plan whose refiner runs some of its layers."""
         drafter, refiner = models
         late = range(self.draft_steps + 1, self.scale_count + 1)
         thinned = codevar.plan.subnet(refiner, self.subnet_depth, late)

@@ -16,6 +16,7 @@ class Original(VARCase):
     label_format: ClassVar = "VAR-d{depth}"
 
     def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        """All layers of one model at every scale."""
         return codevar.plan.original(models[0])
 
 
@@ -31,5 +32,6 @@ class Swap(VARCase):
     scale_keys: ClassVar = {"scale": (1, 0)}
 
     def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        """One model, another at the one scale."""
         base, other = models
         return codevar.plan.swap_scale(base, other, self.scale)

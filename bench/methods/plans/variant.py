@@ -40,12 +40,15 @@ class VARiant(Subnetted):
 
     @property
     def steps(self) -> str:
+        """Scales of the bridge and of the subnet: "7+3"."""
         return f"{self.bridge_scales}+{self.scale_count - self.bridge_scales}"
 
     def finetuned(self) -> tuple[str, ...]:
+        """Name of the supernet trained for this depth, in the mini world."""
         return (f"variant_d{self.subnet_depth}",) if self.in_mini_world else ()
 
     def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        """All layers in the bridge, the subnet after it."""
         return codevar.plan.variant(models[0], self.subnet_depth, self.bridge_scales)
 
 
@@ -76,4 +79,5 @@ class Subnet(Subnetted):
         return self
 
     def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
+        """The subnet at the chosen scales, all layers at the others."""
         return codevar.plan.subnet(models[0], self.subnet_depth, self.chosen())

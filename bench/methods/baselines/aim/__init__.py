@@ -65,19 +65,24 @@ class AiMCase(Baseline):
 
     @property
     def all_steps(self) -> int:
+        """One a token of 16 x 16."""
         return 256
 
     @property
     def network_name(self) -> str:
+        """Name of the published weights."""
         return f"aim_{self.size.lower()}"
 
     def network(self, sizes: AiMConfig) -> nn.Module:
+        """The network of these sizes, without weights."""
         return self.network_module.AiM(sizes)
 
     def decoding(self, network: Any) -> Method:
+        """Token by token, with this case's cfg and top_k."""
         return self.network_module.NextToken(network, self.cfg, self.top_k)
 
     def renamed(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The published file's tensors under our names."""
         # The file holds its tokenizer too, and its head, which is its embedding.
         own = {name.removeprefix("mamba."): tensor for name, tensor in tensors.items()}
         left_out = ("vqvae.", "lm_head.weight")

@@ -67,6 +67,8 @@ class AiM(nn.Module):
 
 
 class Backbone(nn.Module):
+    """Embeddings, layers and the last norm, named as in the published file."""
+
     def __init__(self, config: AiMConfig) -> None:
         super().__init__()
         C = config.width
@@ -79,6 +81,8 @@ class Backbone(nn.Module):
 
 
 class Embeddings(nn.Module):
+    """Tokens and their positions."""
+
     def __init__(self, config: AiMConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab, config.width)
@@ -86,12 +90,15 @@ class Embeddings(nn.Module):
 
 
 class FinalLayer(nn.Module):
+    """The norm before the head, modulated by the class."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm_final = nn.RMSNorm(width, eps=1e-5)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x_B1C: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+        """x_B1C [B, 1, C] with modulation [B, 2C] to [B, 1, C]."""
         shift, scale = modulation[:, None].chunk(2, dim=-1)
         return self.norm_final(x_B1C) * (1 + scale) + shift
 
@@ -108,6 +115,7 @@ class Layer(nn.Module):
     def forward(
         self, x_B1C: torch.Tensor, modulation: torch.Tensor, memory: Memory
     ) -> torch.Tensor:
+        """x_B1C [B, 1, C] through the mixer, whose memory it moves on by one token."""
         shift, scale, gate = (modulation + self.scale_shift_table)[:, None].unbind(2)
         h_B1C = self.norm(x_B1C.to(self.norm.weight.dtype)) * (1 + scale) + shift
         return x_B1C + gate * self.mixer(h_B1C, memory)
@@ -125,6 +133,7 @@ class Memory:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the convolution's taps and of the state."""
         return self.taps.nbytes + self.state.nbytes
 
 
@@ -217,6 +226,7 @@ class NextToken(TokenByToken):
     def start(
         self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> Writing:
+        """Memories of zeros and the class's modulations for labels [2B]."""
         model, config, rows = self.model, self.model.config, len(labels_2B)
         I, N = config.inner, config.state  # noqa: E741
         # The state in the weights' precision, as published: it sums over all tokens.
@@ -242,19 +252,23 @@ class NextToken(TokenByToken):
         )
 
     def compile(self) -> None:
+        """Compile one token's step as one graph."""
         self.compiled = one_graph(self.model.one_token)
         self.in_graph = True
 
     def input(self, state: Writing, i: int) -> torch.Tensor:
+        """The class [2B, 1, C] at first, then the last token, in both halves."""
         if i == 0:
             return state.class_2BC[:, None]
         return self.model.embed(state.tokens_BL[:, i - 1 : i], i).repeat(2, 1, 1)
 
     def logits(self, x_2B1C: torch.Tensor, state: Writing, i: int) -> torch.Tensor:
+        """Logits [2B, 1, V] of the next token."""
         logits_of = self.compiled or self.model.one_token
         return logits_of(x_2B1C.float(), state.groups, state.final, state.memories)
 
     def flops(self, batch_size: int) -> tuple[int, ...]:
+        """FLOPs of each step, multiply and add counted as two."""
         config = self.model.config
         C, I, N, H = config.width, config.inner, config.state, config.heads  # noqa: E741
         layer = 2 * C * (2 * I + 2 * N + H) + 2 * I * N + 2 * I * C

@@ -57,16 +57,20 @@ class DiTCase(Baseline):
 
     @property
     def all_steps(self) -> int:
+        """DDIM steps of an image."""
         return self.sampling_steps
 
     @property
     def network_name(self) -> str:
+        """Name of the published weights."""
         return f"dit_{self.size.lower().replace('/', '')}"
 
     def network(self, sizes: DiTConfig) -> nn.Module:
+        """The network of these sizes, without weights."""
         return self.network_module.DiT(sizes)
 
     def decoding(self, network: Any) -> Method:
+        """DDIM with this case's steps and cfg."""
         if self.weights == "seeded":
             network.fix()
         return self.network_module.DDIM(network, self.sampling_steps, self.cfg)

@@ -105,6 +105,7 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(C, 6 * C))
 
     def forward(self, x_BLC: torch.Tensor, cond_BC: torch.Tensor) -> torch.Tensor:
+        """x_BLC [B, L, C], modulated by cond_BC [B, C], to the same shape."""
         chunks = self.adaLN_modulation(cond_BC)[:, None].chunk(6, dim=-1)
         shift1, scale1, gate1, shift2, scale2, gate2 = chunks
         x_BLC = x_BLC + gate1 * self.attn(self.norm1(x_BLC) * (1 + scale1) + shift1)
@@ -146,6 +147,7 @@ class Denoising:
     nbytes: int = 0  # nothing is cached
 
     def result(self) -> torch.Tensor:
+        """Latents [B, Z, h, w] for the image decoder."""
         return self.x_BZhw
 
 
@@ -168,22 +170,26 @@ class DDIM(Method):
     def start(
         self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> Denoising:
+        """Noise [B, Z, h, w] and the classes' embeddings of labels [2B]."""
         config, device = self.model.config, labels_2B.device
         shape = len(labels_2B) // 2, config.channels, config.side, config.side
         noise = torch.randn(shape, generator=generator, device=device)
         return Denoising(noise, self.model.y_embedder(labels_2B))
 
     def step(self, state: Denoising, i: int) -> None:
+        """Denoise once, guided."""
         t, Z = self.timesteps[i], self.model.config.channels
         at = torch.full((1,), t, device=state.x_BZhw.device)
         noise = self.model.guided(state.x_BZhw, at, state.y_2BC, self.cfg)[:, :Z].float()
         state.x_BZhw = self.scheduler.step(noise, t, state.x_BZhw).prev_sample
 
     def compile(self) -> None:
+        """Compile every block."""
         for block in self.model.blocks:
             block.compile(dynamic=False, fullgraph=True)
 
     def flops(self, batch_size: int) -> tuple[int, ...]:
+        """FLOPs of each step, multiply and add counted as two."""
         config = self.model.config
         C, L = config.width, config.tokens
         patch = config.patch**2 * config.channels

@@ -68,25 +68,32 @@ class LlamaGenCase(Baseline):
 
     @property
     def label(self) -> str:
+        """Its name, with the resolution where that is not the paper's 384 px."""
         return super().label + (" (256 px)" if self.resolution == 256 else "")
 
     @property
     def all_steps(self) -> int:
+        """One a token, each 16 x 16 pixels."""
         return (self.resolution // 16) ** 2
 
     @property
     def network_name(self) -> str:
+        """Name of the published weights."""
         return f"llamagen_{self.size.lower()}_{self.resolution}"
 
     @property
     def network_sizes(self) -> LlamaGenConfig:
+        """Sizes of the network at this resolution."""
         return replace(self.sizes[self.size], tokens=self.all_steps)
 
     def network(self, sizes: LlamaGenConfig) -> nn.Module:
+        """The network of these sizes, without weights."""
         return self.network_module.LlamaGen(sizes)
 
     def decoding(self, network: Any) -> Method:
+        """Token by token, with this case's cfg and top_k."""
         return self.network_module.NextToken(network, self.cfg, self.top_k)
 
     def renamed(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The published file's tensors, less the rotations, which are computed."""
         return {name: tensor for name, tensor in tensors.items() if name != "freqs_cis"}

@@ -72,6 +72,8 @@ class LlamaGen(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and feed-forward network, each behind an RMS norm (Llama)."""
+
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config)
@@ -80,11 +82,14 @@ class Layer(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.width, eps=1e-5)
 
     def forward(self, x_B1C: torch.Tensor, turns: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """x_B1C [B, 1, C] to the same shape; the cache grows by one token."""
         x_B1C = x_B1C + self.attention(self.attention_norm(x_B1C), turns, cache)
         return x_B1C + self.feed_forward(self.ffn_norm(x_B1C))
 
 
 class SelfAttention(nn.Module):
+    """Causal attention with rotary positions in two dimensions."""
+
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
         self.heads = config.heads
@@ -130,6 +135,8 @@ def rotated(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 
 class FeedForward(nn.Module):
+    """SwiGLU."""
+
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
         self.w1 = nn.Linear(config.width, config.ffn_width, bias=False)
@@ -137,6 +144,7 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(config.ffn_width, config.width, bias=False)
 
     def forward(self, x_B1C: torch.Tensor) -> torch.Tensor:
+        """x_B1C [B, 1, C] to the same shape."""
         return self.w2(F.silu(self.w1(x_B1C)).mul_(self.w3(x_B1C)))
 
 
@@ -159,6 +167,7 @@ class NextToken(TokenByToken):
     def start(
         self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> Writing:
+        """An empty cache for all tokens, and the class embeddings of labels [2B]."""
         model, config, device = self.model, self.model.config, labels_2B.device
         shape = len(labels_2B), config.heads, config.tokens, config.width // config.heads
         kv = [torch.zeros(2, *shape, dtype=dtype, device=device) for _ in model.layers]
@@ -174,21 +183,25 @@ class NextToken(TokenByToken):
         )
 
     def compile(self) -> None:
+        """Compile one token's step as one graph."""
         self.compiled = one_graph(self.model.one_token)
         self.in_graph = True
 
     def input(self, state: Writing, i: int) -> torch.Tensor:
+        """The class [2B, 1, C] at first, then the last token, in both halves."""
         if i == 0:
             return state.class_2B1C
         return self.model.tok_embeddings(state.tokens_BL[:, i - 1 : i]).repeat(2, 1, 1)
 
     def logits(self, x_2B1C: torch.Tensor, state: Writing, i: int) -> torch.Tensor:
+        """Logits [2B, 1, V] of the next token."""
         at_1 = state.positions_L[i : i + 1]
         if self.compiled:
             return self.compiled(x_2B1C, torch.view_as_real(state.turns_Lc), state.kv, at_1)
         return self.model.one_token(x_2B1C, state.turns_Lc, state.kv, at_1, written=i + 1)
 
     def flops(self, batch_size: int) -> tuple[int, ...]:
+        """FLOPs of each step, multiply and add counted as two."""
         config = self.model.config
         C, F_ = config.width, config.ffn_width
         fixed = config.depth * 2 * (4 * C * C + 3 * C * F_) + 2 * C * config.vocab

@@ -63,18 +63,23 @@ class MARCase(Baseline):
 
     @property
     def all_steps(self) -> int:
+        """Rounds in which all tokens are filled in."""
         return self.rounds
 
     @property
     def network_name(self) -> str:
+        """Name of the published weights."""
         return f"mar_{self.size.lower()}"
 
     def as_much_memory(self) -> MARCase:
+        """The same case with as few denoising steps as take the same memory."""
         # Denoising steps are alike.
         return self.model_copy(update={"denoising_steps": min(3, self.denoising_steps)})
 
     def network(self, sizes: MARConfig) -> nn.Module:
+        """The network of these sizes, without weights."""
         return self.network_module.MAR(sizes)
 
     def decoding(self, network: Any) -> Method:
+        """Rounds of filling in, each token denoised with this case's steps and cfg."""
         return self.network_module.Rounds(network, self.rounds, self.denoising_steps, self.cfg)

@@ -36,6 +36,8 @@ TRAINED_STEPS = 1000
 
 
 class MAR(nn.Module):
+    """Encoder and decoder of a masked autoencoder with a small denoiser behind them."""
+
     def __init__(self, config: MARConfig) -> None:
         super().__init__()
         self.config = config
@@ -66,6 +68,7 @@ class MAR(nn.Module):
 
     @property
     def denoiser(self) -> Denoiser:
+        """The network that denoises one token."""
         net = self.diffloss["net"]
         assert isinstance(net, Denoiser)
         return net
@@ -131,6 +134,8 @@ class Denoiser(nn.Module):
 
 
 class ResidualBlock(nn.Module):
+    """One block of the denoiser, modulated by time and thought."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.in_ln = nn.LayerNorm(width, eps=1e-6)
@@ -138,6 +143,7 @@ class ResidualBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def forward(self, x_nW: torch.Tensor, cond_nW: torch.Tensor) -> torch.Tensor:
+        """x_nW [n, W], modulated by cond_nW [n, W], to the same shape."""
         shift, scale, gate = self.adaLN_modulation(cond_nW).chunk(3, dim=-1)
         return x_nW + gate * self.mlp(self.in_ln(x_nW) * (1 + scale) + shift)
 
@@ -220,6 +226,7 @@ class Filling:
     nbytes: int = 0  # nothing is cached: the encoder reads all known tokens in each round
 
     def result(self) -> torch.Tensor:
+        """Latents [B, Z, side, side] for the image decoder."""
         B, L, Z = self.tokens_BLZ.shape
         side = math.isqrt(L)
         return self.tokens_BLZ.transpose(1, 2).reshape(B, Z, side, side)
@@ -244,6 +251,7 @@ class Rounds(Method):
     def start(
         self, labels_2B: torch.Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> Filling:
+        """No token known yet, and a random order to fill them in, for labels [2B]."""
         config, device, B = self.model.config, labels_2B.device, len(labels_2B) // 2
         times = torch.tensor([one.t for one in self.denoising], device=device)
         return Filling(
@@ -255,6 +263,7 @@ class Rounds(Method):
         )
 
     def step(self, state: Filling, i: int) -> None:
+        """Fill in this round's share of the tokens."""
         before, after = self.unknown[i : i + 2]
         last = i == self.steps - 1
         known, wanted = state.order_BL[:, before:], state.order_BL[:, 0 if last else after : before]
@@ -289,6 +298,7 @@ class Rounds(Method):
             block.compile(dynamic=False, fullgraph=True)
 
     def flops(self, batch_size: int) -> tuple[int, ...]:
+        """FLOPs of each round, multiply and add counted as two."""
         config, T = self.model.config, len(self.denoising)
         C, W, Z = config.width, config.mlp_width, config.channels
         places = config.buffer + config.tokens
@@ -309,6 +319,7 @@ class Rounds(Method):
 
 
 def take(x_BLZ: torch.Tensor, at_Bn: torch.Tensor) -> torch.Tensor:
+    """Rows [B, n, Z] of x_BLZ [B, L, Z] at the places at_Bn [B, n]."""
     return x_BLZ.gather(1, at_Bn[..., None].expand(-1, -1, x_BLZ.shape[-1]))
 
 
