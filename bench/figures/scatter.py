@@ -91,7 +91,7 @@ def write_names(named: Named) -> str:
 def place_names(ax: Axes, points: Sequence[Point]) -> None:
     """Names that would cover something, or stand nearer to another marker, are taken back."""
     names = [point.name for point in points]
-    markers, pt = marker_boxes(ax, points), ax.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    markers, pt = marker_boxes(ax, points), ax.figure.dpi / 72
     for point, marker in zip(points, markers, strict=True):  # first to the right, above
         x, y = ax.transData.inverted().transform((marker.x1 + pt, marker.y1 - 2 * pt))
         place: Any = {"ha": "left", "va": "bottom", "in_layout": False}
@@ -144,6 +144,6 @@ def covered(text: Text, x: float, y: float, taken: Iterable[Bbox]) -> float:
 
 def marker_boxes(ax: Axes, points: Sequence[Point]) -> list[Bbox]:
     """In pixels."""
-    radius = RADIUS * ax.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    radius = RADIUS * ax.figure.dpi / 72
     spots = ax.transData.transform([(point.x, point.y) for point in points])
     return [Bbox.from_extents(*(spot - radius), *(spot + radius)) for spot in spots]
