@@ -73,7 +73,7 @@ def test_installed_it_lists_every_experiment(installed):
 def test_installed_it_prints_the_papers_numbers(installed):
     rows = json.loads(installed("table", "code_table1", "--format", "json"))
     assert rows[0]["latency_s_paper"] == 3.62
-    assert "mini_table1" in installed("history", "--format", "csv")  # a record that it ships
+    assert "mini_table1" in installed("history", "--shipped", "--format", "csv")
 
 
 @pytest.mark.slow

@@ -29,6 +29,10 @@ Targets = Annotated[
     list[str] | None,
     typer.Argument(help="experiments (their newest run) or folders of runs; default: newest run"),
 ]
+Shipped = Annotated[
+    bool,
+    typer.Option("--shipped", help="records that the project ships, of other machines, not yours"),
+]
 BatchSize = Annotated[int, typer.Option(min=1, max=1024, help="images at a time")]
 PerClass = Annotated[int, typer.Option(min=1, help="images of each class")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with what --out holds")]

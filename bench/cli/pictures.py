@@ -14,7 +14,7 @@ from bench.cli import options
 from bench.cli.targets import check_paths, check_targets, record_folder
 from bench.study import printing, storage
 from bench.study.errors import UsageError
-from bench.study.folders import RESULTS, with_committed
+from bench.study.folders import RESULTS
 from bench.study.printing import Format
 from codevar.progress import Progress
 
@@ -45,7 +45,7 @@ def grid(
         raise UsageError(f"--classes x --seeds: {picture_rows.MOST} pictures in a row at most")
     files = picture_rows.files_of(out)
     cases = chosen.cases_of(targets, changes, device)
-    known = margin.facts_of(cases, with_committed(RESULTS), run)
+    known = margin.facts_of(cases, RESULTS, run)
     rows: list[grid_rows.Row] = []
     heads: list[grid_rows.Head] = []
     with Progress(Console(stderr=True)) as progress:

@@ -24,6 +24,7 @@ def plot(
     ] = None,
     figure: Annotated[list[str] | None, typer.Option(help="only these figures")] = None,
     out: options.PlotFolder = PLOTS,
+    shipped: options.Shipped = False,
 ) -> None:
     """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
     from bench.figures.known import check, figure_names, nearest
@@ -50,7 +51,7 @@ def plot(
         for path in training.draw_trainings(runs, figures, out):
             print(path)
         return
-    found = find(runs)
+    found = find(runs, shipped)
     names = Counter(run.sweep.name for run in found)
     for run in found:
         several = names[run.sweep.name] > 1

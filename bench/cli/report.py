@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli import options
 from bench.cli.compare import compared
 from bench.cli.targets import find
 from bench.study.errors import UsageError
@@ -34,10 +35,12 @@ def report(
     threshold: Annotated[
         str | None, typer.Option(help="with --compare: change that matters; 3% by default")
     ] = None,
+    shipped: options.Shipped = False,
 ) -> None:
     """One HTML page to read it all: figures, tables, images, machine, raw samples."""
     words = [*(targets or []), *(["--compare", *compare] if compare else [])]
     words += [word for path in samples or [] for word in ("--samples", str(path))]
+    words += ["--shipped"] * shipped
     command = shlex.join([PROGRAM, "report", *words])
     if compare and (targets or samples):
         raise UsageError("--compare makes a page of its own: leave out RUN and --samples")
@@ -49,7 +52,7 @@ def report(
 
         html = page.of_comparison(judged, command)
     else:
-        runs = find(targets)
+        runs = find(targets, shipped)
         from bench.report import page
 
         html = page.of_runs(runs, samples or [], command)

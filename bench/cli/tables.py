@@ -14,19 +14,23 @@ from bench.cli.targets import every_run, find
 from bench.study import evaluations, printing
 from bench.study.cases import make_case
 from bench.study.errors import bytes_of
-from bench.study.folders import PLOTS, RESULTS, with_committed
+from bench.study.folders import PLOTS, RESULTS, SHIPPED
 from bench.study.printing import Format
 
 if TYPE_CHECKING:
     from bench.tables import frames
 
 
-def table(targets: options.Targets = None, format: options.OutputFormat = Format.rich) -> None:
+def table(
+    targets: options.Targets = None,
+    shipped: options.Shipped = False,
+    format: options.OutputFormat = Format.rich,
+) -> None:
     """The papers' columns: measured, predicted and as printed there.
 
     Runs of one experiment, say of several machines, share one table.
     """
-    runs = find(targets)
+    runs = find(targets, shipped)
     from bench.tables import tables
 
     if format in (Format.json, Format.csv):
@@ -47,12 +51,14 @@ def history(
     ] = None,
     method: Annotated[str, typer.Option(help="only methods with this in their name")] = "",
     results: Annotated[Path, typer.Option(help="folder with a folder for each machine")] = RESULTS,
+    shipped: options.Shipped = False,
     format: options.OutputFormat = Format.rich,
 ) -> None:
     """Each case over commits and machines."""
     from bench.tables.history import history as over_time
 
-    printing.show(over_time(with_committed(results), method, tuple(experiments or ())), format)
+    folder = SHIPPED if shipped else results
+    printing.show(over_time(folder, method, tuple(experiments or ())), format)
 
 
 def recommend(
@@ -94,7 +100,7 @@ def recommend(
     here = machine.environment()
     hardware = here.get("hardware")  # older runs have a machine's name only
     runs = [run for run in runs or every_run() if run.env.get("hardware", hardware) == hardware]
-    evaluated, _ = evaluations.every(*with_committed())
+    evaluated, _ = evaluations.every(RESULTS)
     with Console(stderr=True).status(f"predicting {len(cases)} cases: up to a minute"):
         found = advisor.candidates(cases, runs, here["machine"], evaluated)
     advice = advisor.advise(found, limits, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from bench.study import evaluations, experiment, records, storage
 from bench.study.cases import methods
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
-from bench.study.folders import PROGRAM, RESULTS, with_committed
+from bench.study.folders import PROGRAM, RESULTS, SHIPPED
 
 if TYPE_CHECKING:
     from bench.tables.frames import Run
@@ -38,7 +39,7 @@ def every_run() -> list[Run]:
     from bench.tables import frames
 
     found = []
-    for folder, _ in records.runs(*with_committed(RESULTS)):
+    for folder, _ in records.runs(RESULTS):
         try:
             found.append(frames.load(folder))
         except UsageError as e:
@@ -47,17 +48,24 @@ def every_run() -> list[Run]:
 
 
 def with_quality(runs: list[Run], *more: Path) -> list[Run]:
-    """The runs, with all evaluations under results/, in their own folders and in `more`."""
-    folders = [*with_committed(RESULTS), *more, *(run.folder for run in runs if run.folder)]
-    found, complaints = evaluations.every(*folders)
-    for complaint in complaints:
+    """The runs, with all evaluations under results/, in their own folders and in `more`; those that
+    the project ships with the evaluations among these."""
+    own = [run.folder for run in runs if run.folder]
+    read = {
+        shipped: evaluations.every(SHIPPED) if shipped else evaluations.every(RESULTS, *more, *own)
+        for shipped in {run.shipped for run in runs}
+    }
+    for complaint in itertools.chain(*(complaints for _, complaints in read.values())):
         print(complaint, file=sys.stderr)
-    return [dataclasses.replace(run, evaluations=found) for run in runs]
+    return [dataclasses.replace(run, evaluations=read[run.shipped][0]) for run in runs]
 
 
-def find(targets: list[str] | None) -> list[Run]:
-    """The runs that the user means; an experiment that was never run comes without records."""
-    newest = records.runs(*with_committed(RESULTS))
+def find(targets: list[str] | None, shipped: bool = False) -> list[Run]:
+    """The runs that the user means; an experiment that was never run comes without records.
+
+    shipped: runs by name are those that the project ships.
+    """
+    newest = records.runs(SHIPPED if shipped else RESULTS)
     if not targets and not newest:
         raise UsageError(f"no run under {RESULTS}; `{PROGRAM} run` makes one")
     named: list[Path | Sweep] = []
@@ -72,7 +80,10 @@ def find(targets: list[str] | None) -> list[Run]:
     from bench.tables import frames
 
     return with_quality(
-        [frames.load(one) if isinstance(one, Path) else frames.Run(one) for one in named]
+        [
+            frames.load(one) if isinstance(one, Path) else frames.Run(one, shipped=shipped)
+            for one in named
+        ]
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.study import storage
+from bench.study.folders import is_shipped
 from bench.study.storage import Line
 
 FILE = "evaluations.jsonl"
@@ -83,9 +84,16 @@ def read(file: Path) -> tuple[list[Evaluation], list[str]]:
 
 
 def every(*folders: Path) -> tuple[list[Evaluation], list[str]]:
-    """All evaluations in these folders and below, newest first, and complaints."""
+    """All evaluations in these folders and below, newest first, and complaints; those that come
+    with the project only of folders among theirs."""
     found, complaints = [], []
-    for file in dict.fromkeys(f.resolve() for folder in folders for f in folder.rglob(FILE)):
+    files = {
+        file.resolve(): None
+        for folder in folders
+        for file in folder.rglob(FILE)
+        if is_shipped(file) == is_shipped(folder)
+    }
+    for file in files:
         lines, wrong = read(file)
         found += lines
         complaints += wrong

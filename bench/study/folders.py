@@ -16,13 +16,14 @@ if PROGRAM not in ("bench.py", "codevar-bench"):  # a worker's process, or a tes
 _OURS = CODE if IN_CHECKOUT else CODE / "bench" / "data"
 EXPERIMENTS = _OURS / "experiments"
 PAPERS = _OURS / "results" / "papers"
+#: Records of other machines, below which no command writes; read only where they are asked for.
+SHIPPED = _OURS / "results" / "shipped"
 
 _MADE = CODE if IN_CHECKOUT else Path.cwd()
 RESULTS = _MADE / "results"
 PLOTS = _MADE / "plots"
 
 
-def with_committed(results: Path = RESULTS) -> list[Path]:
-    """Where to look for records: `results`, and for the default of it also what the project
-    ships."""
-    return list(dict.fromkeys([results, PAPERS.parent] if results == RESULTS else [results]))
+def is_shipped(path: Path) -> bool:
+    """Whether it is one of the records that come with the project."""
+    return path.resolve().is_relative_to(SHIPPED)

@@ -12,7 +12,6 @@ as well; what is damaged or newer is left out with its file and line number.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -320,11 +319,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return described
 
 
-def runs(*results: Path) -> list[tuple[Path, str]]:
+def runs(results: Path) -> list[tuple[Path, str]]:
     """Every run under `results`, newest first: its folder and its experiment's name.  What is
     damaged is left out; asked for by its folder, it says why."""
     found = []
-    for file in itertools.chain(*(folder.glob("*/*/run.json") for folder in results)):
+    for file in results.glob("*/*/run.json"):
         try:
             run = storage.parse_json(file.read_text("utf-8-sig"))
             found.append((run.get("started_at") or "", file.parent, run["name"]))

@@ -25,6 +25,7 @@ from bench.study.cases import Case, explain
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
+from bench.study.folders import is_shipped
 from bench.study.names import distinguishing_settings, weights_of
 from bench.study.records import Predicted, Record
 from bench.tables import summary
@@ -33,7 +34,10 @@ from bench.tables.links import Linked, Quality, link
 
 @dataclass
 class Run:
-    """An experiment with what has been measured of it."""
+    """An experiment with what has been measured of it.
+
+    shipped: its records come with the project, of another machine than the reader's.
+    """
 
     sweep: Sweep
     records: list[Record] = field(default_factory=list)
@@ -41,6 +45,7 @@ class Run:
     env: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     evaluations: list[Evaluation] = field(default_factory=list)  # of any run, newest first
+    shipped: bool = False
 
     @functools.cached_property
     def quality(self) -> Linked:
@@ -97,7 +102,8 @@ def load(folder: Path) -> Run:
         raise UsageError(f"{folder / 'run.json'}: damaged ({e} is missing)") from None
     except ValidationError as e:
         raise UsageError(f"{folder / 'run.json'}: {explain(e, Experiment)}") from None
-    return Run(sweep, lines, complaints, storage.read_json(folder / "env.json") or {}, folder)
+    env = storage.read_json(folder / "env.json") or {}
+    return Run(sweep, lines, complaints, env, folder, shipped=is_shipped(folder))
 
 
 # Rows

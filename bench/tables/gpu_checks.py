@@ -1,6 +1,6 @@
 """What a GPU has to show, and which did: the list in docs/gpu-checks.md and a line of the README.
 
-python -m bench.tables.gpu_checks     # writes both anew, from results/
+python -m bench.tables.gpu_checks     # writes both anew, from results/shipped/
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 from bench.measure.profile import items, session
 from bench.measure.profile.forecast import Line
 from bench.study import storage
-from bench.study.folders import CODE, RESULTS
+from bench.study.folders import CODE, SHIPPED
 from bench.study.records import SESSION
 
 DOCUMENT, README = CODE / "docs" / "gpu-checks.md", CODE / "README.md"
 #: What is between stands in the document and is written by `generated`.
-BEGIN, END = "<!-- generated from results/ -->\n", "<!-- end of what is generated -->\n"
+BEGIN, END = "<!-- generated from results/shipped/ -->\n", "<!-- end of what is generated -->\n"
 MEASURED = re.compile(r"\*\*GPUs measured so far: .*?\*\*")
 
 
@@ -41,7 +41,7 @@ def last_run(letter: str, keys: set[str], results: Path) -> str:
     return " ".join(max(found)) if found else "never"
 
 
-def generated(results: Path = RESULTS) -> str:
+def generated(results: Path = SHIPPED) -> str:
     """The table of the profile's items with their last run."""
     _, jobs = items.jobs("cuda")
     titles: dict[str, list[str]] = {}
@@ -54,19 +54,19 @@ def generated(results: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured(results: Path = RESULTS) -> str:
+def measured(results: Path = SHIPPED) -> str:
     """The README's words: which GPUs were profiled."""
     names = sorted({name for name, _, _ in profiles(results)})
     return f"**GPUs measured so far: {', '.join(names) or 'none'}.**"
 
 
-def document(text: str, results: Path = RESULTS) -> str:
+def document(text: str, results: Path = SHIPPED) -> str:
     """The document with its table brought up to date."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + generated(results) + END + rest.split(END)[1]
 
 
-def readme(text: str, results: Path = RESULTS) -> str:
+def readme(text: str, results: Path = SHIPPED) -> str:
     """The README with its line brought up to date."""
     return MEASURED.sub(measured(results), text, count=1)
 

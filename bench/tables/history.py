@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,14 @@ from bench.tables import summary
 ALIKE = ("method", "batch_size", "stack", "precision", "machine")
 
 
-def history(
-    results: Sequence[Path], method: str = "", experiments: tuple[str, ...] = ()
-) -> Printed:
+def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) -> Printed:
     """A row for each case, machine and run, oldest first.
 
     method: only cases whose method has that in its name.  experiments: only runs of these.
     Raises UsageError where nothing is left.
     """
     rows, complaints = [], []
-    for folder, name in records.runs(*results):
+    for folder, name in records.runs(results):
         if experiments and name not in experiments:
             continue
         lines, damaged = records.read_lines(folder / records.FILE)
@@ -40,7 +37,7 @@ def history(
     if not rows:
         wanted = "".join([f" of {', '.join(experiments)}"] * bool(experiments))
         wanted += f" with {method!r} in its name" * bool(method)
-        raise UsageError(f"{results[0]}: no measured case{wanted}; `bench.py run` makes some")
+        raise UsageError(f"{results}: no measured case{wanted}; `bench.py run` makes some")
     data = pd.DataFrame(rows).sort_values([*ALIKE, "key", "started_at"], ignore_index=True)
     before = data.groupby(["key", "machine"])["latency_s"].shift()
     data["change"] = data["latency_s"] / before - 1

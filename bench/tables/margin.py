@@ -30,14 +30,14 @@ class Facts:
     sources: list[str] = field(default_factory=list)
 
 
-def facts_of(cases: Sequence[Case], results: Sequence[Path], folder: Path | None = None) -> Facts:
+def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -> Facts:
     """Speed and memory from the newest run below `results` that measured most of the cases, or
     from the run in `folder`; FIDs from evaluations below both.
 
     Raises UsageError if `folder` holds no run.
     """
     found = Facts({case.key: [] for case in cases})
-    folders = [folder] if folder else [path for path, _ in records.runs(*results)]
+    folders = [folder] if folder else [path for path, _ in records.runs(results)]
     runs = [frames.load(path) for path in folders] if folder else readable(folders)
     if run := best(runs, cases):
         rows = {
@@ -48,7 +48,7 @@ def facts_of(cases: Sequence[Case], results: Sequence[Path], folder: Path | None
             found.lines[case.key] += speed_lines(rows.get(same_speed(case), {}))
         words = case_rows.footer(run, shown)
         found.sources.append(f"Speed and memory: {words[0].lower()}{words[1:]}")
-    homes = [*results, folder] if folder else results
+    homes = [results, folder] if folder else [results]
     weights = {case.key: hashes_of(case) for case in cases}  # of the pictures, which are made now
     evaluated = links.link(cases, evaluations.every(*homes)[0], weights)
     fids = {

@@ -123,7 +123,7 @@ def test_the_margin_tells_what_was_measured_of_the_very_case(tmp_path, weights):
     run = run_of(tmp_path / "l20" / "run", weights)
     var, *code = cases_like(run, device="cpu", seed=7)
     storage.append_line(tmp_path / "evaluations.jsonl", evaluation(code[0], 4.5))
-    found = margin.facts_of([var, *code], [tmp_path])
+    found = margin.facts_of([var, *code], tmp_path)
     assert found.lines[var.key][0].startswith("1.0x, ")
     speed, memory, fid = found.lines[code[0].key]
     assert speed.endswith("images/s")
@@ -139,7 +139,7 @@ def test_the_margin_tells_what_was_measured_of_the_very_case(tmp_path, weights):
 )
 def test_the_margin_takes_no_speed_of_a_case_run_otherwise(tmp_path, weights, change):
     run = run_of(tmp_path / "l20" / "run", weights)
-    found = margin.facts_of(cases_like(run, **change), [tmp_path])
+    found = margin.facts_of(cases_like(run, **change), tmp_path)
     assert not any(found.lines.values())
     assert not found.sources
 
@@ -158,7 +158,7 @@ def test_fids_of_a_margin_are_of_the_very_cases_by_one_network(tmp_path, weights
         storage.append_line(tmp_path / "evaluations.jsonl", line)
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "evaluations.jsonl").write_text("{\n[]\n{}\n")
-    found = margin.facts_of(cases, [tmp_path])
+    found = margin.facts_of(cases, tmp_path)
     told = [[line for line in found.lines[case.key] if "FID" in line] for case in cases]
     assert told == [["FID 1.00"], ["FID 5.00"], []]
 

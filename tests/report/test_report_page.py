@@ -66,7 +66,7 @@ def test_the_file_asks_for_nothing_and_allows_only_its_own_scripts(bench, quick,
 @pytest.mark.parametrize("name", ["table1_cpu", "variant_table2"])
 def test_runs_with_baselines_some_in_part_have_their_page(name):
     """As they ship."""
-    run = frames.load(targets.RESULTS / "amd-epyc-2-threads" / name)
+    run = frames.load(targets.SHIPPED / "amd-epyc-2-threads" / name)
     html = page.of_runs([run])
     assert all(case.label in html for case in run.sweep.cases)
 

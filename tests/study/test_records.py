@@ -110,13 +110,13 @@ def test_history_shows_a_case_over_commits_and_machines(tmp_path):
     keep(tmp_path / "l20" / "new", run, "b" * 40, "2026-02-01T00:00:00+00:00", 1.1)
     keep(tmp_path / "l20" / "old", run, "a" * 40, "2026-01-01T00:00:00+00:00")
     keep(tmp_path / "h200" / "one", run, "b" * 40, "2026-02-01T00:00:00+00:00", 0.5, "h200")
-    table = history([tmp_path], "var-d16")
+    table = history(tmp_path, "var-d16")
     assert set(table.data["method"]) == {"VAR-d16"}
     assert list(table.data["machine"]) == ["h200", "l20", "l20"]
     assert list(table.text["commit"]) == ["bbbbbbbbb", "aaaaaaaaa", "bbbbbbbbb"]
     assert list(table.text["change"]) == ["", "", "+10.0%"]
     with pytest.raises(UsageError, match="no measured case of code_table1"):
-        history([tmp_path], experiments=("code_table1",))
+        history(tmp_path, experiments=("code_table1",))
 
 
 def test_history_leaves_out_a_run_that_was_stopped_before_its_first_record(tmp_path):
@@ -125,14 +125,14 @@ def test_history_leaves_out_a_run_that_was_stopped_before_its_first_record(tmp_p
     stopped = tmp_path / "l20" / "stopped"
     stopped.mkdir()
     (stopped / "run.json").write_text(json.dumps({"name": "d16_cpu", "started_at": "2026-02-01"}))
-    assert len(history([tmp_path]).data) == len(run.records)
+    assert len(history(tmp_path).data) == len(run.records)
 
 
 def test_history_tells_apart_what_differs_in_weights_alone(tmp_path):
     for weights in ("mini", "mini-finetuned"):
         run = fake_run("quick", method="variant", weights=weights)
         keep(tmp_path / "l20" / weights, run, "a" * 40, "2026-01-01T00:00:00+00:00")
-    text = history([tmp_path]).text
+    text = history(tmp_path).text
     assert set(text["weights"]) == {"mini", "mini-finetuned"}
     assert not text.drop(columns="measured").duplicated().any()
 
@@ -142,7 +142,7 @@ def test_history_tells_of_damaged_lines(tmp_path):
     keep(tmp_path / "l20" / "one", run, "a" * 40, "2026-01-01T00:00:00+00:00")
     file = tmp_path / "l20" / "one" / records.FILE
     file.write_text(file.read_text() + '{"key": ')
-    told = history([tmp_path]).notes[-1]
+    told = history(tmp_path).notes[-1]
     assert told.startswith(f"{file}:{1 + len(run.records)}: left out (no JSON")
 
 

@@ -20,7 +20,7 @@ from bench.study.records import Predicted
 from bench.tables import case_rows, frames, tables
 from tests.synthetic import fake_run
 
-RESULTS = Path(__file__).parents[2] / "results"
+SHIPPED = Path(__file__).parents[2] / "results" / "shipped"
 FORMATS = ("rich", "md", "csv", "latex", "json")
 
 
@@ -180,7 +180,7 @@ def test_what_was_predicted_with_a_measurement_stands_beside_it():
 
 def test_a_table_and_a_page_of_a_finished_run_predict_nothing_anew(monkeypatch):
     """Its records hold their own predictions."""
-    run = frames.load(RESULTS / "intel-xeon-2-threads" / "variant_table2_published")
+    run = frames.load(SHIPPED / "intel-xeon-2-threads" / "variant_table2_published")
     monkeypatch.setattr(prediction, "prediction", lambda case, **_: pytest.fail(case.label))
     prediction.predict.cache_clear()
     assert len(tables.measured(run).data) >= len(run.records)

@@ -45,7 +45,7 @@ def test_wheels_are_those_that_a_machine_with_torch_lacks():
         ("tests/data/cases.npz", True),
         ("tests/data/layouts.json", False),
         ("docs/pictures/a.png", False),
-        ("results/amd-epyc-2-threads/mini_table1/records.jsonl", False),
+        ("results/shipped/amd-epyc-2-threads/mini_table1/records.jsonl", False),
     ],
 )
 def test_the_tree_goes_without_pictures_and_results(path, goes):
