@@ -144,7 +144,7 @@ def make_token_maps(
 
 
 def _encodes_mini_world(run: Recipe) -> bool:
-    return isinstance(run, VARRecipe) and run.data.source == "mini"
+    return isinstance(run, VARRecipe) and run.data.source == "mini" and run.data.tokens != ""
 
 
 def _recorded_images(runs: Sequence[Recipe]) -> int | None:

@@ -5,6 +5,7 @@
     model.safetensors        the finished model, as `codevar.load_var` and the like read it
     card.json                how it was made
     model_20.safetensors     the model after a fifth of the run, if the recipe keeps it
+    model_latest.safetensors the model of the last checkpoint, if its weights are averaged
 
 Randomness is a function of the step's number (`step.py`), so a checkpoint is weights, the
 optimisers' state, the loss scale and that number.

@@ -262,9 +262,9 @@ class Tokens:
 
 
 class Encoded:
-    """Token maps of augmented images, computed as they come."""
+    """Token maps of images that do not come twice, computed as they come."""
 
-    def __init__(self, images: FolderImages, vqvae: VQVAE) -> None:
+    def __init__(self, images: MiniImages | FolderImages, vqvae: VQVAE) -> None:
         self.images, self.vqvae, self.classes = images, vqvae, images.classes
 
     def __len__(self) -> int:
@@ -288,8 +288,7 @@ def open_tokens(
     file is named after what it was made of, holds a checksum, and is written whole or not at all.
     """
     images = open_images(config, group.device)
-    if config.randaugment:
-        assert isinstance(images, FolderImages)
+    if config.randaugment or not config.tokens:
         return Encoded(images, vqvae)
     if vqvae.config.vocab > 1 << 15:
         raise TrainError(f"data: token maps are kept in 16 bits; {vqvae.config.vocab} codes")

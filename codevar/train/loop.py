@@ -24,6 +24,7 @@ from codevar.progress import Progress
 from codevar.train import checkpoint, gradients, optim, parallel
 from codevar.train.build import build
 from codevar.train.errors import TrainError
+from codevar.train.objectives import averaged
 from codevar.train.parallel import Group
 from codevar.train.recipes import Recipe, TrainVariant, VARRecipe
 from codevar.train.step import Step
@@ -112,6 +113,8 @@ class Run:
         self.objective, self.source = build(recipe, group, self.progress.say)
         self.base = _base(recipe, self.objective.model) if group.first else {}
         self.objective.to(group.device).train()
+        if recipe.average:
+            self.objective.average = averaged(self.objective.model, recipe.average)
         self.steps = self.full = recipe.length(len(self.source))
         self.shared = parallel.distribute(
             self.objective, group, recipe.parallel, recipe.skips_parameters
@@ -238,6 +241,8 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         self.objective.after_step(step)
+        if self.objective.average is not None:
+            self.objective.average.update_parameters(self.objective.model)
         self.waiting.append(total)
 
     def _measured(self, batch, step: Step) -> dict[str, torch.Tensor]:
@@ -313,10 +318,13 @@ class Run:
             self.config | {"lengths": self.lengths, "shortened": self.shortened},
             self.group.first,
         )
+        if self.objective.average is not None and self.done < self.steps:
+            self._export("model_latest")
         self.group.wait()
 
     def _export(self, name: str) -> None:
-        model, half = self.objective.model, self.recipe.half
+        average, half = self.objective.average, self.recipe.half
+        model = self.objective.model if average is None else average.module
         checkpoint.export(self.out, name, model, half, self._card(), self.group.first)
         self.group.wait()
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from codevar.mini.classifier import Classifier
 from codevar.train import losses, teacher_forcing
@@ -29,10 +30,18 @@ Losses = dict[str, torch.Tensor]
 
 
 class Objective(nn.Module):
-    """A model with the losses that it is trained by."""
+    """A model with the losses that it is trained by.
+
+    average: of its weights in the last steps, if the recipe wants that (`averaged`).
+    """
 
     model: nn.Module
+    average: AveragedModel | None
     recipe: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = None
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """The losses of a batch at a step."""
@@ -40,6 +49,16 @@ class Objective(nn.Module):
 
     def after_step(self, step: Step) -> None:
         """Once the optimiser has stepped."""
+
+
+def averaged(model: nn.Module, share: float) -> AveragedModel:
+    """A mean of a model's weights over the last `share` of its steps, however many there are: the
+    weights of step i of n count as i^(1 / share - 1)."""
+
+    def update(means: list[torch.Tensor], weights: list[torch.Tensor], before: torch.Tensor):
+        torch._foreach_lerp_(means, weights, min(1.0, 1 / (share * (int(before) + 1))))
+
+    return AveragedModel(model, multi_avg_fn=update).requires_grad_(False)
 
 
 class Prediction(Objective):

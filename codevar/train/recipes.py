@@ -52,7 +52,8 @@ class DataConfig(Table):
     """The `[data]` table.
 
     images: of an epoch; the mini world has no end and needs to be told.
-    tokens: where token maps are cached; none are kept where images are augmented.
+    tokens: where token maps are cached.  Empty, or where images are augmented: they are computed
+        as they come, and no image of the mini world comes twice.
     """
 
     source: Literal["mini", "folder"]
@@ -131,6 +132,10 @@ class Recipe(Table):
     parallel: how more than one process share the work.  recompute: gradient checkpointing.
     half: whether the finished model is written in half precision.
     keep: shares of the run after which the model is written too, as model_20.safetensors.
+    average: share of the run so far over which the weights that are written are averaged, those
+        of late steps with the most weight; 0 for the last step's.  Every checkpoint then leaves
+        such a model too, as model_latest.safetensors: at a constant rate it can be used at any
+        time, as one can whose rate has fallen.
     """
 
     recipe: str
@@ -148,6 +153,7 @@ class Recipe(Table):
     log_every: int = Field(20, ge=1)
     half: bool = True
     keep: tuple[Share, ...] = ()
+    average: Share = 0.0
     data: DataConfig
     optimizer: OptimizerConfig
 
@@ -159,6 +165,8 @@ class Recipe(Table):
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of micro_batch {self.micro_batch}"
             )
+        if self.average and self.parallel == "fsdp":
+            raise ValueError("average needs whole weights in every process; use ddp")
         return self
 
     def length(self, examples: int) -> int:
@@ -268,8 +276,11 @@ class TrainVAR(VARRecipe):
     """A VAR from scratch, or on from `init`.
 
     class_scale: standard deviation of the class embedding at the start, if not VAR's own.
-    layout: share of the steps, at the start, that train scales 1..layout_scales only and compute
-        no other: what is where is settled there, for a fraction of a step's price.
+    layout: share of the steps that train scales 1..layout_scales only and compute no other: what
+        is where is settled there, for a fraction of a step's price.
+    layout_when: first, those at the start; drawn, each step by a draw, for a run of open end.
+    balanced: late scales weigh more in the steps that have them, so that the mean of drawn steps
+        is the loss of all scales.
     """
 
     recipe: Literal["var"] = "var"
@@ -278,6 +289,8 @@ class TrainVAR(VARRecipe):
     class_scale: float | None = Field(None, gt=0)
     layout: Share = 0.0
     layout_scales: int = Field(7, ge=1)
+    layout_when: Literal["first", "drawn"] = "first"
+    balanced: bool = False
 
     @model_validator(mode="after")
     def _one_start(self) -> TrainVAR:
@@ -287,8 +300,12 @@ class TrainVAR(VARRecipe):
 
     def weights(self, step: Step, K: int) -> list[float]:
         """Scales 1..layout_scales alone while the layout is trained."""
-        scales = self.layout_scales if step.progress < self.layout else K
-        return [float(k < scales) for k in range(K)]
+        drawn = self.layout_when == "drawn"
+        place = step.draw("layout").random() if drawn else step.progress
+        late = 1 / (1 - self.layout) if self.balanced and self.layout < 1 else 1.0
+        if place < self.layout:
+            late = 0.0
+        return [1.0 if k < self.layout_scales else late for k in range(K)]
 
 
 class CoDeRecipe(VARRecipe):
