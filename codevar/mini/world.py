@@ -54,15 +54,33 @@ class World:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images first..first + count - 1 of a split ("train" or "test"):
         (B, 3, H, W) float32 in [0, 1] and (B,) int64 classes."""
+        is_ = self.factors(split, first, count, device)
+        ground = self._painted(is_["ground_hue"], is_["ground_texture"])
+        shape = self._painted(is_["shape_hue"], is_["shape_texture"])
+        return ground.lerp_(shape, self._coverage(is_)[:, None]), is_["shape"]
+
+    def factors(
+        self, split: str, first: int, count: int, device: torch.device | str = "cpu"
+    ) -> dict[str, torch.Tensor]:
+        """All that tells these images from others, (B,) each.
+
+        shape, shape_hue, ground_hue, shape_texture, ground_texture: int64, a number below that of
+        `CHOICES`.  x, y: of the centre, and radius: float32, in pixels.  tilt: in radians.
+        """
         draws_BD = torch.from_numpy(self._draws(split, first, count)).to(device)
         pick, where = draws_BD[:, :5].T, draws_BD[:, 5:9].T
-        labels = (pick[0] * len(CLASSES)).long()
         hue = (pick[1] * len(LIGHT)).long()
-        other = (hue + 1 + (pick[2] * (len(LIGHT) - 1)).long()) % len(LIGHT)
-        textures = (pick[3:5] * len(TEXTURES)).long()
-        ground = self._painted(hue, textures[0])
-        shape = self._painted(other, textures[1])
-        return ground.lerp_(shape, self._coverage(labels, where)[:, None]), labels
+        radius = self.side * (0.30 + 0.10 * where[0])
+        # The centre strays by as much as keeps nearly all of the shape inside.
+        x, y = self.side / 2 + (where[2:4] - 0.5) * 2 * (0.46 * self.side - radius)
+        return {
+            "shape": (pick[0] * len(CLASSES)).long(),
+            "shape_hue": (hue + 1 + (pick[2] * (len(LIGHT) - 1)).long()) % len(LIGHT),
+            "ground_hue": hue,
+            "shape_texture": (pick[4] * len(TEXTURES)).long(),
+            "ground_texture": (pick[3] * len(TEXTURES)).long(),
+            **{"x": x, "y": y, "radius": radius, "tilt": (where[1] - 0.5) * 0.6},
+        }
 
     def _draws(self, split: str, first: int, count: int) -> np.ndarray:
         """(B, _DRAWS) float32 uniform in [0, 1).  A counter-based generator: image n has its
@@ -93,20 +111,17 @@ class World:
         }
         return torch.stack([maps[name].float() for name in TEXTURES])
 
-    def _coverage(self, labels: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    def _coverage(self, factors: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B, H, W) how much of each pixel the shape covers."""
+        labels, radius, tilt = (factors[name] for name in ("shape", "radius", "tilt"))
         side = self.side
-        radius = side * (0.30 + 0.10 * where[0])
-        tilt = (where[1] - 0.5) * 0.6
-        # The centre strays by as much as keeps nearly all of the shape inside.
-        centre = side / 2 + (where[2:4] - 0.5) * 2 * (0.46 * side - radius)
         pixels = torch.arange(side, device=labels.device) + 0.5
         cover = torch.empty(len(labels), side, side, device=labels.device)
         for label, shape in enumerate(_SHAPES.values()):
             of = (labels == label).nonzero()[:, 0]
             c, s = ((f(tilt[of]) / radius[of])[:, None, None] for f in (torch.cos, torch.sin))
-            dx = pixels[None, None, :] - centre[0, of][:, None, None]
-            dy = pixels[None, :, None] - centre[1, of][:, None, None]
+            dx = pixels[None, None, :] - factors["x"][of][:, None, None]
+            dy = pixels[None, :, None] - factors["y"][of][:, None, None]
             depth = shape(c * dx + s * dy, c * dy - s * dx)
             cover[of] = depth.mul_(radius[of][:, None, None]).add_(0.5).clamp_(0, 1)
         return cover
@@ -186,6 +201,9 @@ _SHAPES: dict[str, Depth] = {
     "bow tie": _bow_tie,
 }
 CLASSES = tuple(_SHAPES)
+#: How many there are of each factor that is one of a few.
+CHOICES = {"shape": len(CLASSES), "shape_hue": len(LIGHT), "ground_hue": len(LIGHT)}
+CHOICES |= {"shape_texture": len(TEXTURES), "ground_texture": len(TEXTURES)}
 
 
 def picture(columns: int = 12) -> torch.Tensor:

@@ -52,11 +52,11 @@ class Objective(nn.Module):
 
 
 def averaged(model: nn.Module, share: float) -> AveragedModel:
-    """A mean of a model's weights over the last `share` of its steps, however many there are: the
-    weights of step i of n count as i^(1 / share - 1)."""
+    """A mean of a model's weights over the last `share` of its steps, however many there are: those
+    of step i count as about i^(1 / share - 1), exactly so for shares of 1 and a half."""
 
     def update(means: list[torch.Tensor], weights: list[torch.Tensor], before: torch.Tensor):
-        torch._foreach_lerp_(means, weights, min(1.0, 1 / (share * (int(before) + 1))))
+        torch._foreach_lerp_(means, weights, 1 / (1 + share * int(before)))
 
     return AveragedModel(model, multi_avg_fn=update).requires_grad_(False)
 

@@ -58,8 +58,9 @@ def test_a_draw_just_below_one_is_still_the_last_of_its_kind(monkeypatch):
 
 def test_every_class_has_its_own_silhouette():
     world = World()
-    where = torch.full((4, len(CLASSES)), 0.5)
-    cover = world._coverage(torch.arange(len(CLASSES)), where)
+    one_place = {"x": 32.0, "y": 32.0, "radius": 64 * 0.35, "tilt": 0.0}
+    factors = {name: torch.full((len(CLASSES),), value) for name, value in one_place.items()}
+    cover = world._coverage(factors | {"shape": torch.arange(len(CLASSES))})
     for one in range(len(CLASSES)):
         for other in range(one):
             apart = (cover[one] - cover[other]).abs().mean()

@@ -89,6 +89,11 @@ def test_token_maps_are_those_of_the_images(folder, tmp_path):
     wanted = {tuple(row) for row in torch.cat((labels[:, None], vqvae.encode(images)), 1).tolist()}
     rows = torch.cat((batch["labels"][:, None], batch["tokens"]), 1).tolist()
     assert {tuple(row) for row in rows} == wanted  # an epoch is every image once
+    source, _ = tokens_of(data.model_copy(update={"tokens": ""}), vqvae)  # none are kept
+    ((_, batch),) = source.stream(iter([step]))
+    images, labels = open_images(data, CPU).world.images("train", 15, 5)  # nor does one come twice
+    assert torch.equal(batch["tokens"], vqvae.encode(images))
+    assert torch.equal(batch["labels"], labels)
 
 
 def test_two_runs_that_need_the_same_token_maps_make_them_once(folder, tmp_path):

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -22,7 +23,8 @@ from codevar.mini.cards import row
 from codevar.mini.classifier import load_classifier
 from codevar.progress import Progress
 from codevar.train import checkpoint, loop, parallel
-from codevar.train.recipes import TrainVQVAE
+from codevar.train.recipes import TrainVAR, TrainVQVAE
+from codevar.train.step import Step
 from tests.train.small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
 
 RECIPES = ("vqvae", "var", "code-drafter", "code-refiner", "variant", "perturb", "classifier")
@@ -85,6 +87,33 @@ def test_the_layout_comes_first(folder, tmp_path):
     assert trained == [2, 2, 2, 4, 4, 4]
 
 
+def test_drawn_layout_steps_may_weigh_as_all_scales_do(folder, tmp_path):
+    drawn = {"layout": 0.5, "layout_scales": 2, "layout_when": "drawn"}
+    values = config(folder, "var", out=str(tmp_path / "o"), **drawn)
+    trained = [
+        sum(key.startswith("scale_") for key in row) for row in metrics(train(values).parent)
+    ]
+    assert set(trained) == {2, 4}
+    assert trained != sorted(trained)
+    recipe = TrainVAR.model_validate(values | {"balanced": True})
+    steps = [Step(n, 2000, 0, 8, range(8)) for n in range(2000)]
+    mean = np.mean([recipe.weights(step, 4) for step in steps], axis=0)
+    assert mean == pytest.approx([1, 1, 1, 1], abs=0.1)
+
+
+def test_weights_are_averaged_over_the_end_of_the_run(folder, tmp_path):
+    """Over a half: step i counts i times.  At every checkpoint there is one that can be used."""
+    values = config(folder, "var", out=str(tmp_path / "o"), half=False, checkpoint_every=1, steps=3)
+    each = [train(values | {"out": str(tmp_path / f"after_{n}"), "steps": n}) for n in (1, 2, 3)]
+    average = train(values | {"average": 0.5})
+    found, weights = load_file(average), [load_file(path) for path in each]
+    last = load_file(average.with_name("model_latest.safetensors"))
+    for name in found.keys() - {"lvl_1L"}:
+        wanted = sum(n * of_step[name] for n, of_step in enumerate(weights, 1)) / 6
+        assert torch.allclose(found[name], wanted, atol=1e-6), name
+        assert torch.allclose(last[name], (weights[0][name] + 2 * weights[1][name]) / 3, atol=1e-6)
+
+
 def test_models_on_the_way_are_kept(folder, tmp_path):
     values = config(folder, "variant", out=str(tmp_path / "o"), keep=(0.5, 0.67))
     out = train(values).parent
@@ -119,9 +148,10 @@ def test_half_precision_trains(folder, tmp_path, precision):
 
 @pytest.mark.parametrize("recipe", ["vqvae", "variant"])
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(folder, tmp_path, recipe, monkeypatch):
-    muon = {"optimizer.name": "muon"} if recipe == "variant" else {}
-    wanted = train(config(folder, recipe, out=str(tmp_path / "whole"), **muon))
-    values = config(folder, recipe, out=str(tmp_path / "stopped"), **muon)
+    changes = {"optimizer.name": "muon", "average": 0.5, "data.tokens": ""}
+    changes = changes if recipe == "variant" else {}
+    wanted = train(config(folder, recipe, out=str(tmp_path / "whole"), **changes))
+    values = config(folder, recipe, out=str(tmp_path / "stopped"), **changes)
     step = loop.Run._step
 
     def stopping(self, batches):
