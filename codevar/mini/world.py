@@ -79,7 +79,10 @@ class World:
             "ground_hue": hue,
             "shape_texture": (pick[4] * len(TEXTURES)).long(),
             "ground_texture": (pick[3] * len(TEXTURES)).long(),
-            **{"x": x, "y": y, "radius": radius, "tilt": (where[1] - 0.5) * 0.6},
+            "x": x,
+            "y": y,
+            "radius": radius,
+            "tilt": (where[1] - 0.5) * 0.6,
         }
 
     def _draws(self, split: str, first: int, count: int) -> np.ndarray:
