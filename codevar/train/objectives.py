@@ -55,7 +55,7 @@ def averaged(model: nn.Module, share: float) -> AveragedModel:
     """A mean of a model's weights over the last `share` of its steps, however many there are: those
     of step i count as about i^(1 / share - 1), exactly so for shares of 1 and a half."""
 
-    def update(means: list[torch.Tensor], weights: list[torch.Tensor], before: torch.Tensor):
+    def update(means: Any, weights: Any, before: torch.Tensor | int) -> None:
         torch._foreach_lerp_(means, weights, 1 / (1 + share * int(before)))
 
     return AveragedModel(model, multi_avg_fn=update).requires_grad_(False)
