@@ -49,6 +49,10 @@ method = "variant"
 subnet_depth = 2
 bridge_scales = [6, 8]
 """
+#: The same on the smallest trained models, for what really decodes.
+TRAINED = TINY.replace(
+    "depth = 2\nprecision", 'weights = "mini"\nsampling = "mini"\ndepth = 4\nprecision'
+).replace("subnet_depth = 2", "subnet_depth = 4")
 ENV = {
     "machine": "here",
     "commit": "0" * 40,
@@ -548,8 +552,9 @@ def test_a_limit_that_the_shell_has_set_is_no_obstacle(tmp_path):
 
 
 def test_a_case_takes_turns_with_its_baseline_and_streams(tmp_path):
-    base = job(depth=2)["case"]
-    asked = job(method="variant", depth=2, subnet_depth=2) | {"paired_with": base}
+    mini = {"depth": 4, "weights": "mini", "sampling": "mini"}
+    base = job(**mini)["case"]
+    asked = job(method="variant", subnet_depth=2, **mini) | {"paired_with": base}
     result = runner.run_in_process(asked | {"stream_seconds": 0.2}, 120, tmp_path / "log")
     assert result["status"] == "ok"
     pairs = result["paired"]
@@ -569,7 +574,7 @@ def test_a_case_that_takes_too_long_is_ended(tmp_path):
 def test_a_case_does_not_outlive_its_runner(tmp_path, seconds):
     """A runner that is killed leaves nothing that would disturb the next measurement, be the case
     running or still loading torch."""
-    (tmp_path / "tiny.toml").write_text(TINY.replace("max_seconds = 0.1", "max_seconds = 30"))
+    (tmp_path / "tiny.toml").write_text(TRAINED.replace("max_seconds = 0.1", "max_seconds = 30"))
     process = start(tmp_path)
     runner_itself, children = psutil.Process(process.pid), []
     while not children:
@@ -654,7 +659,7 @@ def wait_for_records(file, n, process):
 
 def test_killed_stopped_and_resumed(tmp_path):
     """The whole of it: `kill -9` in the first case, Ctrl-C in the next, then to the end."""
-    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "tiny.toml").write_text(TRAINED)
     file = tmp_path / "run" / "records.jsonl"
     process = start(tmp_path)
     wait_for_records(file, 1, process)
@@ -677,9 +682,9 @@ def test_killed_stopped_and_resumed(tmp_path):
     assert process.returncode == 0, output
     lines, complaints = records.read(tmp_path / "run")
     assert sorted(r.method for r in lines) == [
-        "VAR-d2",
-        "VARiant-d2 N=6 (d2)",
-        "VARiant-d2 N=8 (d2)",
+        "VAR-d4",
+        "VARiant-d4 N=6 (d4)",
+        "VARiant-d4 N=8 (d4)",
     ]
     assert complaints == []
     for record in lines:
@@ -696,4 +701,4 @@ def test_killed_stopped_and_resumed(tmp_path):
         names = ("import_s", "load_s", "prepare_s", "first_latency_s", "first_vqvae_latency_s")
         assert all(getattr(once, name) >= 0 for name in names)
         assert sum(getattr(once, name) for name in names) <= once.first_image_s
-    assert len({record.tokens_sha256 for record in lines}) == 1  # two of two layers
+    assert len({record.tokens_sha256 for record in lines}) == 1  # four of four layers

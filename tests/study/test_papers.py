@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.predict.prediction import predict
 from bench.report import content
 from bench.study import experiment, folders, papers
+from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from bench.tables import frames, tables
 from bench.tables.frames import Run
@@ -34,6 +36,14 @@ def shown(name, **changes):
     )
 
 
+@pytest.fixture
+def same_prediction(monkeypatch):
+    """Where predictions are beside the point: one serves all cases."""
+    one = predict(make_case({"method": "var", "depth": 4, "weights": "mini", "sampling": "mini"}))
+    monkeypatch.setattr(frames, "predict", lambda case: one)
+
+
+@pytest.mark.usefixtures("same_prediction")
 @pytest.mark.parametrize("name", sorted(set(papers.names()) - NO_CASES))
 def test_every_printed_value_stands_in_an_experiments_table(name):
     assert experiment.load(name).experiment.paper == name
@@ -56,6 +66,7 @@ def test_nearly_every_row_of_a_table_is_a_case(name):
     assert len(more) == again.get(name, 0)
 
 
+@pytest.mark.usefixtures("same_prediction")
 def test_a_value_stands_beside_the_draft_steps_that_it_is_of():
     data = frames.frame(Run(experiment.load("code_table6", ["draft_steps=9,8"])))
     ours = data[data["status"] == "not run"]
@@ -69,6 +80,7 @@ def test_a_value_stands_beside_the_draft_steps_that_it_is_of():
     ] == ["CoDe N=9 (d30+d16)"]
 
 
+@pytest.mark.usefixtures("same_prediction")
 def test_a_swapped_scale_stands_beside_its_own_size_and_scale():
     data = frames.frame(Run(experiment.load("code_table4"))).set_index("method")
     assert data.loc["VAR-d30, scale 7 by d20", "quality_precision_paper"] == 0.5095
