@@ -5,6 +5,7 @@ from .decoding import decode
 from .editing import edit
 from .files import PUBLISHED, CheckpointError
 from .outputs import Decoded
+from .quantised import quantise_weights
 from .sampling import PRESETS, Sampling
 from .scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from .stacks import Stack, stack
@@ -30,5 +31,6 @@ __all__ = [
     "load_var",
     "load_vqvae",
     "plan",
+    "quantise_weights",
     "stack",
 ]

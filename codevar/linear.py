@@ -19,6 +19,41 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
 
+class QuantisedLinear(nn.Module):
+    """y = x W^T + b of a weight in 8 bits; `codevar.quantised` has the products.
+
+    codes: (m, n) whole numbers.  factor: (m,) float32, of each output.  dtype: what y comes out in,
+    but for autocast.
+    """
+
+    def __init__(
+        self, codes: torch.Tensor, factor: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(codes, requires_grad=False)
+        self.factor = nn.Parameter(factor, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
+        return self.product(x, dtype).add_(self.bias)
+
+    def product(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """x W^T, which is nobody else's."""
+        raise NotImplementedError
+
+
+#: Layers that can stand in the place of each other.
+Linear = nn.Linear | PackedLinear | QuantisedLinear
+
+
+def taken_by(layer: Linear) -> torch.dtype:
+    """The precision in which a layer takes its input."""
+    return layer.dtype if isinstance(layer, QuantisedLinear) else layer.weight.dtype
+
+
 class UnroundedLinear(nn.Linear):
     """A linear layer whose results are float32 where its weights are in half precision.
 

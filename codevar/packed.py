@@ -176,10 +176,11 @@ def pack_var(var: VAR, own_attention: bool = True) -> None:
         attn, ffn = block.attn, block.ffn
         if own_attention and faster:
             attn.attend = attend
-        attn.mat_qkv = packed(attn.mat_qkv.weight, attn.qkv_bias())
-        del attn.q_bias, attn.v_bias
-        ffn.fc1 = packed(ffn.fc1.weight, ffn.fc1.bias, gelu=True)
-        ffn.act = nn.Identity()
+        if isinstance(attn.mat_qkv, nn.Linear) and isinstance(ffn.fc1, nn.Linear):
+            attn.mat_qkv = packed(attn.mat_qkv.weight, attn.qkv_bias())
+            del attn.q_bias, attn.v_bias
+            ffn.fc1 = packed(ffn.fc1.weight, ffn.fc1.bias, gelu=True)
+            ffn.act = nn.Identity()
     var.head.float()  # for float32 logits
     for parent in list(var.modules()):
         for name, child in parent.named_children():

@@ -16,6 +16,7 @@ from codevar.var import VAR
 SELECTORS = ("fastvar", "random")
 SCORES = ("observed", "observed_maxpool", "random", "recent")
 BITS = (16, 8, 4)  # 16: as they are
+WEIGHT_BITS = (16, "W8A16", "W8A8")  # of weights and activations; 16: as they are
 OBSERVED = 16  # tokens of a map whose queries score the cache, at most
 
 

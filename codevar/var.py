@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codevar.config import VARConfig
-from codevar.linear import PackedLinear, UnroundedLinear
+from codevar.linear import Linear, UnroundedLinear, taken_by
 from codevar.pruning import taken
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ Modulation = Sequence[torch.Tensor]
 
 class VAR(nn.Module):
     """p(token maps | class), scale by scale."""
+
+    weight_bits: int | str = 16  #: of `codevar.quantised`, which alone changes it
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
@@ -251,8 +253,8 @@ class Attention(nn.Module):
             self.scale_mul_1H11 = nn.Parameter(torch.empty(1, H, 1, 1))
         self.q_bias = nn.Parameter(torch.empty(C))
         self.v_bias = nn.Parameter(torch.empty(C))
-        self.mat_qkv: nn.Linear | PackedLinear = nn.Linear(C, 3 * C, bias=False)
-        self.proj = nn.Linear(C, C)
+        self.mat_qkv: Linear = nn.Linear(C, 3 * C, bias=False)
+        self.proj: Linear = nn.Linear(C, C)
 
     def qkv_bias(self) -> torch.Tensor:
         """(3 C,); keys have none."""
@@ -266,7 +268,7 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """(B, L, C) what the tokens take from each other and from the cache."""
         B, L, C = x_BLC.shape
-        x_BLC = x_BLC.to(self.mat_qkv.weight.dtype)
+        x_BLC = x_BLC.to(taken_by(self.mat_qkv))
         if self.mat_qkv.bias is None:
             qkv_BL3C = F.linear(x_BLC, self.mat_qkv.weight, self.qkv_bias())
         else:
@@ -290,13 +292,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1: nn.Linear | PackedLinear = nn.Linear(width, hidden)
+        self.fc1: Linear = nn.Linear(width, hidden)
         self.act: nn.Module = nn.GELU(approximate="tanh")
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2: Linear = nn.Linear(hidden, width)
 
     def forward(self, x_BLC: torch.Tensor) -> torch.Tensor:
         """x_BLC [B, L, C] to [B, L, C], in the weights' precision."""
-        return self.fc2(self.act(self.fc1(x_BLC.to(self.fc1.weight.dtype))))
+        return self.fc2(self.act(self.fc1(x_BLC.to(taken_by(self.fc1)))))
 
 
 class HeadNorm(nn.Module):

@@ -76,7 +76,10 @@ class Loaded:
             return model
 
         # One after the other, as packing takes memory of its own.
-        models = [ready(codevar.load_var(source, **options)) for source in sources]
+        models = [
+            ready(codevar.quantise_weights(codevar.load_var(source, **options), case.weight_bits))
+            for source in sources
+        ]
         check_depths(case, (model.config for model in models))
         plan = case.plan(*models)
         options["patch_sizes"] = plan.scales.patch_sizes

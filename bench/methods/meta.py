@@ -10,7 +10,7 @@ import torch
 
 from bench.study.cases import Case, VARCase, model_config
 from bench.study.errors import UsageError
-from codevar import VAR, VARConfig, VQVAEConfig, files
+from codevar import VAR, VARConfig, VQVAEConfig, files, quantise_weights
 from codevar.config import patch_sizes_of
 from codevar.files import SHIPPED, CheckpointError
 from codevar.plan import Plan
@@ -22,7 +22,7 @@ def meta_plan(case: Case) -> Plan:
     as they are in a decode.  Raises UsageError for a plan that cannot be."""
     assert isinstance(case, VARCase)
     how = stack(case.stack, case.precision, case.attention)
-    models = _meta_models(configs(case), how, case.device.partition(":")[0])
+    models = _meta_models(configs(case), how, case.device.partition(":")[0], case.weight_bits)
     try:
         return case.plan(*models)
     except ValueError as e:  # what only the models' sizes tell
@@ -60,8 +60,11 @@ def vqvae_config(case: VARCase) -> VQVAEConfig:
 
 
 @functools.cache
-def _meta_models(sizes: tuple[VARConfig, ...], how: Stack, device: str) -> tuple[VAR, ...]:
+def _meta_models(
+    sizes: tuple[VARConfig, ...], how: Stack, device: str, weight_bits: int | str
+) -> tuple[VAR, ...]:
     """Remembered, since models take a while to lay out; plans only read them."""
     with torch.device("meta"):
         models = [VAR(config).to(how.weights) for config in sizes]
+        models = [quantise_weights(model, weight_bits) for model in models]
     return tuple(how.prepare(model, device) for model in models)

@@ -15,7 +15,8 @@ choice, and show as time over the floor.  So is what runs beside the transformer
 quantiser).  Weights are counted for each pass since they outgrow any cache; at the first scales
 and small batches the cache and logits may not, but there they are next to nothing.
 
-FLOPs are `bench.predict.prediction.flops`, as the stack computes them.
+FLOPs are `bench.predict.prediction.flops`, as the stack computes them.  Products of whole numbers
+(W8A8) take no time here: no rate of them is measured.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.methods.meta import configs, meta_plan
 from bench.predict.ceilings import Ceilings
-from bench.predict.prediction import flops, head_flops
+from bench.predict.prediction import flops, head_flops, integer_flops
 from bench.study.cases import Case, VARCase, make_case
 from bench.study.records import Record
-from codevar import VAR, VQVAE, VQVAEConfig
+from codevar import VAR, VQVAE, VQVAEConfig, quantise_weights
 from codevar.compiled import chain_var, merge_biases
 from codevar.decoding import generate
 from codevar.plan import Plan
@@ -97,15 +98,18 @@ def floor_of(case: Case, ceilings: Ceilings) -> Floor:
 def floor(plan: Plan, batch_size: int, run: Stack, ceilings: Ceilings) -> Floor:
     """The least seconds of each scale on a machine with these ceilings."""
     total, moved = flops(plan, batch_size, run), bytes_moved(plan, batch_size, run)
-    heads = [0] * plan.scales.K
+    heads, whole = [0] * plan.scales.K, [0] * plan.scales.K
     for p in work(plan, batch_size, run):
         heads[p.scale] += head_flops(p)
+        whole[p.scale] += integer_flops(p)
     # Under autocast the head alone stays in the weights' precision.
     body, head = ceilings.rate(run.precision), ceilings.rate(run.weights)
     return Floor(
         flops=total,
         bytes=moved,
-        compute_s=tuple((t - h) / body + h / head for t, h in zip(total, heads, strict=True)),
+        compute_s=tuple(
+            (t - h - i) / body + h / head for t, h, i in zip(total, heads, whole, strict=True)
+        ),
         memory_s=tuple(b / ceilings.bandwidth for b in moved),
     )
 
@@ -117,31 +121,35 @@ def bytes_moved(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
         cache = sum(visit.rows * (visit.past + visit.written) for visit in p.visits)
         logits = p.logit_rows * p.logit_tokens * p.model.config.vocab
         moved[p.scale] += (
-            weights_read(p) * run.weights.itemsize
+            weights_read(p, run.weights.itemsize)
             + run.token_bytes(p.model.config, p.bits) * cache
             + 2 * logits * FLOAT32_BYTES
         )
     return tuple(moved)
 
 
-def weights_read(p: Pass) -> int:
-    """Weights (elements) of a pass: of the layers that run, the head, and AdaLN where computed."""
+def weights_read(p: Pass, itemsize: int) -> int:
+    """Weights (bytes) of a pass: of the layers that run, the head, and AdaLN where computed.
+
+    itemsize: of those that are not in 8 bits.
+    """
     model = p.model
-    read = elements(model.head_nm) + elements(model.head)
+    read = weight_bytes(model.head_nm, itemsize) + weight_bytes(model.head, itemsize)
     if model.config.shared_adaln and p.is_first:
-        read += elements(model.shared_ada_lin)
+        read += weight_bytes(model.shared_ada_lin, itemsize)
     for visit in p.visits:
         block = model.blocks[visit.layer]
-        read += elements(block)
+        read += weight_bytes(block, itemsize)
         if not (model.config.shared_adaln or visit.conditions):
-            read -= elements(block.get_submodule("ada_lin"))
+            read -= weight_bytes(block.get_submodule("ada_lin"), itemsize)
     return read
 
 
 @functools.cache
-def elements(module: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def weight_bytes(module: nn.Module, itemsize: int) -> int:
+    """Of a module's parameters; `itemsize` each, but for those in 8 bits."""
+    sizes = ((p.numel(), 1 if p.dtype == torch.int8 else itemsize) for p in module.parameters())
+    return sum(count * size for count, size in sizes)
 
 
 def compute_bound_from(case: Case, ceilings: Ceilings) -> int | None:
@@ -171,11 +179,12 @@ def operators(case: Case) -> tuple[int, ...]:
         VAR(replace(config, width=2, heads=1, ffn_ratio=4.0, vocab=32, channels=8)).to(run.weights)
         for config in configs(case)
     ]
+    tiny = [quantise_weights(model, case.weight_bits) for model in tiny]
     theirs = tiny[0].config
     vqvae = VQVAE(VQVAEConfig(32, (1,), vocab=32, channels=8, patch_sizes=theirs.patch_sizes))
     for model in (*tiny, vqvae):
         for parameter in model.parameters():
-            nn.init.zeros_(parameter)
+            parameter.data.zero_()
     plan, marks, count = case.plan(*tiny), list[int](), Count()
     for model in tiny if run.packs else ():
         chain_var(model, compiles=False)

@@ -21,7 +21,7 @@ from bench.predict.footprint import footprint
 from bench.study.cases import Case
 from bench.study.records import MemoryUse, Predicted
 from bench.study.units import MIB
-from codevar import VQVAE, VQVAEConfig
+from codevar import VQVAE, VARConfig, VQVAEConfig
 from codevar.noise import CHUNK
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
@@ -201,7 +201,7 @@ def input_flops(p: Pass) -> int:
 def block_flops(p: Pass) -> int:
     """The layers, the condition's products that they need, and what scores a cache."""
     config, C = p.model.config, p.model.config.width
-    linear = 2 * (4 * C * C + 2 * C * config.ffn_width)
+    linear = linear_flops(config)
     conditions = sum(visit.conditions for visit in p.visits)
     if config.shared_adaln:
         conditions = p.model_rows * p.is_first
@@ -211,6 +211,18 @@ def block_flops(p: Pass) -> int:
         + v.rows * v.observes * 2 * C * observed * (v.past + v.queries)
         for v in p.visits
     )
+
+
+def linear_flops(config: VARConfig) -> int:
+    """Of a token's products in one layer."""
+    C = config.width
+    return 2 * (4 * C * C + 2 * C * config.ffn_width)
+
+
+def integer_flops(p: Pass) -> int:
+    """Of those of the layers, what is multiplied in whole numbers: the products of W8A8."""
+    tokens = sum(visit.rows * visit.queries for visit in p.visits)
+    return (p.model.weight_bits == "W8A8") * linear_flops(p.model.config) * tokens
 
 
 def head_flops(p: Pass) -> int:

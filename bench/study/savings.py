@@ -8,6 +8,7 @@ Each key is a number or a string, since a list is an axis:
     cache_policy = "window 2+1"                   # or "observed 64 in 1-29", "random 64", ...
     cache_bits = 8
     early_exit = "9:20,10:16"
+    weight_bits = "W8A8"                          # or "W8A16"
 
 Scales count from 1, layers from 0.  Nothing here needs torch until a plan is made.
 """
@@ -70,6 +71,9 @@ def label(case: VARCase) -> str:
     }
     told = [say.format(getattr(case, key)) for key, say in words.items() if getattr(case, key)]
     told += [f"int{case.cache_bits} cache"] * (case.cache_bits < 16)
+    told += [f"{case.weight_bits}{' emulated' * (case.weight_bits == 'W8A16')}"] * (
+        case.weight_bits != 16
+    )
     return "".join(f", {part}" for part in told)
 
 

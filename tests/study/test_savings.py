@@ -31,6 +31,7 @@ def test_every_key_is_the_modifier_of_its_name():
     ]
     assert [s.guided for s in plan_of(guidance_off_from=9).steps] == [k < 9 for k in SCALES]
     assert {s.cache.bits for s in plan_of(cache_bits=8).steps} == {8}
+    assert [plan_of(weight_bits=b).models[0].weight_bits for b in (16, "W8A8")] == [16, "W8A8"]
     assert plan == original(plan.models[0])
 
 
@@ -41,6 +42,15 @@ def test_the_label_says_what_is_left_out():
     keys = {"guidance_off_from": 9, "cache_policy": "window 2+1", "cache_bits": 4}
     case = make_case(D16 | {"method": "code", "draft_steps": 8} | keys)
     assert case.label == ("CoDe N=8 (d16+d16), no guidance from 9, cache window 2+1, int4 cache")
+    labels = [make_case(D16 | {"weight_bits": bits}).label for bits in (16, "W8A8", "W8A16")]
+    assert labels == ["VAR-d16", "VAR-d16, W8A8", "VAR-d16, W8A16 emulated"]
+
+
+def test_weights_in_8_bits_weigh_less_and_do_the_same_work():
+    whole, less = (predict(make_case(D16 | {"weight_bits": bits})) for bits in (16, "W8A8"))
+    assert whole.flops == less.flops  # AdaLN, the head and the VQVAE stay as they are
+    ratio = less.params_bytes / whole.params_bytes
+    assert ratio == pytest.approx(0.64, abs=0.01)
 
 
 def test_half_the_rows_of_the_last_two_scales_are_much_of_the_work():
@@ -65,6 +75,7 @@ def test_half_the_rows_of_the_last_two_scales_are_much_of_the_work():
         ({"cache_policy": "h2o 64"}, "score must be one of"),
         ({"cache_policy": "window 2"}, 'cache_policy must be like "window 2+1"'),
         ({"cache_bits": 3}, "cache_bits"),
+        ({"weight_bits": 8}, "weight_bits must be 16, 'W8A16' or 'W8A8', not 8"),
         ({"skip_scales": "1"}, "scale 1 cannot be skipped"),
         ({"skip_scales": "1-10"}, "scale 1 cannot be skipped"),
         ({"skip_scales": "11"}, "scale must be 1..10"),
