@@ -22,9 +22,8 @@ def estimate(given: Given) -> Estimate:
     """Of all samples, and of each class."""
     assert given.labels_N is not None
     logits_NC = given.samples["logits"].cpu()
-    right_N = (logits_NC.argmax(1) == given.labels_N).double()
     by_class = class_accuracy(logits_NC, given.labels_N)
-    return replace(given.mean(right_N), by_class=by_class)
+    return replace(given.share(logits_NC.argmax(1) == given.labels_N), by_class=by_class)
 
 
 def lacks(samples: Images, network: Network) -> str:

@@ -74,7 +74,7 @@ def coverages(
     ]
     given = Given({}, {}, {}, None, groups)
     return {
-        "precision": given.mean(torch.cat(inside).cpu()),
+        "precision": given.share(torch.cat(inside).cpu()),
         "recall": _of_rows(torch.cat(recalled, dim=1)),
         "density": given.mean(torch.cat(balls).cpu()),
         "coverage": _of_rows(covered_RM),

@@ -6,11 +6,12 @@ of each image, R replicates.
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import torch
 
-from bench.metrics.jackknife import Groups
+from bench.metrics.jackknife import Groups, Interval, interval
 from bench.metrics.metric import Estimate, Given, Metric
 
 SPLIT = 5000  # images of one Inception Score
@@ -49,7 +50,23 @@ def estimate(given: Given) -> Estimate:
         if rest and len(logits_NC) > SPLIT
         else None
     )
-    return Estimate(value, replicates, spread=spread, note=note)
+    return Estimate(
+        value, replicates, with_unseen(value, replicates, len(logits_NC)), spread, None, note
+    )
+
+
+def with_unseen(value: float, replicates: list[float], images: int) -> Interval | None:
+    """The 95 % interval, which reaches further down where few images make the whole spread.
+
+    Near as many as there are classes, IS hangs on rare images of no clear class, of which a set
+    may have none: 3 / N of a model's images may be such (the rule of three), each of which takes
+    IS log(IS) / N away.
+    """
+    if not replicates:
+        return None
+    low, high = interval(value, replicates, 1.0)
+    unseen = 3 / images * value * math.log(value)
+    return max(1.0, value - math.hypot(value - low, unseen)), high
 
 
 Metric(

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import sem
+from scipy.stats import binomtest, sem
 from scipy.stats import t as student
+
+Interval = tuple[float, float]
 
 #: 25 divides 50, 100, 500 and 1000 images of a class, so that groups have as many of each.
 GROUPS = 25
@@ -108,7 +110,7 @@ def standard_error(value: float, replicates: Sequence[float]) -> float:
 
 def interval(
     value: float, replicates: Sequence[float], low: float = -math.inf, high: float = math.inf
-) -> tuple[float, float]:
+) -> Interval:
     """95 % interval of a figure at this number of images: where it would lie with other samples
     of the same model against the same reference.
 
@@ -119,7 +121,38 @@ def interval(
     return max(low, value - half), min(high, value + half)
 
 
-def interval_of_mean(values_N: torch.Tensor) -> tuple[float, float] | None:
+def interval_of_share(hits: int, images: int) -> Interval:
+    """95 % interval of a share (Clopper and Pearson): near 0 and 1, where a set may have no miss
+    at all, replicates say too little."""
+    found = binomtest(hits, images).proportion_ci()
+    return float(found.low), float(found.high)
+
+
+def interval_of_difference(
+    one: tuple[float, Sequence[float], Interval], other: tuple[float, Sequence[float], Interval]
+) -> Interval:
+    """95 % interval of a difference of figures whose own intervals may be lopsided (Zou and
+    Donner, 2008; of shares, Newcombe's tenth, 1998).  Each figure: value, replicates, interval."""
+    (value, replicates, (low, high)), (others, theirs, (other_low, other_high)) = one, other
+    apart, errors = (
+        value - others,
+        standard_error(value, replicates) * standard_error(others, theirs),
+    )
+    correlation = 0.0
+    if errors:
+        together = [a + b for a, b in zip(replicates, theirs, strict=True)]
+        both = standard_error(value + others, together) ** 2
+        less = standard_error(apart, [a - b for a, b in zip(replicates, theirs, strict=True)]) ** 2
+        correlation = min(max((both - less) / (4 * errors), -1.0), 1.0)
+
+    def reach(mine: float, its: float) -> float:
+        return math.sqrt(max(mine**2 + its**2 - 2 * correlation * mine * its, 0.0))
+
+    down = reach(value - low, other_high - others)
+    return apart - down, apart + reach(high - value, others - other_low)
+
+
+def interval_of_mean(values_N: torch.Tensor) -> Interval | None:
     """Student's 95 % interval of the mean of independent values; None of a single one."""
     if len(values_N) < 2:
         return None

@@ -5,13 +5,20 @@ Shapes: N samples, M references, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-from bench.metrics.jackknife import Groups
+from bench.metrics.jackknife import (
+    Groups,
+    Interval,
+    interval,
+    interval_of_difference,
+    interval_of_share,
+)
 from bench.study.columns import Column, register
 
 #: What it needs beside the samples: the references' distribution (their mean and covariance are
@@ -77,22 +84,46 @@ class Given:
         value = float(values_N.double().mean())
         return Estimate(value, self.groups.means(values_N) if self.groups else [])
 
+    def share(self, hits_N: torch.Tensor) -> Estimate:
+        """The share of samples of which `hits_N` (N,) is true."""
+        found = self.mean(hits_N)
+        if not self.groups:
+            return found
+        return replace(found, interval=interval_of_share(int(hits_N.sum()), len(hits_N)))
+
 
 @dataclass(frozen=True)
 class Estimate:
     """A metric's value and its replicates (`bench.metrics.jackknife`).
 
-    interval: 95 %, of a metric that needs no replicates for it.  spread: standard deviation that
+    interval: 95 %, where it is not made of the replicates alone.  spread: standard deviation that
     the metric reports beside its value.  by_class: the value of each class.  note: what a reader
     must know.
     """
 
     value: float
     replicates: list[float] = field(default_factory=list)
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     spread: float | None = None
     by_class: list[float] | None = None
     note: str | None = None
+
+    def within(self, low: float = -math.inf, high: float = math.inf) -> Interval | None:
+        """The 95 % interval of a figure that is from `low` to `high`; None if there is none."""
+        if self.interval or not self.replicates:
+            return self.interval
+        return interval(self.value, self.replicates, low, high)
+
+    def less(self, other: Estimate) -> tuple[float, Interval]:
+        """The difference to another set's, with its 95 % interval."""
+        apart = self.value - other.value
+        replicates = [a - b for a, b in zip(self.replicates, other.replicates, strict=True)]
+        if not (self.interval and other.interval):
+            return apart, interval(apart, replicates)
+        return apart, interval_of_difference(
+            (self.value, self.replicates, self.interval),
+            (other.value, other.replicates, other.interval),
+        )
 
 
 def not_given(given: Given) -> Estimate:

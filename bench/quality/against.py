@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn.functional import conv2d
 
-from bench.metrics.jackknife import interval, interval_of_mean
+from bench.metrics.jackknife import interval_of_mean
 from bench.quality.evaluate import (
     METRICS,
     Measured,
@@ -88,13 +88,11 @@ def are_paired(one: ImageSet, other: ImageSet) -> bool:
 
 def differences(own: Measured, theirs: Measured) -> dict[str, Any]:
     """Of each metric, and their intervals."""
-    apart, intervals = {}, {}
-    for name, one in own.estimates.items():
-        other = theirs.estimates[name]
-        apart[name] = one.value - other.value
-        replicates = [a - b for a, b in zip(one.replicates, other.replicates, strict=True)]
-        intervals[name] = interval(apart[name], replicates)
-    return {"differences": apart, "difference_intervals": intervals}
+    found = {name: one.less(theirs.estimates[name]) for name, one in own.estimates.items()}
+    return {
+        "differences": {name: apart for name, (apart, _) in found.items()},
+        "difference_intervals": {name: span for name, (_, span) in found.items()},
+    }
 
 
 def told_apart(against: dict[str, Any], name: str) -> str:

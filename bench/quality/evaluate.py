@@ -17,7 +17,7 @@ from bench.measure import machine
 from bench.metrics import Estimate, Given
 from bench.metrics.coverage import DENSITY_NEIGHBOURS
 from bench.metrics.frechet import Gaussian
-from bench.metrics.jackknife import GROUPS, LEAST, Groups, interval
+from bench.metrics.jackknife import GROUPS, LEAST, Groups
 from bench.metrics.metric import of_features, of_pixels
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
@@ -292,11 +292,8 @@ def record_of(samples: ImageSet, protocol: Protocol, found: Measured) -> dict[st
         values[name] = one.value
         if one.spread is not None:
             values[f"{name}_std"] = one.spread
-        if one.interval:
-            intervals[name] = one.interval
-        elif one.replicates:
-            bounds = METRICS[name].low, METRICS[name].high
-            intervals[name] = interval(one.value, one.replicates, *bounds)
+        if span := one.within(METRICS[name].low, METRICS[name].high):
+            intervals[name] = span
     by_class = [one.by_class for one in found.estimates.values() if one.by_class]
     own = {name: sha for name, sha in extractor.layer_sha256.items() if name in values}
     sampled = {key: manifest.get(key) for key in ("machine", "torch", "commit", "dirty")}

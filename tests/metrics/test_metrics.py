@@ -432,6 +432,42 @@ def test_intervals_stay_within_what_a_figure_can_be():
     assert interval(0.01, replicates, 0)[0] == 0
 
 
+def test_a_share_without_a_miss_has_an_interval_and_so_has_its_difference():
+    """Clopper and Pearson's; of 500 images of two sets that are all recognised nothing more is
+    known than that neither misses 1 %."""
+    labels = torch.arange(500) % 5
+    logits_NC = 9 * torch.eye(5)[labels]
+    groups = Groups.deal(500, labels.numpy())
+    perfect = METRICS["class_accuracy"].compute(
+        Given({"logits": logits_NC}, {}, {}, labels, groups)
+    )
+    assert perfect.value == 1
+    assert perfect.within() == pytest.approx((0.025 ** (1 / 500), 1))
+    apart, (low, high) = perfect.less(perfect)
+    assert apart == 0
+    assert low == -high == pytest.approx(perfect.within()[0] - 1)
+    score = METRICS["inception_score"].compute(Given({"logits": logits_NC}, {}, {}, labels, groups))
+    assert score.within()[0] < score.value - 3 / 500 * 5 * np.log(4.9)
+
+
+def test_intervals_of_shares_hold_the_truth_near_one():
+    """300 pairs of sets whose misses are rare and mostly shared."""
+    rng, groups = np.random.default_rng(0), Groups.deal(500)
+    held = []
+    for _ in range(300):
+        hard = rng.random(500)
+        one, other = (
+            Given({}, {}, {}, None, groups).share(
+                torch.from_numpy((hard > rate) & (rng.random(500) > 0.002))
+            )
+            for rate in (0.004, 0.010)
+        )
+        truth = 0.006 * 0.998
+        low, high = one.less(other)[1]
+        held.append((low <= truth <= high, one.within()[0] <= 0.996 * 0.998 <= one.within()[1]))
+    assert np.mean(held, axis=0).min() > 0.93
+
+
 # Memory and classes
 
 
