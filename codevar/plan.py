@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from codevar import plan_data
 from codevar.checks import shown, whole
 from codevar.scales import Scales
-from codevar.steps import Eviction, Rule, Step, Tokens, Window, holds, numbers
+from codevar.steps import Eviction, Rule, Step, Tokens, Window, equidistant, holds, numbers
 from codevar.var import VAR
 
 
@@ -54,6 +55,18 @@ class Plan:
     def models(self) -> list[VAR]:
         """Each model once, in order of first use."""
         return list(dict.fromkeys(step.model for step in self.steps))
+
+    def to_dict(self, relative: bool = False) -> dict[str, Any]:
+        """The plan as data (`codevar.plan_data`), which JSON and TOML can hold.
+
+        relative: layers and budgets as shares, so that models of any size can follow it.
+        """
+        return plan_data.to_dict(self.steps, relative)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], models: Sequence[VAR]) -> Plan:
+        """The plan that the data tells, of these models.  Raises ValueError."""
+        return cls(plan_data.from_dict(data, models))
 
 
 def original(model: VAR | Plan) -> Plan:
@@ -187,14 +200,6 @@ def reads(plan: Plan) -> Iterator[tuple[int, int, tuple[int, ...]]]:
             scales = range(read[step.model, half], k + 1)
             yield k, half, tuple(s for s in scales if not plan.steps[s].skip)
             read[step.model, half] = k + 1
-
-
-def equidistant(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """`depth` of the layers, evenly spread, first and last among them (VARiant, Eq. 2)."""
-    depth = whole("subnet depth", depth)
-    if not 2 <= depth <= len(layers):
-        raise ValueError(f"subnet depth must be 2..{len(layers)}, not {depth}")
-    return tuple(layers[i * (len(layers) - 1) // (depth - 1)] for i in range(depth))
 
 
 def _plan_of(name: str, model: VAR | Plan) -> Plan:

@@ -148,3 +148,11 @@ def numbers(name: str, values: Iterable[int]) -> tuple[int, ...]:
     except TypeError:
         raise ValueError(f"{name} must be a list of whole numbers, not {shown(values)}") from None
     return tuple(whole(f"each of the {name}", value) for value in found)
+
+
+def equidistant(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """`depth` of the layers, evenly spread, first and last among them (VARiant, Eq. 2)."""
+    depth = whole("subnet depth", depth)
+    if not 2 <= depth <= len(layers):
+        raise ValueError(f"subnet depth must be 2..{len(layers)}, not {depth}")
+    return tuple(layers[i * (len(layers) - 1) // (depth - 1)] for i in range(depth))

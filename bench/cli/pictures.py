@@ -17,6 +17,7 @@ from bench.study.errors import UsageError
 from bench.study.folders import RESULTS
 from bench.study.printing import Format
 from codevar.progress import Progress
+from codevar.spans import read_spans
 
 if TYPE_CHECKING:
     from bench.study.cases import VARCase
@@ -236,15 +237,10 @@ def iqa(
 
 def numbers(option: str, text: str) -> list[int]:
     """The numbers of "0,3,7" or "0-9", each once.  Raises UsageError."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"{option} {text}: write numbers like 0,3,7 or 0-9")
-        found += range(int(first), int(last or first) + 1)
-    if not found:
-        raise UsageError(f"{option} {text}: no number is in it")
-    return list(dict.fromkeys(found))
+    try:
+        return list(dict.fromkeys(read_spans(text.replace(" ", ""))))
+    except ValueError as e:
+        raise UsageError(f"{option} {e}") from None
 
 
 def sampled_how(cases: Sequence[VARCase]) -> str:

@@ -174,8 +174,12 @@ class Sweep:
 
 
 def multiply(block: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the block's lists."""
-    axes = [value if isinstance(value, list) else [value] for value in block.values()]
+    """Every combination of the block's lists; a list of tables is one value."""
+    tables = [isinstance(value, list) and dict in map(type, value) for value in block.values()]
+    axes = [
+        value if isinstance(value, list) and not table else [value]
+        for value, table in zip(block.values(), tables, strict=True)
+    ]
     return [dict(zip(block, values, strict=True)) for values in itertools.product(*axes)]
 
 

@@ -18,15 +18,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from codevar.spans import FORM, read_spans
+
 if TYPE_CHECKING:
     from bench.study.cases import VARCase
     from codevar.plan import Plan
 
-NUMBERS = r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
-WITHIN = rf"(?: in (?P<layers>{NUMBERS}))?"
+WITHIN = rf"(?: in (?P<layers>{FORM}))?"
 BY_SCALE = r"\d+:[\d.]+(?:,\d+:[\d.]+)*"
 FORMS = {
-    "skip_scales": (rf"(?P<scales>{NUMBERS})", '"9-10"'),
+    "skip_scales": (rf"(?P<scales>{FORM})", '"9-10"'),
     "prune": (
         rf"(?P<selector>[a-z]+) (?P<drop>{BY_SCALE}) (?:from (?P<source>\d+)|zeros){WITHIN}",
         '"fastvar 9:0.4,10:0.5 from 8" or "random 10:0.5 zeros in 1-15"',
@@ -82,7 +83,7 @@ def applied(plan: Plan, case: VARCase) -> Plan:
     from codevar import plan as plans
 
     if case.skip_scales:
-        plan = plans.skip_scales(plan, numbers(case.skip_scales))
+        plan = plans.skip_scales(plan, read_spans(case.skip_scales))
     if case.guidance_off_from:
         plan = plans.unguided(plan, range(case.guidance_off_from, plan.scales.K + 1))
     if case.early_exit:
@@ -91,25 +92,16 @@ def applied(plan: Plan, case: VARCase) -> Plan:
     if case.prune:
         p = parsed("prune", case.prune)
         source = p["source"] and int(p["source"])
-        layers = p["layers"] and numbers(p["layers"])
+        layers = p["layers"] and read_spans(p["layers"])
         plan = plans.prune_tokens(plan, by_scale(p["drop"]), layers, p["selector"], source)
     if case.cache_policy:
         p = parsed("cache_policy", case.cache_policy)
-        layers = p["layers"] and numbers(p["layers"])
+        layers = p["layers"] and read_spans(p["layers"])
         if p["budget"]:
             plan = plans.evict_cache(plan, int(p["budget"]), p["score"], layers)
         else:
             plan = plans.keep_cache(plan, int(p["first"]), int(p["last"]), layers)
     return plans.quantise_cache(plan, case.cache_bits) if case.cache_bits < 16 else plan
-
-
-def numbers(text: str) -> list[int]:
-    """Of "1,3-5": 1, 3, 4, 5."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
 
 
 def by_scale(text: str) -> dict[int, float]:

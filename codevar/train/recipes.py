@@ -415,7 +415,7 @@ class TrainVariant(VARRecipe):
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """Of the subnet."""
-        from codevar.plan import equidistant
+        from codevar.steps import equidistant
 
         return equidistant(tuple(range(depth)), self.subnet_depth)
 

@@ -16,12 +16,12 @@ from codevar.plan import (
     Plan,
     Step,
     code,
-    equidistant,
     original,
     subnet,
     swap_scale,
     variant,
 )
+from codevar.steps import equidistant
 from tests import tiny
 
 MIXES = ["".join(names) for names in product("AB", repeat=4) if len(set(names)) == 2]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 import codevar
 from bench.study.cases import VARCase, register
+from codevar.spans import read_spans
 
 
 class Subnetted(VARCase):
@@ -66,16 +66,18 @@ class Subnet(Subnetted):
     label_format: ClassVar = "VARiant-d{subnet_depth} at {scales} (d{depth})"
 
     def chosen(self) -> list[int]:
-        """The scales, from 1."""
-        spans = [part.split("-") for part in self.scales.split(",")]
-        return [k for span in spans for k in range(int(span[0]), int(span[-1]) + 1)]
+        """The scales, from 1.  Raises ValueError."""
+        return read_spans(self.scales)
 
     @model_validator(mode="after")
     def _scales_fit(self) -> Subnet:
-        written = re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.scales)
-        chosen, K = self.chosen() if written else [], self.scale_count
-        if not chosen or min(chosen) < 1 or max(chosen) > K:
-            raise ValueError(f"scales must be like 7-10 or 1-3,5, in 1..{K}, not {self.scales!r}")
+        try:
+            fit = set(self.chosen()) <= set(range(1, self.scale_count + 1))
+        except ValueError:
+            fit = False
+        if not fit:
+            known = f"in 1..{self.scale_count}"
+            raise ValueError(f"scales must be like 7-10 or 1-3,5, {known}, not {self.scales!r}")
         return self
 
     def method_plan(self, *models: codevar.VAR) -> codevar.plan.Plan:
