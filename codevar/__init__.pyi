@@ -6,7 +6,7 @@ from .editing import edit
 from .files import PUBLISHED, CheckpointError
 from .outputs import Decoded
 from .quantised import quantise_weights
-from .sampling import PRESETS, Sampling
+from .sampling_settings import PRESETS, Sampling
 from .scales import PATCH_SIZES_256, PATCH_SIZES_512, Scales
 from .stacks import Stack, stack
 from .var import VAR

@@ -6,8 +6,10 @@ import operator
 import reprlib
 from collections.abc import Iterable
 from numbers import Real
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def whole(name: str, value: object) -> int:
@@ -33,6 +35,8 @@ def one_of(name: str, value: object, known: Iterable[object]) -> None:
 
 def labels_of(labels: object, classes: int) -> torch.Tensor:
     """(B,) int64 of a list of classes.  Raises ValueError for what is none."""
+    import torch
+
     try:
         labels_B = torch.as_tensor(labels.tolist() if hasattr(labels, "tolist") else labels)
     except (TypeError, ValueError, RuntimeError, OverflowError):

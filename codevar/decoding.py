@@ -28,7 +28,8 @@ from codevar.noise import Noise, Seed, by_images, discard, noise_of, salt_of
 from codevar.outputs import Decoded, Generated, OnScale
 from codevar.packed import rows_that_fit_cache
 from codevar.plan import Plan, original
-from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published, smooth_codes
+from codevar.sampling import ScaleSampling, draw, draw_as_published, smooth_codes
+from codevar.sampling_settings import Sampling
 from codevar.stacks import PRECISIONS, Stack
 from codevar.stacks import stack as make_stack
 from codevar.transfer import send

@@ -15,7 +15,7 @@ from codevar.decoding import default_stack, generate, images_of
 from codevar.noise import Seed
 from codevar.outputs import Decoded
 from codevar.plan import Plan, original
-from codevar.sampling import Sampling
+from codevar.sampling_settings import Sampling
 from codevar.stacks import Stack
 from codevar.var import VAR
 from codevar.vqvae import VQVAE

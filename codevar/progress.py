@@ -11,8 +11,16 @@ from rich.console import Console
 EVERY_S = 30  # between lines where there is no terminal; what takes less needs none
 
 
+only_warnings = False  # set by --quiet: no bars, and of lines only those with a style
+
+
 def say(line: str, console: Console, style: str | None = None) -> None:
-    """Prints a line as it is: brackets are no markup, and a path is never broken."""
+    """Prints a line as it is: brackets are no markup, and a path is never broken.
+
+    style: of a warning, which is printed where all else is quiet too.
+    """
+    if only_warnings and style is None:
+        return
     console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -24,7 +32,7 @@ class Progress:
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(quiet=quiet)
-        self.live = self.console.is_terminal and not self.console.quiet
+        self.live = self.console.is_terminal and not self.console.quiet and not only_warnings
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),

@@ -45,3 +45,14 @@ def test_time_left_is_of_what_was_done_here(monkeypatch):
     assert seen.show("x", 90, 100, "begun") == "begun"
     now[0] += 10
     assert seen.show("x", 95, 100, "half") == "half, 0:00:10 left"
+
+
+def test_quiet_leaves_warnings_alone(monkeypatch):
+    monkeypatch.setattr(progress, "only_warnings", True)
+    with shown(terminal=True) as seen:
+        seen.show("VAR-d2", 1, 2, "1/2")
+        seen.say("[1/2] VAR-d2: 0.1 s")
+        seen.say("warning: busy", "yellow")
+    said = seen.console.file.getvalue()
+    assert "busy" in said
+    assert "VAR-d2" not in said

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -22,6 +23,7 @@ from bench.cli import (
     pictures,
     plot,
     profile,
+    recommend,
     report,
     reproduce,
     sample,
@@ -29,6 +31,8 @@ from bench.cli import (
     tables,
     train,
 )
+from bench.study.folders import PROGRAM
+from codevar import progress
 
 
 class OneLineErrors(TyperGroup):
@@ -36,7 +40,9 @@ class OneLineErrors(TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Runs a command inside `boundary.one_line`."""
-        args = sys.argv[1:] if args is None else args
+        args = sys.argv[1:] if args is None else [*args]
+        progress.only_warnings = "--quiet" in args  # of every command, before or behind its name
+        args = [word for word in args if word != "--quiet"]
         with boundary.one_line():
             # Without "standalone mode" an exit code is returned.
             code = super().main(args or ["--help"], **{**kwargs, "standalone_mode": False})
@@ -50,30 +56,62 @@ app = typer.Typer(
     help="Benchmark of efficient visual autoregressive image generation: VAR, CoDe, VARiant.",
 )
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "list": catalogue.list_experiments,
-    "env": catalogue.env,
-    "predict": catalogue.predict,
-    "run": measure.run,
-    "selfcheck": measure.selfcheck,
-    "profile": profile.profile,
-    "pack": profile.pack,
-    "import": profile.import_,
-    "table": tables.table,
-    "history": tables.history,
-    "plot": plot.plot,
-    "recommend": tables.recommend,
-    "train": train.train,
-    "eval": eval.evaluate,
-    "compare": compare.compare,
-    "sample": sample.sample,
-    "grid": pictures.grid,
-    "edit": pictures.edit,
-    "inpaint": pictures.inpaint,
-    "iqa": pictures.iqa,
-    "reproduce": reproduce.reproduce,
-    "report": report.report,
-    "spectra": spectra.spectra,
+
+def print_version(wanted: bool) -> None:
+    """For --version, which needs no command."""
+    if wanted:
+        print(f"{PROGRAM} {version('codevar')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="print it and end"),
+    ] = False,
+    _quiet: Annotated[
+        bool, typer.Option("--quiet", help="of every command: results and warnings, no progress")
+    ] = False,
+) -> None:
+    """Benchmark of efficient visual autoregressive image generation: VAR, CoDe, VARiant."""
+
+
+#: By the heading that `--help` has them under.
+
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start": {
+        "list": catalogue.list_experiments,
+        "env": catalogue.env,
+        "predict": catalogue.predict,
+        "recommend": recommend.recommend,
+        "reproduce": reproduce.reproduce,
+    },
+    "Measure": {
+        "run": measure.run,
+        "profile": profile.profile,
+        "compare": compare.compare,
+        "selfcheck": measure.selfcheck,
+        "pack": profile.pack,
+        "import": profile.import_,
+    },
+    "Look": {
+        "table": tables.table,
+        "plot": plot.plot,
+        "report": report.report,
+        "history": tables.history,
+    },
+    "Quality": {
+        "sample": sample.sample,
+        "eval": eval.evaluate,
+        "iqa": pictures.iqa,
+        "grid": pictures.grid,
+        "spectra": spectra.spectra,
+        "edit": pictures.edit,
+        "inpaint": pictures.inpaint,
+    },
+    "Train": {"train": train.train},
 }
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+for _group, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_group)(_command)

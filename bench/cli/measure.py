@@ -76,7 +76,7 @@ def run(
         measured = list(map(frames.load, folders))
         printing.show(tables.measured(*measured), Format.rich)
         for path in folders:
-            say(f"records: {path / records.FILE}", console)
+            print(f"records: {path / records.FILE}")
         check_measured(*measured)
         return
     from bench.figures import known
@@ -90,7 +90,7 @@ def run(
     runner.run(sweep, folder, found, console, resume, download, keep)
     measured = with_quality([frames.load(folder)])
     printing.show(tables.measured(*measured), Format.rich)
-    say(f"records: {folder / records.FILE}", console)
+    print(f"records: {folder / records.FILE}")
     for kind, to in keep.items():
         file = tracing.output_file(kind, to, sweep.cases[0])
         said = file if file.exists() else f"none was made, see {folder / 'logs'}"

@@ -11,7 +11,7 @@ import typer
 from bench.cli import options
 from bench.cli.targets import find
 from bench.study import experiment
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, nearest
 from bench.study.folders import PLOTS
 
 
@@ -27,7 +27,7 @@ def plot(
     shipped: options.Shipped = False,
 ) -> None:
     """The papers' figures, as PNG and PDF: `plot code_table1`, `plot memory quick`."""
-    from bench.figures.known import check, figure_names, nearest
+    from bench.figures.known import check, figure_names
 
     # What is refused, is refused before torch is imported.
     check(figure or [])

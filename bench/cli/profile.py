@@ -22,6 +22,7 @@ from bench.study import archive, printing, records, storage
 from bench.study.errors import UsageError
 from bench.study.folders import PROGRAM, RESULTS
 from bench.study.printing import Format
+from codevar.progress import Progress
 
 if TYPE_CHECKING:
     from bench.measure.profile.session import Session
@@ -80,16 +81,11 @@ def profile(
     found = machine.environment()
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or RESULTS / found["machine"] / f"profile-{now}"
-    forecast, console = Forecast(chosen, sweep), Console()
-
-    def say(line: str, style: str | None = None) -> None:
-        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
-
+    forecast, say = Forecast(chosen, sweep), Progress(Console()).say
     if dry_run:
         measured, _ = records.read_lines(folder / records.FILE)
         planned = Session(folder, jobs, forecast, lambda *_: {}, lambda: measured)
-        for line in plan_of(planned, minutes, items.precisions(items.kind_of(chosen), bf16)):
-            say(line)
+        print(*plan_of(planned, minutes, items.precisions(items.kind_of(chosen), bf16)), sep="\n")
         return
     held = records.RunFolder(folder, runner.describe_run(sweep), found, resume)
     measuring = Measuring(held, sweep, found, chosen)
@@ -201,7 +197,7 @@ def pack(
     max_mib: MaxMiB = None,
     max_files: MaxFiles = None,
 ) -> None:
-    """Packs a folder of results into archives that `{PROGRAM} import` reads."""
+    """Packs a folder of results into archives that `import` reads."""
     records.read_run(folder)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("-._") or "run"
     for file in archive.pack(archive.files_of(folder), name, out, max_mib, max_files):

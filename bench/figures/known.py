@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, nearest
 
 
 @functools.cache
@@ -26,10 +25,3 @@ def check(names: Iterable[str], known: Iterable[str] = ()) -> None:
     for name in names:
         if name not in known:
             raise UsageError(f"figure {name}: no such figure{nearest(name, known)}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What was meant, or all there are, as the end of a sentence."""
-    known = [*known]
-    meant = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {meant[0]}?" if meant else f"; there are {', '.join(known)}"

@@ -22,7 +22,7 @@ from bench.metrics.metric import of_features, of_pixels
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
 from bench.quality.reference import Reference, floor_of
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, nearest
 from bench.study.evaluations import Evaluation
 
 METRICS = of_features() | of_pixels()
@@ -181,7 +181,7 @@ def chosen(samples: ImageSet, protocol: Protocol) -> tuple[list[str], list[str]]
         known = {}
     for name in wanted or ():
         if name not in known:
-            raise UsageError(f"--metrics {name}: no such metric; there are {', '.join(known)}")
+            raise UsageError(f"--metrics {name}: no such metric{nearest(name, known)}")
     whys = {name: why_not(name, samples, protocol) for name in wanted or known}
     lacking = {name: why for name, why in whys.items() if why}
     if wanted and lacking:

@@ -35,7 +35,7 @@ import torch
 
 from bench.metrics.metric import of_pixels
 from bench.quality.features import Extractor, Layers, file_sha256
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, nearest
 from bench.study.evaluations import Evaluation
 from bench.study.printing import Printed
 from codevar.files import first_line
@@ -96,7 +96,7 @@ def extractor_of(
     """
     for name in wanted or ():
         if name not in WEIGHTS:
-            raise UsageError(f"--metrics {name}: no such metric; there are {', '.join(WEIGHTS)}")
+            raise UsageError(f"--metrics {name}: no such metric{nearest(name, WEIGHTS)}")
     library = f"pyiqa-{version(pyiqa().__name__)}"
     scorers: dict[str, Scorer] = {}
     hashes: dict[str, str] = {}

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.study import savings
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, nearest
 from codevar import files
 from codevar.config import VARConfig, patch_sizes_of
 from codevar.files import PUBLISHED, SHIPPED
+from codevar.sampling_settings import PRESETS, Sampling
 from codevar.scales import PATCH_SIZES_256
 
 if TYPE_CHECKING:
     from codevar.plan import Plan
-    from codevar.sampling import Sampling
     from codevar.var import VAR
 
 OURS = ("bench.methods.plans", "bench.methods.baselines")
@@ -234,8 +234,6 @@ class VARCase(Case):
 
         Raises ValueError for settings that cannot be.
         """
-        from codevar.sampling import PRESETS
-
         own = {key: value for key in SAMPLING_KEYS if (value := getattr(self, key)) is not None}
         for key, value in own.items():
             if isinstance(value, str):
@@ -320,7 +318,7 @@ def make_case(values: dict[str, Any]) -> Case:
     name = values.get("method")
     kind = methods().get(name) if isinstance(name, str) else None
     if kind is None:
-        raise UsageError(f"method must be one of {', '.join(methods())}, not {name!r}")
+        raise UsageError(f"method {name!r}: no such method{nearest(name, methods())}")
     try:
         return kind.model_validate(values)
     except ValidationError as e:
@@ -360,7 +358,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     ]
     key = str(keys[-1])
     if kind == "extra_forbidden":
-        return f"{key}: no such key{method}; there are {', '.join(model.model_fields)}"
+        return f"{key}: no such key{method}{nearest(key, model.model_fields)}"
     if kind == "missing":
         return f"{key}: missing{method}"
     bounds = {

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import (
-    ByteSize,
-    TypeAdapter,
-    ValidationError,
-)
+import difflib
+from collections.abc import Iterable
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 
 class UsageError(ValueError):
     """A mistake of the user's; the message is one line that says what to do."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """What was meant, or all there are, as the end of a sentence."""
+    known = [*known]
+    meant = difflib.get_close_matches(str(name), known, 1)
+    return f"; did you mean {meant[0]}?" if meant else f"; there are {', '.join(known)}"
 
 
 def bytes_of(text: str) -> int:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.study import papers
 from bench.study.cases import SAMPLING_KEYS, Case, VARCase, explain, make_case, methods, sampled
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, nearest
 from bench.study.folders import EXPERIMENTS
 from bench.study.papers import PaperRow
 
@@ -73,14 +73,14 @@ class Experiment(BaseModel):
             if key not in known:
                 raise ValueError(f"baseline: {key}: no such key")
             if key == "method" and value not in methods():
-                raise ValueError(f"baseline: method must be one of {', '.join(methods())}")
+                raise ValueError(f"baseline: method {value}{nearest(value, methods())}")
         return baseline
 
     @field_validator("paper")
     @classmethod
     def _paper_is_known(cls, name: str | None) -> str | None:
         if name is not None and name not in papers.names():
-            raise ValueError(f"paper must be one of {', '.join(papers.names())}, not {name}")
+            raise ValueError(f"paper {name}: no such paper{nearest(name, papers.names())}")
         return name
 
 
@@ -196,9 +196,7 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
     """
     path = Path(name) if name.endswith(".toml") else EXPERIMENTS / f"{name}.toml"
     if not path.is_file():
-        raise UsageError(
-            f"{name}: no such folder or experiment; experiments are {', '.join(names())}"
-        )
+        raise UsageError(f"{name}: no such folder or experiment{nearest(name, names())}")
     try:
         text = path.read_text("utf-8-sig")
         raw = tomllib.loads(text)
@@ -231,8 +229,8 @@ def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[C
             apply(experiment, change)
         return Sweep(target, experiment, f"method {target}", device, changes).cases
     if not target.endswith(".toml") and target not in names():
-        known = f"methods are {', '.join(methods())}, experiments {', '.join(names())}"
-        raise UsageError(f"{target}: no such method or experiment; {known}")
+        known = nearest(target, [*methods(), *names()])
+        raise UsageError(f"{target}: no such method or experiment{known}")
     return load(target, changes, device).cases
 
 
@@ -251,8 +249,8 @@ def apply(experiment: Experiment, change: str) -> None:
     if key == "method":
         unknown = [v for v in values if v not in methods()]
         if unknown:
-            known = ", ".join(methods())
-            raise UsageError(f"--set method must be one of {known}, not {unknown[0]!r}")
+            known = nearest(unknown[0], methods())
+            raise UsageError(f"--set method {unknown[0]!r}: no such method{known}")
         experiment.cases = [
             {**block, "method": kept}
             for block in experiment.cases
@@ -274,10 +272,8 @@ def apply(experiment: Experiment, change: str) -> None:
             if not (key in SAME_MODEL or key in told or f"{{{key}}}" in told[-1]):
                 block.pop("paper_row", None)
     if key not in axes:
-        raise UsageError(
-            f"--set {key}: no such axis here; axes are {', '.join(sorted(axes))}; of the whole run "
-            f"{', '.join(EFFORT)}, timeout_s"
-        )
+        known = nearest(key, [*sorted(axes), *EFFORT, "timeout_s"])
+        raise UsageError(f"--set {key}: no such axis here{known}")
 
 
 def parse_list(text: str) -> list[Any]:

@@ -29,11 +29,24 @@ def answer(*words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("words", ["--help", "run --help", "eval --help", "grid --help"])
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "run --help", "eval --help", "grid --help"]
+)
 def test_help_imports_nothing_slow(words):
     code, said, complaints = answer(*words.split())
     assert (code, complaints) == (0, "")
-    assert "Usage" in said
+    assert ("0." if words == "--version" else "Usage") in said
+
+
+def test_list_waits_for_no_torch():
+    code, said, complaints = answer("list")
+    assert (code, complaints.split()) == (0, ["pandas"])
+    assert "mini_protocol" in said
+
+
+def test_an_experiment_whose_file_sets_how_it_samples_needs_no_torch_to_be_read():
+    code, _, complaints = answer("table", "mini_protocol", "--colour")
+    assert (code, complaints.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(

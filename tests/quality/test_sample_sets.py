@@ -556,7 +556,7 @@ def test_an_experiment_has_a_folder_for_each_set(bench, tmp_path):
         (f"var {AXES} --out x --per-class 0", "'--per-class'"),
         (
             f"vat {AXES} --out x",
-            "vat: no such method or experiment; methods are code, code_",
+            "vat: no such method or experiment; did you mean var?",
         ),
         (f"code {AXES} --out x", "draft_steps: missing"),
         (f"var {AXES} --set draft_steps=6 --out x", "draft_steps: no such axis"),

@@ -82,7 +82,7 @@ def test_set_measurement(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('[[cases]]\nmethod = "vqgan"', "method must be one of code, code_variant"),
+        ('[[cases]]\nmethod = "vqgan"', "method 'vqgan': no such method; there are code, code_"),
         ('[[cases]]\nmethod = "code"\ndraft_steps = 10', "draft_steps must be 1..9, not 10"),
         ('[[cases]]\nmethod = "code"\ndraft_steps = 0', "draft_steps must be 1..9, not 0"),
         ('[[cases]]\nmethod = "code"', "draft_steps: missing"),
@@ -135,14 +135,17 @@ def test_set_measurement(tmp_path):
             "paper: VARiant, Table 6 is of no cases",
         ),
         ("[[cases]", "mine.toml"),
-        ('paper = "code_table9"\n[[cases]]\nmethod = "var"', "paper must be one of"),
+        (
+            'paper = "code_table9"\n[[cases]]\nmethod = "var"',
+            "paper code_table9: no such paper; did you",
+        ),
         ("", "cases: missing"),
         (
             'baseline = { method = "gan" }\n[[cases]]\nmethod = "var"',
-            "baseline: method must be one",
+            "baseline: method gan; there are code",
         ),
         ('baseline = { colour = 1 }\n[[cases]]\nmethod = "var"', "baseline: colour: no such key"),
-        ('[[cases]]\nmethod = [["var"]]', "method must be one of code"),
+        ('[[cases]]\nmethod = [["var"]]', "no such method"),
         ('[[cases]]\nmethod = "var"\nbatch_size = true', "batch_size must be 1..1024, not True"),
         ('[[cases]]\nmethod = "var"\nmemory_limit_gib = inf', "memory_limit_gib"),
         ('max_seconds = inf\n[[cases]]\nmethod = "var"', "max_seconds"),
@@ -161,7 +164,8 @@ def test_a_mistake_is_one_line_with_the_key_and_what_it_may_be(tmp_path, text, l
         ("batch_size", "--set batch_size: write axis=value"),
         ("batch_size=", "write axis=value"),
         ("colour=1", "--set colour: no such axis"),
-        ("method=gan", "--set method must be one of"),
+        ("method=gan", "--set method 'gan': no such method; there are"),
+        ("batchsize=1", "--set batchsize: no such axis here; did you mean batch_size?"),
         ("method=swap", "this experiment has no such method"),
         ("samples=0", "--set samples must be at least 1, not 0"),
         ("draft_steps=10", "draft_steps must be 1..9, not 10"),
@@ -174,9 +178,11 @@ def test_a_mistake_in_set_is_one_line(change, line):
     assert "\n" not in str(e.value)
 
 
-def test_an_unknown_experiment_names_the_known_ones():
-    with pytest.raises(UsageError, match=r"code_table9: no such .*experiment; .*code_table1"):
-        experiment.load("code_table9")
+def test_an_unknown_experiment_names_the_nearest_or_all():
+    with pytest.raises(UsageError, match=r"code_tabel1: .*; did you mean code_table1\?"):
+        experiment.load("code_tabel1")
+    with pytest.raises(UsageError, match=r"nope: no such .*experiment; .*code_table1, code_table2"):
+        experiment.load("nope")
 
 
 def test_a_case_has_the_same_key_however_it_is_written():
