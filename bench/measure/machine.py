@@ -105,10 +105,13 @@ def short_hash(text: str) -> str:
 
 
 def machine_name(found: dict[str, Any]) -> str:
-    """A short name, good for a folder: the GPU's, or the CPU's with its cores."""
+    """A short name, good for a folder: the GPU's, or the CPU's with its cores; and four digits by
+    which machines differ that would have one name.  The host's id is not in it: names travel."""
+    parts = {key: value for key, value in found["hardware"].items() if key != "host"}
     kind = found["gpus"][0]["name"] if found["gpus"] else found["cpu"]
     cores = "" if found["gpus"] else f" {found['cpu_threads']} threads"
-    return slug(re.sub(r"\((r|tm)\)|nvidia|processor|cpu|@.*", "", kind.lower()) + cores)
+    short = re.sub(r"\((r|tm)\)|nvidia|processor|cpu|@.*", "", kind.lower())
+    return slug(f"{short}{cores} {short_hash(str(sorted(parts.items())))[:4]}")
 
 
 def slug(text: str) -> str:

@@ -244,12 +244,9 @@ class RunFolder:
                 f"{self.path}: began with another experiment ({edited}); give the same --set, undo "
                 "edits of its file, or choose another --out"
             )
-        begun_on = (read_json(self.path / "env.json") or {}).get("machine")
-        if env and begun_on not in (None, env["machine"]):
-            raise UsageError(
-                f"{self.path}: was begun on {begun_on}, this is {env['machine']}; choose another "
-                "--out"
-            )
+        begun_on = read_json(self.path / "env.json") or {}
+        if env and (other := other_machine(begun_on, env)):
+            raise UsageError(f"{self.path}: was begun on {other}; choose another --out")
         records, complaints = read_lines(self.file)
         if newer := [complaint for complaint in complaints if NEWER in complaint]:
             raise UsageError(newer[0])
@@ -280,6 +277,16 @@ class RunFolder:
     def close(self) -> None:
         """Give the folder's lock back."""
         self._held.release()
+
+
+def other_machine(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What makes two descriptions those of different machines, or "".  Hardware decides where both
+    tell it, whatever the machines are called; software may differ, and each record says its own."""
+    old, new = (env.get("hardware") or {"machine": env.get("machine")} for env in (before, now))
+    if old.keys() != new.keys():  # one of them is from before hardware was told
+        old, new = ({"machine": env.get("machine")} for env in (before, now))
+    found = [key for key in old if None not in (old[key], new[key]) and old[key] != new[key]]
+    return ", ".join(f"{key} {old[key]}, this is {new[key]}" for key in found)
 
 
 def check_unclaimed(folder: Path) -> None:

@@ -94,8 +94,7 @@ def of_run(run: frames.Run) -> Side:
     same = {"experiment": run.sweep.name}
     for name in ("machine", "precision", "device"):
         same[name] = values_of(run.records, name)
-    for name, value in (run.env.get("hardware") or {}).items():
-        same[f"hardware, {name}"] = str(value)
+    same |= hardware_told(run.env)
     names = ("torch", "torch_threads", *DEGRADED, "commit", "dirty")
     told = {name: values_of(run.records, name) for name in names}
     for name in ("python", "os", "cuda", "cudnn"):
@@ -103,6 +102,12 @@ def of_run(run: frames.Run) -> Side:
     for name in ("driver", "power_limit_w"):
         told[name] = "/".join(str(gpu.get(name)) for gpu in run.env.get("gpus", []))
     return Side(where, same, told, cases, run.complaints, set(overs))
+
+
+def hardware_told(env: dict[str, Any]) -> dict[str, str]:
+    """What a machine's description says of its hardware, part by part: that must be the same."""
+    parts = (env.get("hardware") or {}).items()
+    return {f"hardware, {name}": str(value) for name, value in parts if value is not None}
 
 
 def values_of(lines: Sequence[Record], name: str) -> str:
@@ -207,6 +212,7 @@ def of_benchmark(file: Path, round_: int) -> Side:
             "experiment": "pytest-benchmark",
             "machine": ", ".join([named, *map(str, machine.get("gpus", []))])
             + f" ({machine.get('device', 'unknown device')})",
+            **hardware_told(machine),
         }
     except OSError as e:
         raise UsageError(f"{file}: cannot be read ({e.strerror})") from None

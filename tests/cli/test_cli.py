@@ -34,7 +34,7 @@ def bench(tmp_path, monkeypatch):
     [
         ("run nope", "nope: no such folder or experiment"),
         ("run d16_cpu --set batch_size=0", "--set batch_size must be 1..1024, not 0"),
-        ("run d16_cpu --set pairde=true", "; of the whole run rounds, warmup,"),
+        ("run d16_cpu --set pairde=true", "did you mean paired?"),
         ("run d16_cpu --set draft_steps=10", "draft_steps must be 1..9, not 10"),
         ("run d16_cpu --set subnet_depth=17", "subnet_depth must be 2..16, not 17"),
         ("run d16_cpu --device tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
@@ -152,7 +152,7 @@ def test_a_run_in_which_everything_failed_ends_with_exit_code_1(
 
 
 def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(plot, "find", lambda targets: [fake_run("d16_cpu")])
+    monkeypatch.setattr(plot, "find", lambda targets, shipped: [fake_run("d16_cpu")])
     result = bench("plot", "memory", "d16_cpu", "--out", str(tmp_path))
     names = sorted(file.name for file in tmp_path.glob("*.png"))
     assert result.exit_code == 0, result.output
@@ -162,7 +162,7 @@ def test_plot_memory_is_its_two_figures(bench, tmp_path, monkeypatch):
 def test_plots_of_two_runs_of_an_experiment_are_two_files(bench, tmp_path, monkeypatch):
     runs = [fake_run("d16_cpu"), fake_run("d16_cpu")]
     runs[0].folder, runs[1].folder = Path("results/here/d16_cpu"), Path("results/there/d16_cpu")
-    monkeypatch.setattr(plot, "find", lambda targets: runs)
+    monkeypatch.setattr(plot, "find", lambda targets, shipped: runs)
     result = bench("plot", "d16_cpu", "quick", "--figure", "speed", "--out", str(tmp_path))
     assert result.exit_code == 0
     names = sorted(file.name for file in tmp_path.glob("*.png"))

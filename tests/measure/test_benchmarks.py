@@ -30,8 +30,8 @@ def test_a_case_is_measured_and_compared(tmp_path, monkeypatch):
     assert sum(scales) == pytest.approx(case.samples["latency"][1])
 
     told = json.loads(file.read_text())
-    told["machine_info"]["gpus"] = ["another GPU"]
+    told["machine_info"]["hardware"]["host"] = "another"
     other = tmp_path / "other.json"
     other.write_text(json.dumps(told))
-    with pytest.raises(NotComparable, match="other machine"):
+    with pytest.raises(NotComparable, match="other hardware, host"):
         compare.compare(sides.of_benchmarks(file.parent), sides.of_benchmarks(other))

@@ -264,6 +264,14 @@ def test_another_machine_is_not_mixed_into_a_run(tiny, children, tmp_path):
     assert "begun on" in one_line(e)
 
 
+def test_hardware_says_whether_it_is_the_same_machine_and_a_name_does_not():
+    here = {"machine": "epyc", "hardware": {"cpu": "EPYC", "cpu_flags": "a", "host": "1"}}
+    assert records.other_machine(here, here | {"machine": "renamed", "packages": "new"}) == ""
+    other = {"machine": "epyc", "hardware": {"cpu": "EPYC", "cpu_flags": "a", "host": "2"}}
+    assert records.other_machine(here, other) == "host 1, this is 2"
+    assert records.other_machine({"machine": "epyc"}, here) == ""
+
+
 def test_a_table_tells_what_was_measured_on_other_software(tiny, children, tmp_path):
     tiny.experiment.rounds = 2
     run(tiny, tmp_path / "run")

@@ -40,6 +40,13 @@ def test_what_is_packed_comes_out_again_and_nothing_hidden_or_linked_goes_along(
     assert set(contents(folder)) == {"logs/a.log", *(f"{i}.bin" for i in range(8))}
 
 
+def test_the_hosts_id_stays_where_it_is(tmp_path):
+    env = {"machine": "epyc", "hardware": {"cpu": "EPYC", "host": "abc"}}
+    (tmp_path / "env.json").write_text(json.dumps(env))
+    (file,) = pack(files_of(tmp_path), "run", tmp_path / "out")
+    assert json.loads(Archive([file]).read("env.json"))["hardware"] == {"cpu": "EPYC", "host": None}
+
+
 def test_each_part_is_as_large_as_it_may_be_and_all_are_needed(folder, tmp_path):
     parts = pack(files_of(folder), "run", tmp_path / "out", max_mib=0.2)
     assert len(parts) == 3
