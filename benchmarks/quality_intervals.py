@@ -1,17 +1,21 @@
 """Are quality's 95 % intervals as wide as they should be?  Against truth, for 128 features.
 
-    python benchmarks/quality_intervals.py pools.safetensors --sets 200 --images 500,2000
+    python benchmarks/quality_intervals.py pools.safetensors --sets 1000 --images 500,2000
+    python benchmarks/quality_intervals.py pools.safetensors --only var-d12,var-d4 \\
+        --samples var-d12=DIR var-d4=DIR
 
 The populations are features of the mini world's classifier: of real images, of what the VQVAE
-makes of them, and of these blurred.  Sets are drawn from them, with as many images of each class;
-in two sets that are compared the same images are drawn, as images of one seed are alike.  `true`
-is the standard deviation of a figure over all sets, `told` what single sets say of it, `coverage`
-the share of sets whose interval holds the mean over all sets.
+makes of them, of these blurred, and of sample sets (`--samples`).  Sets are drawn from them, with
+as many images of each class; in two sets that are compared the same images are drawn, as images of
+one seed are alike.  `true` is the standard deviation of a figure over all sets, `told` what single
+sets say of it, `coverage` the share of sets whose interval holds the mean over all sets.  An
+interrupt prints what there is.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +25,16 @@ from safetensors.torch import load_file, save_file
 import codevar
 from bench.metrics import METRICS, Estimate, Given
 from bench.metrics.frechet import Gaussian
-from bench.metrics.jackknife import Groups, interval, standard_error
+from bench.metrics.jackknife import Groups, standard_error
+from bench.quality.images import open_images
 from codevar.mini.classifier import load_classifier
 from codevar.mini.world import World
 
 WEIGHTS = Path(codevar.__file__).parent / "mini" / "weights" / "classifier.safetensors"
 SIDE, POOL, REFERENCES, BATCH = 48, 20_000, 10_000, 250
 METRICS_SHOWN = ("fid", "fid_infinity", "inception_score", "class_accuracy")
-PAIRS = (("vqvae", "real"), ("blurred", "vqvae"), ("real", "real, others"))
+#: Compared, each with the next; "real, others" are other images, so that nothing is paired.
+POPULATIONS = ("real, others", "real", "vqvae", "blurred")
 
 
 @torch.no_grad()
@@ -56,6 +62,16 @@ def pools() -> dict[str, torch.Tensor]:
     return {name: torch.cat(parts).contiguous() for name, parts in found.items()}
 
 
+@torch.no_grad()
+def of_samples(folder: Path) -> dict[str, torch.Tensor]:
+    """Pool features, logits and classes of a sample set."""
+    images, classifier = open_images(folder), load_classifier(WEIGHTS)
+    parts = [torch.from_numpy(part).permute(0, 3, 1, 2) / 255 for part in images.pixels()]
+    pool = torch.cat([classifier.features(x) for part in parts for x in part.split(BATCH)])
+    labels = torch.as_tensor(images.labels)
+    return {"pool": pool, "logits": classifier.head(pool), "labels": labels}
+
+
 def drawn(labels: torch.Tensor, images: int, rng: np.random.Generator) -> np.ndarray:
     """Numbers of images, as many of each class, in the order of sample sets."""
     by_class = [np.flatnonzero(labels.numpy() == label) for label in range(10)]
@@ -73,52 +89,74 @@ def estimates(
     return {metric: METRICS[metric].compute(given) for metric in METRICS_SHOWN}
 
 
-def line(what: str, values: list[float], replicates: list[list[float]]) -> str:
-    """True and told spread, and coverage."""
-    truth, pairs = np.mean(values), list(zip(values, replicates, strict=True))
-    told = np.sqrt(np.mean([standard_error(*pair) ** 2 for pair in pairs]))
-    held = np.mean([low <= truth <= high for low, high in (interval(*pair) for pair in pairs)])
-    true = np.std(values, ddof=1)
-    return f"{what:44} {truth:10.4g} {true:9.3g} {told:9.3g} {told / true:6.2f} {held:8.1%}"
+def of_figures(metric: str, sets: list[Estimate]) -> str:
+    """True and told spread, and coverage, of one population's figure."""
+    bounds = METRICS[metric].low, METRICS[metric].high
+    told = [standard_error(one.value, one.replicates) for one in sets]
+    return line([one.value for one in sets], told, [one.within(*bounds) for one in sets])
+
+
+def of_differences(pairs: list[tuple[Estimate, Estimate]]) -> str:
+    """The same of a difference of two populations."""
+    found = [one.less(other) for one, other in pairs]
+    told = [
+        standard_error(
+            one.value - other.value,
+            [a - b for a, b in zip(one.replicates, other.replicates, strict=True)],
+        )
+        for one, other in pairs
+    ]
+    return line([apart for apart, _ in found], told, [interval for _, interval in found])
+
+
+def line(values: list[float], told: list[float], intervals: list) -> str:
+    """sets, mean, true and told spread, their ratio, coverage."""
+    truth, true = np.mean(values), np.std(values, ddof=1)
+    spread = np.sqrt(np.mean(np.square(told)))
+    held = np.mean([low <= truth <= high for low, high in intervals])
+    figures = f"{len(values)} | {truth:.4g} | {true:.3g} | {spread:.3g} | {spread / true:.2f}"
+    return f"{figures} | {held:.1%} |"
 
 
 def main() -> None:
-    """Print each interval's width and coverage against the truth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="features; made if it is not there")
-    parser.add_argument("--sets", type=int, default=200)
+    parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--images", default="500,2000,5000")
+    parser.add_argument("--samples", nargs="*", default=[], metavar="NAME=DIR")
+    parser.add_argument("--only", help="populations, each compared with the next")
     options = parser.parse_args()
     if not options.file.exists():
         save_file(pools(), options.file)
     data = load_file(options.file)
+    for name, folder in (text.split("=", 1) for text in options.samples):
+        data |= {f"{name}/{key}": value for key, value in of_samples(Path(folder)).items()}
+    names = options.only.split(",") if options.only else POPULATIONS
     reference = Gaussian.of(data["references/pool"])
-    print(f"{'':44} {'mean':>10} {'true':>9} {'told':>9} {'ratio':>6} {'coverage':>8}")
+    print("| | N | sets | mean | true | told | told / true | coverage |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for images in map(int, options.images.split(",")):
-        rng = np.random.default_rng(images)
-        found: dict[str, list[dict[str, Estimate]]] = {}
-        for _ in range(options.sets):
-            rows = drawn(data["real/labels"], images, rng)
-            for name in ("real", "vqvae", "blurred"):
-                found.setdefault(name, []).append(estimates(data, name, rows, reference))
-            rows = drawn(data["real, others/labels"], images, rng)
-            others = estimates(data, "real, others", rows, reference)
-            found.setdefault("real, others", []).append(others)
+        found: list[dict[str, dict[str, Estimate]]] = []
+        try:
+            for number in range(options.sets):
+                rows = {  # the same where classes are in the same order
+                    name: drawn(
+                        data[f"{name}/labels"], images, np.random.default_rng((images, number))
+                    )
+                    for name in names
+                }
+                found.append({name: estimates(data, name, rows[name], reference) for name in names})
+        except KeyboardInterrupt:
+            pass
         for metric in METRICS_SHOWN:
-            for name in ("real", "vqvae", "blurred"):
-                sets = [one[metric] for one in found[name]]
-                what = f"{metric}, {name}, N = {images}"
-                print(line(what, [s.value for s in sets], [s.replicates for s in sets]))
-            for one, other in PAIRS:
-                pairs = [
-                    (a[metric], b[metric]) for a, b in zip(found[one], found[other], strict=True)
-                ]
-                values = [a.value - b.value for a, b in pairs]
-                replicates = [
-                    [x - y for x, y in zip(a.replicates, b.replicates, strict=True)]
-                    for a, b in pairs
-                ]
-                print(line(f"{metric}, {one} - {other}, N = {images}", values, replicates))
+            for name in names:
+                figures = of_figures(metric, [one[name][metric] for one in found])
+                print(f"| {metric}, {name} | {images} | {figures}")
+            for one, other in pairwise(names):
+                pairs = [(of[other][metric], of[one][metric]) for of in found]
+                print(
+                    f"| {metric}, {other} - {one} | {images} | {of_differences(pairs)}", flush=True
+                )
 
 
 if __name__ == "__main__":
