@@ -91,7 +91,7 @@ def reproduce(
     device_of = torch.device(sweeps[0].device or "cpu")
     network = features.extractor_of(features.default_for(reference), weights, download, device_of)
     shared = folders[0] if len(folders) == 1 else folders[0].parent
-    whole.quality(
+    found = whole.quality(
         wanted,
         samples or shared / whole.SAMPLES,
         shared,
@@ -103,8 +103,12 @@ def reproduce(
         env,
         Progress(),
         baselines_of(sweeps),
+        (views := [view for sweep in sweeps for view in sweep.experiment.views]),
         download,
     )
+    if views:
+        title = ", ".join(sweep.experiment.title for sweep in sweeps)
+        printing.show(whole.printed(title, found), Format.rich)
     del network
     torch.cuda.empty_cache()  # or the processes that are timed would have to do without it
     runs = []

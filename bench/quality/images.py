@@ -17,7 +17,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -267,6 +268,48 @@ def mini_world(split: str, count: int, size: tuple[int, int], start: int = 0) ->
             yield Chunk(hashlib.sha256(array.tobytes()).hexdigest(), len(array), array.copy)
 
     return ImageSet(f"mini:{split}", count, size, chunks)
+
+
+# The same images, otherwise
+
+
+def first_of(images: ImageSet, count: int) -> ImageSet:
+    """The first `count` images of a set."""
+
+    def chunks() -> Iterator[Chunk]:
+        left = count
+        for chunk in images.chunks():
+            if left <= 0:
+                return
+            yield chunk if chunk.count <= left else _cut(chunk, left)
+            left -= chunk.count
+
+    labels = None if images.labels is None else images.labels[:count]
+    return replace(images, count=count, chunks=chunks, labels=labels)
+
+
+def as_jpeg(images: ImageSet, quality: int) -> ImageSet:
+    """What is left of a set's images once they were JPEG files of this quality (1 to 95)."""
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in images.chunks():
+            digest = digest_of([chunk.digest, f"JPEG {quality}"])
+            yield Chunk(digest, chunk.count, partial(_through_jpeg, chunk, quality))
+
+    return replace(images, chunks=chunks)
+
+
+def _cut(chunk: Chunk, count: int) -> Chunk:
+    return Chunk(digest_of([chunk.digest, str(count)]), count, lambda: chunk.pixels()[:count])
+
+
+def _through_jpeg(chunk: Chunk, quality: int) -> Pixels:
+    def again(image_HW3: Pixels) -> Pixels:
+        file = io.BytesIO()
+        Image.fromarray(image_HW3).save(file, "JPEG", quality=quality)
+        return np.asarray(Image.open(file))
+
+    return np.stack([again(image) for image in chunk.pixels()])
 
 
 def digest_of(digests: Sequence[str]) -> str:

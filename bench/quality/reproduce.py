@@ -11,25 +11,29 @@ of it, so a run that was stopped is just run again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bench.methods.meta import configs, vqvae_config
 from bench.methods.sources import source_of
 from bench.metrics.jackknife import GROUPS
 from bench.quality import against, evaluate, sampling
-from bench.quality.evaluate import Protocol
-from bench.quality.images import ImageSet, open_images
+from bench.quality.evaluate import METRICS, Protocol
+from bench.quality.images import ImageSet, as_jpeg, first_of, open_images
 from bench.quality.reference import open_reference
-from bench.quality.sample_set import SampleSet
 from bench.quality.wanted import drawn_by, sets_of
 from bench.study import evaluations
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
+from bench.study.evaluations import Evaluation
+from bench.study.experiment import View
+from bench.study.printing import Printed
 from codevar import files
 from codevar.progress import Progress
 
@@ -46,14 +50,16 @@ def quality(
     env: dict[str, Any],
     progress: Progress,
     baselines: Mapping[str, VARCase] = {},
+    views: Sequence[View] = (),
     download: bool = False,
-) -> None:
+) -> dict[str, Evaluation]:
     """Samples every case that makes images of its own, into a folder in `samples`, and evaluates
-    it, into `folder`.
+    it, into `folder`; gives the evaluations by name.
 
     per_class: images of each class.  reference: REF, as `bench.py eval` takes it, which is opened
     for the size of each case's images; `protocol` has all else.  baselines: by
-    `drawn_by` a case, the case that its figures are compared with, image by image.
+    `drawn_by` a case, the case that its figures are compared with, image by image.  views: of
+    the images of each baseline, how else they are measured.
     Raises UsageError before anything is sampled for random weights and for what so many images
     cannot give; and for what stops it later, when what is done by then is kept.
     """
@@ -68,24 +74,50 @@ def quality(
     bases = {
         name: names.get(drawn_by(baselines[key])) for key, name in names.items() if key in baselines
     }
-    for name in sorted(wanted, key=lambda name: name not in bases.values()):  # baselines first
-        home, base = samples / name, bases.get(name)
-        made = sampling.sample(wanted[name], home, env, progress, resume=True, download=download)
-        images = open_images(home)
-        exact = replace(protocol, reference=open_reference(reference, images.size))
-        widths = protocol.extractor.widths["pool"]
-        enough = protocol.intervals and images.count >= evaluate.enough_for_intervals(widths)
-        baseline = open_images(samples / base) if base not in (None, name) and enough else None
-        if evaluated(folder, made, exact, baseline):
-            continue
+    found: dict[str, Evaluation] = {}
+
+    def measure(name: str, images: ImageSet, ref: str, baseline: ImageSet | None) -> None:
+        exact = replace(protocol, reference=open_reference(ref, images.size))
+        if kept := evaluated(folder, images, exact, baseline):
+            found[name] = kept
+            return
         if baseline:
-            record, _ = against.compare(images, baseline, exact)
+            found[name], _ = against.compare(images, baseline, exact)
         else:
-            record, _ = evaluate.evaluate(images, exact)
-        evaluations.append(folder, record)
-        shown = [name for name in ("fid", "class_accuracy") if name in record.metrics]
-        told = ", ".join(f"{name} {record.metrics[name]:.4g}" for name in shown)
-        progress.say(f"{made.manifest['label']}: {told}")
+            found[name], _ = evaluate.evaluate(images, exact)
+        evaluations.append(folder, found[name])
+        metrics = found[name].metrics
+        shown = [name for name in ("fid", "class_accuracy") if name in metrics]
+        told = ", ".join(f"{name} {metrics[name]:.4g}" for name in shown)
+        progress.say(f"{images.manifest['label']}: {told}")
+
+    width = protocol.extractor.widths["pool"]
+    paired_from = evaluate.enough_for_intervals(width) if protocol.intervals else math.inf
+    for name in sorted(wanted, key=lambda name: name not in bases.values()):  # baselines first
+        sampling.sample(wanted[name], samples / name, env, progress, resume=True, download=download)
+        images, base = open_images(samples / name), bases.get(name)
+        paired = base not in (None, name) and images.count >= paired_from
+        measure(name, images, reference, open_images(samples / str(base)) if paired else None)
+        for view in views if base == name else ():
+            seen = viewed(images, view)
+            if seen.count <= width or (view.reference or "")[:5] not in ("", reference[:5]):
+                progress.say(f"left out: {seen.manifest['label']}, too few or of another world")
+                continue
+            same = seen.count == images.count >= paired_from and not view.reference
+            own = view.reference or reference
+            measure(seen.manifest["label"], seen, own, images if same else None)
+    return found
+
+
+def viewed(images: ImageSet, view: View) -> ImageSet:
+    """A set as a view has it, without its case, so that no table takes it for that."""
+    if view.share:
+        images = first_of(images, round(view.share * images.count))
+    if view.jpeg:
+        images = as_jpeg(images, view.jpeg)
+    manifest = images.manifest
+    label = f"{manifest['label']}, {view.name}"
+    return replace(images, manifest={**manifest, "case": None, "label": label})
 
 
 def check(case: VARCase, per_class: int, reference: str, protocol: Protocol) -> None:
@@ -119,11 +151,14 @@ def sizes(case: VARCase) -> tuple[int, int]:
     return model.classes, model.patch_sizes[-1] * vqvae.stride
 
 
-def evaluated(folder: Path, made: SampleSet, protocol: Protocol, baseline: ImageSet | None) -> bool:
-    """Whether the folder has this evaluation of the set as it is already."""
-    file, manifest, held = folder / evaluations.FILE, made.manifest, protocol.reference
+def evaluated(
+    folder: Path, images: ImageSet, protocol: Protocol, baseline: ImageSet | None
+) -> Evaluation | None:
+    """The folder's evaluation of these images as it is to be, if it has one."""
+    file, manifest, held = folder / evaluations.FILE, images.manifest, protocol.reference
     wanted = {
-        **{key: manifest[key] for key in ("case", "seed", "images", "weights_sha256")},
+        **{key: manifest[key] for key in ("case", "label", "seed", "weights_sha256")},
+        "images": images.count,
         "reference": held.name,
         "reference_images": held.images.count if held.images else None,
         "extractor_sha256": protocol.extractor.sha256,
@@ -132,9 +167,30 @@ def evaluated(folder: Path, made: SampleSet, protocol: Protocol, baseline: Image
     if held.sha256 is not None:  # one file may have another's name
         wanted["reference_sha256"] = held.sha256
     sampled_at = manifest["runs"][-1]["started_at"]
-    lines = [e for e in evaluations.read(file)[0] if e.evaluated_at >= sampled_at]
     name = baseline.name if baseline else None
-    return any(
-        wanted.items() <= line.to_json().items() and (line.against or {}).get("samples") == name
-        for line in lines
+    fits = (
+        line
+        for line in evaluations.read(file)[0]
+        if line.evaluated_at >= sampled_at
+        and wanted.items() <= line.to_json().items()
+        and (line.against or {}).get("samples") == name
     )
+    return next(fits, None)
+
+
+def printed(title: str, found: Mapping[str, Evaluation]) -> Printed:
+    """What each setting is worth: a row for each evaluation."""
+    rows = []
+    for name, one in found.items():
+        against = one.against or {"differences": {}, "difference_intervals": {}}
+        row: dict[str, Any] = {"images": one.images, "set": name}
+        for metric in ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy"):
+            if metric in one.metrics:
+                row[METRICS[metric].heading] = METRICS[metric].format.format(one.metrics[metric])
+        if "fid" in against["differences"]:
+            low, high = against["difference_intervals"]["fid"]
+            row["FID - baseline's"] = f"{against['differences']['fid']:+.2f}"
+            row["95 % of it"] = f"{low:+.2f} to {high:+.2f}"
+        rows.append(row)
+    data = pd.DataFrame([{"set": name, **one.to_json()} for name, one in found.items()])
+    return Printed(title, data, pd.DataFrame(rows).fillna(""))

@@ -36,6 +36,26 @@ SAME_MODEL = {*Case.model_fields, "sampling", "max_steps", *SAMPLING_KEYS}
 EFFORT = ("rounds", "warmup", "samples", "target", "max_seconds", "paired", "stream_seconds")
 
 
+class View(BaseModel):
+    """Another way to measure the images of an experiment's baseline.
+
+    share: of them, the first ones.  reference: another REF.  jpeg: as JPEG of this quality.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    share: float | None = Field(None, gt=0, lt=1)
+    reference: str | None = None
+    jpeg: int | None = Field(None, ge=1, le=95)
+
+    @property
+    def name(self) -> str:
+        """What is not as usual."""
+        share = self.share and f"the first {self.share:.0%} of the images"
+        jpeg = self.jpeg and f"JPEG of quality {self.jpeg}"
+        return ", ".join(filter(None, (share, self.reference, jpeg)))
+
+
 class Experiment(BaseModel):
     """An experiment file, checked.
 
@@ -45,7 +65,8 @@ class Experiment(BaseModel):
     time backwards, so that a slow drift of the machine cancels out of speed-ups.  warmup,
     samples, target, max_seconds: `timing.Effort`, of one round.  paired: each case also takes
     turns with its baseline in one process.  stream_seconds: of sustained throughput, none by
-    default.  timeout_s: of one process.
+    default.  timeout_s: of one process.  views: axes too; `reproduce` measures the baseline's
+    images in these ways as well.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -64,6 +85,12 @@ class Experiment(BaseModel):
     timeout_s: float = Field(3600, gt=0)
     defaults: dict[str, Any] = Field(default_factory=dict)
     cases: list[dict[str, Any]] = Field(min_length=1)
+    views: list[View] = Field(default_factory=list)
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _views_multiply(cls, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [view for block in blocks for view in multiply(block)]
 
     @field_validator("baseline")
     @classmethod

@@ -101,6 +101,21 @@ def test_every_case_is_compared_with_the_baseline_of_its_experiment(bench, tmp_p
     assert "FID - baseline's" in " ".join(result.stdout.split())
     assert bench(*words).exit_code == 0
     assert len(evaluations.read(tmp_path / "out" / evaluations.FILE)[0]) == 2
+    with (tmp_path / "based.toml").open("a") as file:
+        file.write("[[views]]\nshare = [0.1, 0.9]\n[[views]]\njpeg = 75\n")
+        file.write('[[views]]\nreference = "mini:test:150-300"\n')
+    result = bench(*words)
+    assert result.exit_code == 0, result.output
+    assert "left out: VAR-d3, the first 10% of the images" in result.output
+    seen = evaluations.read(tmp_path / "out" / evaluations.FILE)[0][2:]
+    assert all(line.case is None for line in seen)  # tables link none of them
+    share, jpeg, block = seen
+    assert (share.images, share.reference_sha256) == (135, base.reference_sha256)
+    assert 10 < jpeg.against["distances"]["psnr_db"]["mean"] < 100
+    assert block.reference_sha256 != base.reference_sha256
+    assert block.samples_sha256 == base.samples_sha256
+    assert bench(*words).exit_code == 0
+    assert len(evaluations.read(tmp_path / "out" / evaluations.FILE)[0]) == 5
 
 
 def test_another_network_or_other_samples_are_evaluated_again(bench, tmp_path):
