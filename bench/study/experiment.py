@@ -51,9 +51,9 @@ class View(BaseModel):
     @property
     def name(self) -> str:
         """What is not as usual."""
-        share = self.share and f"the first {self.share:.0%} of the images"
-        jpeg = self.jpeg and f"JPEG of quality {self.jpeg}"
-        return ", ".join(filter(None, (share, self.reference, jpeg)))
+        share = [f"the first {self.share:.0%} of the images"] if self.share else []
+        jpeg = [f"JPEG of quality {self.jpeg}"] if self.jpeg else []
+        return ", ".join([*share, *([self.reference] if self.reference else []), *jpeg])
 
 
 class Experiment(BaseModel):
