@@ -32,7 +32,7 @@ def card(tmp_path_factory):
 FILES = {  # and how many tests are not skipped
     "fake_cuda/on_card.py": 26,
     "test_gpu.py": 16,
-    "baselines/test_baselines_gpu.py": 10,
+    "methods/test_baselines_gpu.py": 10,
 }
 QUICK = "test_gpu.py"
 
