@@ -13,7 +13,10 @@ from bench.study.errors import UsageError, bytes_of
 from bench.study.printing import Format
 
 
-def list_experiments(format: options.OutputFormat = Format.rich) -> None:
+def list_experiments(
+    format: options.OutputFormat = Format.rich,
+    plugin: options.Plugins = [],  # noqa: B006
+) -> None:
     """Experiments, methods and published models."""
     from bench.tables.catalogue import catalogue
 
@@ -35,6 +38,7 @@ def env(format: options.OutputFormat = Format.rich) -> None:
 def predict(
     experiment_: options.ExperimentName = "code_table1",
     changes: options.Changes = [],  # noqa: B006
+    plugin: options.Plugins = [],  # noqa: B006
     format: options.OutputFormat = Format.rich,
     max_batch: Annotated[
         bool, typer.Option("--max-batch", help="the largest batch that fits into --memory")

@@ -21,6 +21,7 @@ from codevar.progress import say
 def run(
     experiment_: options.ExperimentName = "quick",
     changes: options.Changes = [],  # noqa: B006
+    plugin: options.Plugins = [],  # noqa: B006
     out: options.RunFolder = None,
     device: options.Device = None,
     resume: Annotated[

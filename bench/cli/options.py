@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from bench.study import plugins
+from bench.study.cases import methods
 from bench.study.printing import Format
 
 ExperimentName = Annotated[
@@ -17,6 +19,26 @@ ExperimentName = Annotated[
 Drawn = Annotated[list[str], typer.Argument(metavar="EXPERIMENT|METHODS", help="each of its cases")]
 Changes = Annotated[
     list[str], typer.Option("--set", metavar="AXIS=VALUES", help="change an axis: batch_size=1,8")
+]
+
+
+def add_plugins(files: list[Path]) -> list[Path]:
+    """Before anything else of the command is looked at, since it may name what they register."""
+    if files:
+        methods()  # or a name that a plugin takes would be missed
+    plugins.add(files)
+    return files
+
+
+Plugins = Annotated[
+    list[Path],
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        callback=add_plugins,
+        is_eager=True,
+        help="your own methods or metrics: Python that runs as your code",
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")

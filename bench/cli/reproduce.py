@@ -32,6 +32,7 @@ def reproduce(
     speed: Annotated[bool, typer.Option(help="also measure speed and memory")] = True,
     weights: options.ExtractorWeights = None,
     changes: options.Changes = [],  # noqa: B006
+    plugin: options.Plugins = [],  # noqa: B006
     device: options.Device = None,
     out: Annotated[
         Path | None,

@@ -36,6 +36,7 @@ def sample(
     ],
     out: Annotated[Path, typer.Option(help="folder; of several cases each has one in it")],
     changes: options.Changes = [],  # noqa: B006
+    plugin: options.Plugins = [],  # noqa: B006
     per_class: options.PerClass = 50,
     format: Annotated[Form, typer.Option(help="PNG files, or one samples.npz")] = Form.png,
     batch_size: options.BatchSize = 32,

@@ -36,7 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.methods.meta import configs, meta_plan
 from bench.predict.ceilings import Ceilings
 from bench.predict.prediction import flops, head_flops, integer_flops
-from bench.study.cases import Case, VARCase, make_case
+from bench.study.cases import Case, VARCase, make_case, methods
 from bench.study.records import Record
 from codevar import VAR, VQVAE, VQVAEConfig, quantise_weights
 from codevar.compiled import chain_var, merge_biases
@@ -82,8 +82,10 @@ def beats(seconds: float, floor_s: float) -> bool:
 def beaten(record: Record, ceilings: Ceilings) -> bool:
     """Whether the decode of a record took less than these ceilings allow: then they are wrong, and
     nothing is to be predicted or judged by them."""
+    if record.samples is None or record.case["method"] not in methods():
+        return False  # of a plugin that is not loaded
     case = make_case(record.case)
-    if record.samples is None or not isinstance(case, VARCase):
+    if not isinstance(case, VARCase):
         return False
     seconds = statistics.median(record.samples.latency_s)
     return beats(seconds, sum(floor_of(case, ceilings).seconds))

@@ -20,9 +20,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from bench.study import savings
+from bench.study import plugins, savings
 from bench.study.errors import UsageError, nearest
 from codevar import files
 from codevar.config import VARConfig, patch_sizes_of
@@ -126,6 +134,7 @@ def register(kind: type[AnyKind]) -> type[AnyKind]:
 def methods() -> dict[str, type[Case]]:
     """All methods by name; plans first."""
     _import_ours()
+    plugins.load_inherited()
     by_kind = sorted(_registered, key=lambda name: (not has_scales(name), name))
     return {name: _registered[name] for name in by_kind}
 
@@ -313,9 +322,54 @@ class VARCase(Case):
         return self
 
 
+class Foreign(Case):
+    """A case of a method whose plugin is not loaded, as its run has kept it (`kept_facts`)."""
+
+    model_config = ConfigDict(extra="allow")
+    _facts: dict[str, str] = PrivateAttr()
+
+    @property
+    def key(self) -> str:
+        """As the plugin's own."""
+        return self._facts["key"]
+
+    @property
+    def label(self) -> str:
+        """What the plugin calls it."""
+        return self._facts["label"]
+
+    @property
+    def steps(self) -> str:
+        """As the plugin counts them."""
+        return self._facts["steps"]
+
+    def model_names(self) -> tuple[str, ...]:
+        """Nothing is known of them."""
+        return ()
+
+
+def is_ours(case: Case) -> bool:
+    """Whether the method comes with the project, so that any reader knows it."""
+    return type(case).__module__.startswith(OURS)
+
+
+def kept_facts(case: Case) -> dict[str, str]:
+    """What a run keeps of a plugin's case, so that it can be read without the plugin."""
+    return {"key": case.key, "label": case.label, "steps": case.steps}
+
+
+def make_foreign(values: dict[str, Any], facts: dict[str, str]) -> Foreign:
+    """A case that a run keeps of a plugin's method."""
+    case = Foreign.model_validate(values)
+    case._facts = facts
+    return case
+
+
 def make_case(values: dict[str, Any]) -> Case:
     """A checked case.  Raises UsageError: one line with the key and the allowed values."""
     name = values.get("method")
+    if isinstance(name, str) and name not in methods():
+        plugins.load_installed(name)
     kind = methods().get(name) if isinstance(name, str) else None
     if kind is None:
         raise UsageError(f"method {name!r}: no such method{nearest(name, methods())}")

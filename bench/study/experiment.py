@@ -16,15 +16,28 @@ paper_row = "VAR-CoDe N={draft_steps}" # its key `method`; or { scale = "{scale}
 from __future__ import annotations
 
 import itertools
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bench.study import papers
-from bench.study.cases import SAMPLING_KEYS, Case, VARCase, explain, make_case, methods, sampled
+from bench.study.cases import (
+    SAMPLING_KEYS,
+    Case,
+    VARCase,
+    explain,
+    is_ours,
+    kept_facts,
+    make_case,
+    make_foreign,
+    methods,
+    sampled,
+)
 from bench.study.errors import UsageError, nearest
 from bench.study.folders import EXPERIMENTS
 from bench.study.papers import PaperRow
@@ -117,6 +130,8 @@ class Sweep:
     device: what `auto` stands for.  changes: what `--set` has changed in the experiment.
     cases: in the order of the file, each once.
     paper_rows: by case key, what the paper prints of the case.
+    foreign: facts of cases whose methods are not the project's, by what is written of them; those
+    that a run kept serve where the plugin is not loaded.
     not_in_paper: why, for each case whose `paper_row` is not in the paper's table.  An experiment
     file with such a case is refused; one that `--set` has changed goes without that row.
 
@@ -130,6 +145,7 @@ class Sweep:
         where: str,
         device: str | None = None,
         changes: Sequence[str] = (),
+        foreign: Mapping[str, dict[str, str]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.device = device
@@ -137,6 +153,7 @@ class Sweep:
         self.cases: list[Case] = []
         self.paper_rows: dict[str, PaperRow] = {}
         self.not_in_paper: list[str] = []
+        self.foreign: dict[str, dict[str, str]] = {}
         paper = papers.load(experiment.paper) if experiment.paper else None
         if paper and paper.about.cases == "none":
             raise UsageError(f"{where}: paper: {paper.about.title} is of no cases")
@@ -145,14 +162,18 @@ class Sweep:
                 paper_row = values.pop("paper_row", None)
                 if device and values.get("device", "auto") == "auto":
                     values["device"] = device
+                written = json.dumps(values, sort_keys=True)
                 try:
-                    case = make_case(values)
+                    known = written not in foreign or values["method"] in methods()
+                    case = make_case(values) if known else make_foreign(values, foreign[written])
                 except UsageError as e:
                     axis = str(e).split()[0].rstrip(":")
                     asked = any(change.startswith(f"{axis}=") for change in changes)
                     raise UsageError(f"--set {e}" if asked else f"{where}: {e}") from None
                 if case not in self.cases:
                     self.cases.append(case)
+                if not is_ours(case):
+                    self.foreign[written] = kept_facts(case)
                 if paper_row and not paper:
                     self.not_in_paper.append(f"{where}: paper_row: no `paper` is named")
                 elif paper_row and paper:

@@ -244,6 +244,8 @@ class RunFolder:
                 f"{self.path}: began with another experiment ({edited}); give the same --set, undo "
                 "edits of its file, or choose another --out"
             )
+        if (before.get("plugins") or {}) != run.get("plugins", {}):
+            raise UsageError(f"{self.path}: began with other plugins; choose another --out")
         begun_on = read_json(self.path / "env.json") or {}
         if env and (other := other_machine(begun_on, env)):
             raise UsageError(f"{self.path}: was begun on {other}; choose another --out")

@@ -21,7 +21,7 @@ from bench.metrics import METRICS
 from bench.metrics.frechet import DIFFERENCE
 from bench.predict.prediction import memory_differs, predict
 from bench.study import records, storage
-from bench.study.cases import Case, explain
+from bench.study.cases import Case, Foreign, explain
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
@@ -97,7 +97,9 @@ def load(folder: Path) -> Run:
     lines, complaints = records.read_lines(folder / records.FILE)
     try:
         parsed = Experiment.model_validate(what["experiment"])
-        sweep = Sweep(what["name"], parsed, str(folder), what["device"])
+        sweep = Sweep(
+            what["name"], parsed, str(folder), what["device"], foreign=what.get("foreign") or {}
+        )
     except (KeyError, TypeError) as e:
         raise UsageError(f"{folder / 'run.json'}: damaged ({e} is missing)") from None
     except ValidationError as e:
@@ -155,18 +157,23 @@ def details(case: Case, cases: Sequence[Case]) -> str:
     return ", ".join(distinguishing_settings(case, cases, columns).values())
 
 
-def prediction_of(case: Case, records: Sequence[Record]) -> Predicted:
+def prediction_of(case: Case, records: Sequence[Record]) -> Predicted | None:
     """What was predicted with the newest measurement, by the code and on the machine that it is
-    of.  Computed where nothing was measured, and where an old record lacks some of it."""
+    of.  Computed where nothing was measured, and where an old record lacks some of it; None where
+    that takes a plugin that is not loaded."""
     recorded = records[-1].predicted if records else None
-    if recorded and recorded.model_fields_set >= Predicted.model_fields.keys():
+    if isinstance(case, Foreign) or (
+        recorded and recorded.model_fields_set >= Predicted.model_fields.keys()
+    ):
         return recorded
     computed, kept = predict(case).figures(), recorded.to_json() if recorded else {}
     return computed.model_copy(update=kept)
 
 
-def predicted_columns(predicted: Predicted) -> dict[str, Any]:
+def predicted_columns(predicted: Predicted | None) -> dict[str, Any]:
     """The figures under the names of a frame."""
+    if predicted is None:
+        return {}
     memory = {name: value for name, value in predicted.to_json().items() if name.endswith("_mib")}
     return {
         "params": predicted.params,
