@@ -19,7 +19,7 @@ from codevar.progress import Progress
 
 def evaluate(
     samples: Annotated[
-        Path, typer.Argument(help="a sample set, a folder of PNG or JPEG, or an .npz of images")
+        Path, typer.Argument(help="a sample set, a folder of pictures, or an .npz of images")
     ],
     reference: options.Reference = None,
     against: Annotated[
@@ -88,7 +88,8 @@ def evaluate(
         if save_statistics is not None:
             gaussians = quality.statistics_of(images, protocol)
             save(save_statistics, gaussians, network, images.size)
-            progress.say(f"statistics: {save_statistics}")
+            for line in (*images.notes, f"statistics: {save_statistics}"):
+                progress.say(line)
             if not reference:
                 return
         if baseline:

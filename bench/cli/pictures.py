@@ -179,7 +179,7 @@ def inpaint(
 
 def iqa(
     samples: Annotated[
-        list[Path], typer.Argument(help="sample sets, folders of PNG or JPEG, or .npz of images")
+        list[Path], typer.Argument(help="sample sets, folders of pictures, or .npz of images")
     ],
     metrics: Annotated[
         str | None, typer.Option(help="only these: niqe,musiq,clipiqa; default: what there is")

@@ -57,11 +57,14 @@ def compare(
             )
     names, notes = chosen(samples, protocol)
     chosen(baseline, protocol)
-    groups = groups_of(samples, protocol, names, notes)
+    of_samples = protocol.features("samples", samples, names)
+    of_baseline = protocol.features("baseline", baseline, names)
+    distinct = min(of_samples.distinct, of_baseline.distinct)
+    groups = groups_of(samples, distinct, protocol, names, notes)
     if names and groups is None:
         raise UsageError(f"--against: {notes[-1] if protocol.intervals else 'needs --intervals'}")
-    own = measure("samples", samples, protocol, names, groups)
-    theirs = measure("baseline", baseline, protocol, names, groups)
+    own = measure(samples, of_samples, protocol, names, groups)
+    theirs = measure(baseline, of_baseline, protocol, names, groups)
     paired = are_paired(samples, baseline)
     record = record_of(samples, protocol, own)
     record["against"] = {
@@ -75,7 +78,7 @@ def compare(
     }
     if not paired:
         notes.append("The sets do not share seeds and classes: no distances image by image.")
-    notes += [*own.notes, *cautions(samples, protocol, names)]
+    notes += [*dict.fromkeys([*own.notes, *theirs.notes]), *cautions(samples, protocol, names)]
     record["duration_s"] = time.perf_counter() - began
     return Evaluation.model_validate(record), notes
 

@@ -10,23 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, as_usage_error
+from codevar.pictures import PictureError, read_picture
 
 Box = tuple[int, int, int, int]  # x0 y0 x1 y1, x1 and y1 outside
-
-
-def read(path: Path) -> Image.Image:
-    """An RGB picture, turned as its camera says.  Raises UsageError."""
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except OSError as e:
-        why = e.strerror or "no picture that can be read"
-        raise UsageError(f"{path}: {why}") from None
-    except Exception as e:  # a dozen kinds, by format and damage
-        raise UsageError(f"{path}: no picture that can be read ({type(e).__name__})") from None
 
 
 @dataclass(frozen=True)
@@ -80,9 +69,10 @@ def box_mask(box: Box, width: int, height: int) -> torch.Tensor:
     return mask_HW
 
 
+@as_usage_error(PictureError)
 def file_mask(path: Path, width: int, height: int) -> torch.Tensor:
     """(H, W) 1 where the picture in the file is light.  Raises UsageError."""
-    picture = read(path)
+    picture = read_picture(path)
     if picture.size != (width, height):
         raise UsageError(
             f"{path}: a mask must be of its picture's size, {width} x {height}, "

@@ -16,8 +16,9 @@ from bench.methods.loaded import Loaded
 from bench.quality import crops, inpainting
 from bench.quality.chosen import check_labels, class_name, classes_of
 from bench.quality.grid_rows import Head
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, as_usage_error
 from codevar.mini.world import CLASSES, World
+from codevar.pictures import PictureError, read_picture
 
 COVER = 0.5  # the grey that a mask is shown in
 
@@ -50,6 +51,7 @@ class Mini:
     number: int
 
 
+@as_usage_error(PictureError)
 def opened(asked: Asked) -> File | Mini:
     """Raises UsageError for everything that can be told before a model is loaded."""
     if (asked.box is None) == (asked.mask is None):
@@ -60,7 +62,7 @@ def opened(asked: Asked) -> File | Mini:
         return Mini(int(match[1]))
     if asked.label is None:
         raise UsageError(f"--own-class: nothing says which class {asked.image} is; give --class")
-    picture = crops.read(Path(asked.image))
+    picture = read_picture(Path(asked.image))
     return File(picture, mask_of(asked, picture.width, picture.height))
 
 

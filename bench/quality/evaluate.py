@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,9 @@ class Protocol:
     as_published: bool = False
     tell: Tell = tell_nobody
 
-    def features(self, what: str, images: ImageSet, layers: set[str]) -> Features:
-        """Of a set, by layer.  Raises UsageError."""
+    def features(self, what: str, images: ImageSet, names: Iterable[str]) -> Features:
+        """Of a set, all that the metrics need.  Raises UsageError."""
+        layers = {METRICS[name].layer for name in names}
 
         def done(count: int) -> None:
             self.tell(f"features of the {what}", count, images.count)
@@ -79,12 +80,13 @@ def evaluate(samples: ImageSet, protocol: Protocol) -> tuple[Evaluation, list[st
     """
     began = time.perf_counter()
     names, notes = chosen(samples, protocol)
-    groups = groups_of(samples, protocol, names, notes)
-    found = measure("samples", samples, protocol, names, groups)
+    of_samples = protocol.features("samples", samples, names)
+    groups = groups_of(samples, of_samples.distinct, protocol, names, notes)
+    found = measure(samples, of_samples, protocol, names, groups)
     record = record_of(samples, protocol, found)
     held = [name for name in names if METRICS[name].needs in ("distribution", "images")]
     if held and (real := floor_of(protocol.reference, samples.count)):
-        floor = measure("floor", real, protocol, held, groups)
+        floor = measure(real, protocol.features("floor", real, held), protocol, held, groups)
         record["floor"] = {name: one.value for name, one in floor.estimates.items()}
     notes += [*found.notes, *cautions(samples, protocol, names)]
     record["duration_s"] = time.perf_counter() - began
@@ -92,35 +94,48 @@ def evaluate(samples: ImageSet, protocol: Protocol) -> tuple[Evaluation, list[st
 
 
 def groups_of(
-    samples: ImageSet, protocol: Protocol, names: list[str], notes: list[str]
+    samples: ImageSet, distinct: int, protocol: Protocol, names: list[str], notes: list[str]
 ) -> Groups | None:
     """The groups that intervals rest on; None if there are to be none, or too few images, which
-    is noted, and the metrics that need them leave `names`."""
+    is noted, and the metrics that need them leave `names`.
+
+    distinct: how many images are no copies.  Copies in several groups make these alike, and an
+    interval too narrow: with more than a tenth of them there is none.
+    """
     widths = [
         protocol.extractor.widths[METRICS[name].layer]
         for name in names
         if METRICS[name].needs == "distribution"
     ]
     least = enough_for_intervals(max(widths, default=0))
-    if protocol.intervals and samples.count >= least:
+    if protocol.intervals and distinct >= max(least, 0.9 * samples.count):
         return Groups.deal(samples.count, samples.labels)
     if protocol.intervals and any(not METRICS[name].per_image for name in names):
-        notes.append(f"No intervals: {samples.count:,} images are too few; they need {least:,}.")
+        why = f"{distinct:,} images are too few; they need {least:,}"
+        if distinct >= least:
+            why = f"only {distinct:,} of {samples.count:,} images are no copies of others"
+        notes.append(f"No intervals: {why}.")
     names[:] = [name for name in names if not METRICS[name].groups_needed]
     return None
 
 
 def measure(
-    what: str, images: ImageSet, protocol: Protocol, names: Sequence[str], groups: Groups | None
+    images: ImageSet,
+    of_images: Features,
+    protocol: Protocol,
+    names: Sequence[str],
+    groups: Groups | None,
 ) -> Measured:
-    """The metrics of one set."""
+    """The metrics of one set.  Raises UsageError for what its distinct images are too few for."""
     reference, device = protocol.reference, protocol.extractor.device
-    of_images = protocol.features(what, images, {METRICS[name].layer for name in names})
     from_images = {"images"} if reference.gaussians else {"images", "distribution"}
-    layers = {METRICS[name].layer for name in names if METRICS[name].needs in from_images}
-    of_reference = None
-    if reference.images and layers:
-        of_reference = protocol.features("reference", reference.images, layers)
+    held = [name for name in names if METRICS[name].needs in from_images]
+    of_reference, real = None, reference.images
+    notes = [*images.notes, *(real.notes if real else ())]
+    if real and held:
+        of_reference = protocol.features("reference", real, held)
+        real = without_copies(real, of_reference, notes)
+    check_counts(without_copies(images, of_images, notes), real, protocol, names)
     references = on(device, of_reference.layers if of_reference else {})
     known = {layer: gaussian.to(device) for layer, gaussian in reference.gaussians.items()}
     distributions = {METRICS[name].layer for name in names if METRICS[name].needs == "distribution"}
@@ -133,7 +148,7 @@ def measure(
         protocol.as_published,
     )
     sha256 = of_reference.digest if of_reference else None
-    found = Measured({}, of_images, reference.sha256 or sha256)
+    found = Measured({}, of_images, reference.sha256 or sha256, notes)
     for i, name in enumerate(names):
         protocol.tell("figures", i, len(names))
         try:
@@ -156,14 +171,17 @@ def on(device: torch.device, layers: Mapping[str, torch.Tensor]) -> dict[str, to
 def statistics_of(samples: ImageSet, protocol: Protocol) -> dict[str, Gaussian]:
     """Mean and covariance of each layer that a FID is of.  Raises UsageError."""
     extractor = protocol.extractor
-    layers = {
-        metric.layer
+    names = [
+        metric.name
         for metric in METRICS.values()
         if metric.needs == "distribution" and metric.layer in extractor.widths
-    }
+    ]
+    layers = {METRICS[name].layer for name in names}
     for layer in layers:
         check_enough(samples, layer, extractor.widths[layer])
-    found = protocol.features("samples", samples, layers)
+    found = protocol.features("samples", samples, names)
+    for layer in layers:
+        check_enough(without_copies(samples, found, []), layer, extractor.widths[layer])
     return {layer: Gaussian.of(found.layers[layer].to(extractor.device)) for layer in layers}
 
 
@@ -192,7 +210,7 @@ def chosen(samples: ImageSet, protocol: Protocol) -> tuple[list[str], list[str]]
         by_why.setdefault(why, []).append(name)
     notes = [f"Without {', '.join(left)}: {why}." for why, left in by_why.items()]
     names = [name for name in whys if name not in lacking]
-    check_counts(samples, protocol, names)
+    check_counts(samples, protocol.reference.images, protocol, names)
     return names, notes
 
 
@@ -212,14 +230,16 @@ def why_not(name: str, samples: ImageSet, protocol: Protocol) -> str:
     return metric.lacks(samples, extractor)
 
 
-def check_counts(samples: ImageSet, protocol: Protocol, names: Sequence[str]) -> None:
+def check_counts(
+    samples: ImageSet, real: ImageSet | None, protocol: Protocol, names: Sequence[str]
+) -> None:
     """Refuses figures that so many images, or these statistics, cannot give."""
     reference, extractor = protocol.reference, protocol.extractor
     if reference.extractor not in (None, extractor.key):
         raise UsageError(
             f"{reference.name} was made by {reference.extractor}, not by {extractor.key}"
         )
-    of_images = [] if reference.gaussians or not reference.images else [reference.images]
+    of_images = [] if reference.gaussians or not real else [real]
     distributions = [name for name in names if METRICS[name].needs == "distribution"]
     for name in distributions:
         layer = METRICS[name].layer
@@ -233,12 +253,21 @@ def check_counts(samples: ImageSet, protocol: Protocol, names: Sequence[str]) ->
         for images in (samples, *of_images):
             check_enough(images, layer, width, f"--metrics {others}" if others else "")
     of_neighbours = any(METRICS[name].needs == "images" for name in names)
-    for held in (samples, reference.images):
+    for held in (samples, real):
         if held and of_neighbours and held.count <= DENSITY_NEIGHBOURS:
             raise UsageError(
                 f"{held.name}: {held.count} images have no {DENSITY_NEIGHBOURS} neighbours each, "
                 "which precision, recall, density and coverage are of"
             )
+
+
+def without_copies(images: ImageSet, found: Features, notes: list[str]) -> ImageSet:
+    """A set by another name and count, for `check_counts`; adds a note for copies."""
+    if found.distinct == images.count:
+        return images
+    copies = images.count - found.distinct
+    notes.append(f"{images.name}: {copies:,} of {images.count:,} images are copies of others.")
+    return replace(images, name=f"{images.name} without copies", count=found.distinct)
 
 
 def enough_for_intervals(width: int) -> int:

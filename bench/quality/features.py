@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +36,7 @@ from codevar.checkpoints import write_tensors
 from codevar.files import first_line, is_oom
 from codevar.mini.classifier import FEATURES, load_classifier
 
+PIXELS = "pixels"  # beside an image's features: `hashes_of` it
 VERSION = 1  # of what this file computes; features cached by another are not read
 MINI_WEIGHTS = Path(codevar.mini.__file__).parent / "weights" / "classifier.safetensors"
 INCEPTION_FILE = URL_INCEPTION_V3.rpartition("/")[2]
@@ -192,10 +194,12 @@ def mini(weights: Path, device: torch.device) -> Extractor:
 
 @dataclass(frozen=True)
 class Features:
-    """layers: (N, D) float32 on the CPU.  digest: of the images' bytes."""
+    """layers: (N, D) float32 on the CPU.  digest: of the images' bytes.  distinct: how many images
+    differ in a pixel from all before them."""
 
     layers: Layers
     digest: str
+    distinct: int
 
 
 def default_cache() -> Path:
@@ -219,11 +223,13 @@ def extract(
     kept: list[Layers] = []
     digests: list[str] = []
     done = 0
+    kept_too = [*wanted, PIXELS] if wanted else []
     for chunk in images.chunks():
         file = cache / extractor.key / f"{chunk.digest}.safetensors"
-        found = _load(file, wanted) if wanted else {}
+        found = _load(file, kept_too)
         if found is None:
-            every = _computed(chunk.pixels(), extractor, batch_size)
+            pixels = chunk.pixels()
+            every = _computed(pixels, extractor, batch_size)
             for name, features_nD in every.items():
                 if not features_nD.isfinite().all():
                     row = int((~features_nD.isfinite()).any(1).nonzero()[0])
@@ -231,14 +237,22 @@ def extract(
                         f"{images.name}: the {name} features of image {done + row} are not finite "
                         f"(by {extractor.name}); nothing can be said of this set"
                     )
+            every[PIXELS] = hashes_of(pixels)
             _save(file, every)
-            found = {name: every[name] for name in wanted}
+            found = {name: every[name] for name in kept_too}
         kept.append(found)
         digests.append(chunk.digest)
         done += chunk.count
         tell(done)
-    layers = {name: torch.cat([part.pop(name) for part in kept]) for name in wanted}
-    return Features(layers, digest_of(digests))
+    layers = {name: torch.cat([part.pop(name) for part in kept]) for name in kept_too}
+    distinct = len(layers.pop(PIXELS).unique()) if wanted else images.count
+    return Features(layers, digest_of(digests), distinct)
+
+
+def hashes_of(pixels_NHW3: Pixels) -> torch.Tensor:
+    """(N,) int64, alike for images of the same pixels alone."""
+    digests = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in pixels_NHW3]
+    return torch.from_numpy(np.frombuffer(b"".join(digests), "<i8").astype(np.int64))
 
 
 @torch.no_grad()

@@ -26,10 +26,11 @@ import numpy as np
 from PIL import Image
 
 from bench.quality.sample_set import FILE, NPZ, SampleSet, png_of
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, as_usage_error
+from codevar.files import first_line
+from codevar.pictures import PictureError, find_pictures, read_picture
 
 CHUNK = 1000
-ENDINGS = {".png", ".jpg", ".jpeg"}
 Pixels = np.ndarray  # (N, H, W, 3) uint8
 
 
@@ -45,7 +46,8 @@ class Chunk:
 @dataclass(frozen=True)
 class ImageSet:
     """name: what to call it.  size: (H, W).  chunks: in order, as often as asked.
-    labels: (N,) classes, where they are known.  manifest: of a sample set."""
+    labels: (N,) classes, where they are known.  manifest: of a sample set.  notes: what a reader of
+    its figures must know."""
 
     name: str
     count: int
@@ -53,6 +55,7 @@ class ImageSet:
     chunks: Callable[[], Iterator[Chunk]]
     labels: np.ndarray | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def pixels(self) -> Iterator[Pixels]:
         """All images in order, chunk by chunk.  Raises UsageError for one that cannot be read."""
@@ -60,34 +63,50 @@ class ImageSet:
 
 
 def open_images(path: Path) -> ImageSet:
-    """A sample set (a folder with samples.json), a folder of PNG or JPEG, or an `.npz`.
+    """A sample set (a folder with samples.json), a folder of pictures, or an `.npz`.
 
     Raises UsageError, here or when a chunk is read.
     """
     if path.is_dir():
         return sample_set(path) if (path / FILE).exists() else folder(path)
-    if path.suffix == ".npz" and path.is_file():
+    if is_archive(path):
         return archive(path)
     kind = "neither a folder nor an .npz" if path.exists() else "no such folder or file"
     raise UsageError(f"{path}: {kind}")
 
 
+def is_archive(path: Path) -> bool:
+    """Whether the name says so."""
+    return path.suffix.lower() == ".npz" and path.is_file()
+
+
 # Folders
 
 
+@as_usage_error(PictureError)
 def folder(path: Path) -> ImageSet:
-    """Every PNG and JPEG below a folder.
+    """Every picture below a folder.
 
     In an order that means nothing (by name, then shuffled): a folder is often sorted by class,
     and an Inception Score over 5000 images of few classes is too low.
     """
-    if sets := sorted(file.parent for file in path.rglob(FILE)):
+    found = find_pictures(path)
+    if sets := [file.parent for file in found.left_out if file.name == FILE]:
         raise UsageError(f"{path}: holds sample sets; name one, as {sets[0]}")
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS)
+    files, told = found.files, found.told()
     if not files:
-        raise UsageError(f"{path}: no PNG or JPEG in this folder, and no {FILE}")
+        raise UsageError(
+            f"{path}: no picture in this folder, and no {FILE}; {told or 'it is empty'}"
+        )
     order = np.random.default_rng(0).permutation(len(files))
-    return _of_files(path.name, [files[i] for i in order])
+    images = _of_files(path.name, [files[i] for i in order])
+    notes = [f"{images.name}: {told}."] if told else []
+    if jpegs := sum(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
+        notes.append(
+            f"{images.name}: {jpegs:,} of {len(files):,} images are JPEG, whose losses move a FID; "
+            "compare with sets that are kept alike."
+        )
+    return replace(images, notes=notes)
 
 
 def sample_set(path: Path) -> ImageSet:
@@ -146,20 +165,10 @@ def _bytes(file: Path) -> bytes:
         raise UsageError(f"{file}: cannot be read ({e.strerror})") from None
 
 
+@as_usage_error(PictureError)
 def pixels_of(file: Path, data: bytes) -> np.ndarray:
     """(H, W, 3) uint8."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode[0] in "IF":  # Pillow would cut off at 255
-                raise ValueError("more than 8 bits a channel")
-            return np.asarray(image.convert("RGB"))
-    except Exception as e:  # a dozen kinds, by format and damage
-        raise UsageError(f"{file}: no readable image ({_why(e)})") from None
-
-
-def _why(e: Exception) -> str:
-    """A few words; Pillow names the buffer it read from."""
-    return (str(e).partition(" <_io")[0].splitlines() or [type(e).__name__])[0]
+    return np.asarray(read_picture(file, data))
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -174,11 +183,13 @@ def archive(path: Path) -> ImageSet:
 
     It is read as a stream: 50,000 images of 256 x 256 are 9.8 GB.
     """
-    with _images_of(path) as (_, (N, H, W, _)):
+    with _images_of(path) as (_, (N, H, W, _), _):
         pass
 
     def chunks() -> Iterator[Chunk]:
-        with _images_of(path) as (stream, _):
+        with _images_of(path) as (stream, shape, by_columns):
+            if by_columns:  # the first image ends where the file does
+                stream = io.BytesIO(np.load(path)["arr_0"].tobytes())
             for first in range(0, N, CHUNK):
                 images = min(CHUNK, N - first)
                 data = stream.read(images * H * W * 3)
@@ -193,26 +204,24 @@ def archive(path: Path) -> ImageSet:
 
 
 @contextmanager
-def _images_of(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """The bytes of arr_0, behind its header, and its shape."""
+def _images_of(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool]]:
+    """The bytes of arr_0, behind its header; its shape, and whether by columns."""
     with readable(path), zipfile.ZipFile(path) as file:
         if "arr_0.npy" not in file.namelist():
             there = ", ".join(n.removesuffix(".npy") for n in file.namelist())
             raise UsageError(f"{path}: no array arr_0; there are {there or 'none'}")
         with file.open("arr_0.npy") as stream:
-            shape, dtype = npy_header(stream)
+            shape, by_columns, dtype = npy_header(stream)
             if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
                 raise UsageError(
                     f"{path}: arr_0 must be uint8 (N, H, W, 3), not {dtype} {tuple(shape)}"
                 )
-            yield stream, shape
+            yield stream, shape, by_columns
 
 
-def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array that an open `.npy` holds; its rows come next.
-
-    Raises ValueError for anything but a plain array in C order.
-    """
+def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape of the array that an open `.npy` holds, whether in Fortran's order, and its type; its
+    values come next.  Raises ValueError for anything but a plain array."""
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -221,9 +230,9 @@ def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     if version not in read:
         raise ValueError(f"npy version {version}")
     shape, fortran, dtype = read[version](file)
-    if fortran or dtype.hasobject:
+    if dtype.hasobject:
         raise ValueError("no plain array")
-    return shape, dtype
+    return shape, fortran, dtype
 
 
 @contextmanager
@@ -235,16 +244,21 @@ def readable(path: Path) -> Iterator[None]:
         if isinstance(e, UsageError):
             raise
         missing = isinstance(e, FileNotFoundError)
-        why = "no such file" if missing else f"damaged or no .npz ({_why(e)})"
+        why = "no such file" if missing else f"damaged or no .npz ({first_line(e)})"
         raise UsageError(f"{path}: {why}") from None
 
 
 def _labels(path: Path, count: int) -> np.ndarray | None:
-    """Classes, if arr_1 is that."""
+    """Classes of arr_1, if there is one.  Raises UsageError for one that is something else."""
     with readable(path), np.load(path, allow_pickle=False) as file:
-        found = file["arr_1"] if "arr_1" in file.files else np.empty(0)
-    if found.shape != (count,) or found.dtype.kind not in "iu" or found.min() < 0:
+        found = file["arr_1"] if "arr_1" in file.files else None
+    if found is None:
         return None
+    if found.shape != (count,) or found.dtype.kind not in "iu" or found.min() < 0:
+        raise UsageError(
+            f"{path}: arr_1 must be the class of each of its {count:,} images, not {found.dtype} "
+            f"{found.shape}; save it without, or as another name"
+        )
     return found.astype(np.int64)
 
 

@@ -23,15 +23,16 @@ from scipy.stats import binomtest
 import codevar
 import codevar.mini
 from bench.methods.loaded import Loaded
-from bench.quality.crops import Crop, read
+from bench.quality.crops import Crop
 from bench.quality.sample_set import image_seed
 from bench.quality.sampling import one_line
-from bench.study.errors import UsageError
+from bench.study.errors import UsageError, as_usage_error
 from bench.study.printing import Printed
 from codevar import VQVAE
 from codevar.editing import mask_of_cells
 from codevar.mini.classifier import Classifier, load_classifier
 from codevar.mini.world import CLASSES, World
+from codevar.pictures import PictureError, find_classes, read_picture
 
 SCHEMA = 1
 FILE = "inpainting.jsonl"
@@ -113,25 +114,22 @@ def mini_images(side: int, numbers: range) -> Batch:
 MINI_WORLD = HeldOut("mini:test", len(CLASSES), math.inf, mini_images)
 
 
+@as_usage_error(PictureError)
 def folder(path: Path) -> HeldOut:
-    """A folder with a folder for each class, in the order of their names, as ImageNet comes;
-    the classes take turns, so that a few pictures are of many.  Raises UsageError."""
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(path))
-    except OSError as e:
-        raise UsageError(f"{path}: {' '.join(str(e).split())}") from None
+    """A folder with a folder for each class, labelled as in training; the classes take turns, so
+    that a few pictures are of many.  Raises UsageError."""
+    found = find_classes(path)
     turns: Counter[int] = Counter()
     order = []
-    for file, label in found.samples:
+    for file, label in zip(found.files, found.labels, strict=True):
         turns[label] += 1
         order.append((turns[label], label, file))
     order.sort()
 
+    @as_usage_error(PictureError)
     def pictures(side: int, numbers: range) -> Batch:
         part = order[numbers.start : numbers.stop]
-        opened = [read(Path(file)) for _, _, file in part]
+        opened = [read_picture(file) for _, _, file in part]
         images = [Crop(*picture.size, side).image(picture) for picture in opened]
         return torch.stack(images), torch.tensor([label for _, label, _ in part])
 

@@ -23,7 +23,14 @@ import torch
 
 from bench.metrics.frechet import Gaussian
 from bench.quality.features import Extractor, file_sha256
-from bench.quality.images import ImageSet, archive, mini_world, open_images, readable
+from bench.quality.images import (
+    ImageSet,
+    archive,
+    is_archive,
+    mini_world,
+    open_images,
+    readable,
+)
 from bench.study.errors import UsageError
 from codevar.files import atomic_write
 
@@ -56,7 +63,7 @@ def open_reference(text: str, size: tuple[int, int]) -> Reference:
     """
     if text.startswith("mini:"):
         found = _mini(text, size)
-    elif Path(text).suffix == ".npz" and Path(text).is_file():
+    elif is_archive(Path(text)):
         found = _file(Path(text))
     else:
         images = open_images(Path(text))
@@ -115,8 +122,11 @@ def _gaussian(path: Path, file: Any, mu_name: str, sigma_name: str) -> Gaussian:
             other = sigma_name if name == mu_name else mu_name
             raise UsageError(f"{path}: has {other} but no {name}: no statistics for a FID")
     mu, sigma = file[mu_name], file[sigma_name]
-    floats = mu.dtype.kind == sigma.dtype.kind == "f"
-    if not floats or mu.ndim != 1 or sigma.shape != (*mu.shape, *mu.shape):
+    if (
+        not mu.dtype.kind == sigma.dtype.kind == "f"
+        or mu.ndim != 1
+        or sigma.shape != (*mu.shape, *mu.shape)
+    ):
         raise UsageError(
             f"{path}: {mu_name} is {mu.dtype} {mu.shape}, {sigma_name} {sigma.dtype} "
             f"{sigma.shape}: no mean and covariance"
@@ -125,7 +135,9 @@ def _gaussian(path: Path, file: Any, mu_name: str, sigma_name: str) -> Gaussian:
         raise UsageError(f"{path}: {mu_name} or {sigma_name} is not finite")
     if np.abs(sigma - sigma.T).max(initial=0) > 1e-3 * np.abs(sigma).max(initial=0):
         raise UsageError(f"{path}: {sigma_name} is not symmetric: no covariance")
-    return Gaussian(torch.from_numpy(mu).double(), torch.from_numpy(sigma).double())
+    # Whatever their precision and the order of their bytes.
+    both = (torch.from_numpy(np.ascontiguousarray(a, np.float64)) for a in (mu, sigma))
+    return Gaussian(*both)
 
 
 def save_statistics(

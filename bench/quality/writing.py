@@ -78,7 +78,7 @@ class ImageFiles:
     def _is_packed(self) -> bool:
         try:
             with zipfile.ZipFile(self.npz) as file, file.open("arr_0.npy") as array:
-                return npy_header(array) == (self.shape, np.uint8)
+                return npy_header(array) == (self.shape, False, np.uint8)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             return False
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
-from bench.quality.images import ENDINGS, ImageSet, open_images, pixels_of
+from bench.quality.images import ImageSet, open_images
 from bench.report.sections import Figures, Note, Panel, Picture, Section
-from bench.study.errors import UsageError
+from bench.study.errors import as_usage_error
+from codevar.pictures import ENDINGS, PictureError, read_picture
 
 SHOWN = 10  # images of a set
 SIDE, WIDE = 160, 1200  # pixels at most: of a sample, of a picture
@@ -56,13 +57,10 @@ def row(images: ImageSet) -> Picture:
     return Picture(about, Markup().join(tags))
 
 
+@as_usage_error(PictureError)
 def whole(path: Path) -> Picture:
     """A picture as it is, as far as the page has room."""
-    try:
-        pixels = pixels_of(path, path.read_bytes())
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read ({e.strerror})") from None
-    return Picture(path.name, embed(Image.fromarray(pixels), path.name, WIDE))
+    return Picture(path.name, embed(read_picture(path), path.name, WIDE))
 
 
 def embed(image: Image.Image, alt: str, most: int) -> Markup:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
@@ -17,6 +18,15 @@ def nearest(name: object, known: Iterable[str]) -> str:
     known = [*known]
     meant = difflib.get_close_matches(str(name), known, 1)
     return f"; did you mean {meant[0]}?" if meant else f"; there are {', '.join(known)}"
+
+
+@contextmanager
+def as_usage_error(*kinds: type[ValueError]) -> Iterator[None]:
+    """Makes a UsageError of these kinds, which are the mistakes that `codevar` knows of."""
+    try:
+        yield
+    except kinds as e:
+        raise UsageError(str(e)) from None
 
 
 def bytes_of(text: str) -> int:

@@ -34,6 +34,7 @@ def build(recipe: Recipe, group: Group, say: Callable[[str], None]) -> tuple[Obj
         return _prediction(recipe, group, say)
     recipe.check_files()
     source = open_images(recipe.data, group.device)
+    say(source.told())
     torch.manual_seed(recipe.seed)
     if isinstance(recipe, TrainVQVAE):
         vqvae = VQVAE(VQVAEConfig(**recipe.model.model_dump()))
@@ -54,7 +55,9 @@ def _prediction(
 ) -> tuple[Objective, Source]:
     recipe.check_files()
     vqvae = codevar.load_vqvae(recipe.vqvae, device=group.device).requires_grad_(False)
-    classes = len(open_images(recipe.data, group.device).classes)
+    images = open_images(recipe.data, group.device)
+    say(images.told())
+    classes = len(images.classes)
     teacher = None
     if isinstance(recipe, TrainRefiner):
         teacher = _loaded(recipe.teacher, vqvae).to(group.device).requires_grad_(False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import tee
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from codevar.checkpoints import fingerprint, write_tensors
 from codevar.mini import world
+from codevar.pictures import PictureError, find_classes, read_picture
 from codevar.train.errors import TrainError
 from codevar.train.parallel import Group
 from codevar.train.recipes import DataConfig
@@ -68,6 +68,10 @@ class MiniImages:
     def __len__(self) -> int:
         return self.config.images
 
+    def told(self) -> str:
+        """What it holds."""
+        return f"data: {len(self):,} images of the mini world's {len(self.classes)} classes"
+
     def stream(self, steps):
         """See `Source`."""
         for step in steps:
@@ -92,23 +96,22 @@ class FolderImages:
     """
 
     def __init__(self, config: DataConfig, device: torch.device) -> None:
-        from torchvision.datasets.folder import is_image_file, make_dataset
-
-        def is_picture(path: str) -> bool:
-            parts = Path(path).relative_to(config.folder).parts
-            return is_image_file(path) and not any(map(_is_systems, parts))
-
-        names = class_names(Path(config.folder))
-        label_of = {name: label for label, name in enumerate(names)}
         try:
-            found = make_dataset(config.folder, label_of, is_valid_file=is_picture)
-        except FileNotFoundError as e:
-            raise TrainError(f"data: {config.folder}: {' '.join(str(e).split())}") from None
+            self.found = find_classes(Path(config.folder))
+        except PictureError as e:
+            raise TrainError(f"data: {e}") from None
         self.config, self.device = config, device
-        self.classes, self.samples = names, found
+        self.classes = self.found.classes
+        self.samples = list(zip(map(str, self.found.files), self.found.labels, strict=True))
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def told(self) -> str:
+        """What was found."""
+        first = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
+        found = f"{len(self):,} images of {len(self.classes)} classes, in this order: {first}"
+        return f"data: {self.config.folder}: {found}; {self.found.told()}".removesuffix("; ")
 
     def stream(self, steps):
         """See `Source`."""
@@ -156,34 +159,13 @@ class FolderImages:
         return {k: send(batch[k], self.device) for k in ("images", "labels")}
 
 
-def class_names(folder: Path) -> list[str]:
-    """Names of the folders in a folder, in the order of their labels: whole numbers by their
-    value, other names after them as they sort.  Folders of an editor or a system are no classes.
-
-    Raises TrainError.
-    """
-    try:
-        names = [path.name for path in folder.iterdir() if path.is_dir()]
-    except OSError as e:
-        raise TrainError(f"data: {folder}: {e.strerror}") from None
-    classes = [name for name in names if not _is_systems(name)]
-    if not classes:
-        raise TrainError(f"data: {folder}: has no folder with the images of a class")
-    return sorted(classes, key=lambda name: (int(name) if name.isdecimal() else math.inf, name))
-
-
-def _is_systems(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
 class _Pictures(Dataset):
-    """Reads (seed, epoch, number); an unreadable image is its own path."""
+    """Reads (seed, epoch, number); an unreadable image is what is said of it."""
 
     def __init__(self, samples: Sequence[tuple[str, int]], config: DataConfig) -> None:
         self.samples, self.config = samples, config
 
     def __getitem__(self, which: tuple[int, int, int]) -> tuple[Any, int]:
-        from PIL import Image
         from torchvision.transforms import v2
 
         seed, epoch, number = which
@@ -195,10 +177,9 @@ class _Pictures(Dataset):
         if self.config.randaugment:
             steps.append(v2.RandAugment(num_ops=2, magnitude=9))
         try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError):
-            return path, label
+            picture = read_picture(Path(path))
+        except PictureError as e:
+            return str(e), label
         with torch.random.fork_rng(devices=[]):
             # torchvision draws from the global generator.
             torch.manual_seed(

@@ -124,6 +124,10 @@ def sets(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("sets")
     write_folder(path / "folder", pixels())
     np.savez(path / "images.npz", arr_0=pixels())
+    np.savez(path / "columns.npz", arr_0=np.asfortranarray(pixels()))
+    (path / "columns.npz").rename(path / "columns.NPZ")
+    (path / "linked").mkdir()
+    (path / "linked" / "class.png").symlink_to(path / "folder")
     write_sample_set(path / "png", pixels())
     write_sample_set(path / "npz", pixels(), "npz")
     return path
@@ -232,7 +236,7 @@ def test_figures_are_torch_fidelitys_with_the_same_extractor(run, sets, classifi
     assert 1 < ours["inception_score"] < 10
 
 
-@pytest.mark.parametrize("form", ["folder", "images.npz", "png", "npz"])
+@pytest.mark.parametrize("form", ["folder", "linked", "images.npz", "columns.NPZ", "png", "npz"])
 def test_the_same_images_have_the_same_fid_in_any_form(form, run, sets, tmp_path):
     assert run(sets / form, "--metrics", "fid,precision,recall").exit_code == 0
     first = record(tmp_path).metrics
@@ -500,13 +504,25 @@ def png(array: np.ndarray | None = None) -> bytes:
 
 SAMPLES = {
     "a folder that is not there": (lambda p: p / "none", "no such folder or file"),
-    "a folder without images": (lambda p: p, "no PNG or JPEG in this folder"),
+    "a folder without images": (lambda p: p, "no picture in this folder"),
     "a file of another kind": (lambda p: text(p / "a.txt"), "neither a folder nor an .npz"),
     "a corrupt PNG": (lambda p: bad_folder(p, "x.png", b"no image"), "x.png: no readable image"),
     "a truncated PNG": (lambda p: bad_folder(p, "x.png", png()[:-60]), "x.png: no readable image"),
     "16 bits a channel": (
         lambda p: bad_folder(p, "x.png", png(pixels(1)[0, ..., 0].astype(np.uint16) << 8)),
         "x.png: no readable image (more than 8 bits a channel)",
+    ),
+    "transparency": (
+        lambda p: bad_folder(p, "x.png", png(np.zeros((SIDE, SIDE, 4), np.uint8))),
+        "x.png: no readable image (it has an alpha channel; save it without)",
+    ),
+    "a few images over and over": (
+        lambda p: write_folder(p / "bad", np.tile(pixels(60), (5, 1, 1, 1))),
+        "bad without copies: 60 images are too few for a FID over 128 pool features",
+    ),
+    "fewer classes than images": (
+        lambda p: npz(p / "a.npz", arr_0=pixels(), arr_1=np.arange(5)),
+        "arr_1 must be the class of each of its 320 images, not int64 (5,)",
     ),
     "another size in the folder": (
         lambda p: (
@@ -660,6 +676,35 @@ def test_weights_that_are_none_are_one_line(run, sets, tmp_path, classifier):
 def test_a_mistake_is_one_line(words, line, run, sets, tmp_path):
     refused(run(sets / "folder", *words.split()), line)
     assert not (tmp_path / "out").exists()
+
+
+def test_whatever_its_numbers_are_a_reference_is_read(run, sets, tmp_path):
+    found = set()
+    for file, kind, order in (("a", "f8", "C"), ("b", "longdouble", "C"), ("c", ">f8", "F")):
+        mu, sigma = np.zeros(128, kind), np.asarray(np.eye(128), kind, order)
+        reference = npz(tmp_path / f"{file}.npz", mu=mu, sigma=sigma)
+        result = run(sets / "npz", "--metrics", "fid", reference=reference)
+        assert result.exit_code == 0, result.stderr
+        found.add(record(tmp_path).metrics["fid"])
+    assert len(found) == 1
+
+
+def test_what_lies_beside_images_and_copies_of_them_are_told(run, tmp_path):
+    samples = write_folder(tmp_path / "some", pixels(180))
+    (samples / "notes.txt").write_text("")
+    checkpoints = samples / ".ipynb_checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "0.png").write_bytes(b"no image")
+    Image.fromarray(pixels(1)[0]).save(samples / "copy.png", compress_level=0)
+    Image.fromarray(pixels(1, 200)[0]).save(samples / "b.jpg")
+    result = run(samples, "--metrics", "fid", "--format", "md")
+    assert result.exit_code == 0, result.stderr
+    assert record(tmp_path).images == 182
+    told = " ".join(result.stdout.split())
+    assert "some: no pictures and left out: .ipynb_checkpoints, notes.txt." in told
+    assert "some: 1 of 182 images are JPEG" in told
+    assert "some: 1 of 182 images are copies of others." in told
+    assert record(tmp_path).intervals["fid"]
 
 
 def test_too_few_images_for_intervals_have_figures_without(run, tmp_path):

@@ -224,7 +224,7 @@ def test_an_npz_scores_as_its_pictures_do(squares, tmp_path):
         ("small", "Without niqe: "),
         ("flat --metrics niqe", "flat: the niqe features of image 0 are not finite"),
         ("mixed --metrics niqe", "images of one set must be of one size"),
-        ("empty --metrics niqe", "no PNG or JPEG"),
+        ("empty --metrics niqe", "no picture in this folder"),
         ("nowhere --metrics niqe", "no such folder or file"),
         ("bad.npz --metrics niqe", "bad.npz: damaged or no .npz"),
         ("float.npz --metrics niqe", "arr_0 must be uint8 (N, H, W, 3)"),

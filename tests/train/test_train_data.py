@@ -151,6 +151,19 @@ def test_a_folder_without_classes(folder, tmp_path):
         train(on_pictures(folder, tmp_path) | {"out": str(tmp_path / "o")})
 
 
+def test_what_was_found_is_said_before_training(folder, tmp_path, pictures):
+    (pictures / "readme.txt").write_text("")
+    (tmp_path / "more").mkdir()
+    (pictures / "class_0").rename(tmp_path / "more" / "class_0")
+    (pictures / "class_0").symlink_to(tmp_path / "more" / "class_0")
+    source = open_images(DataConfig(**on_pictures(folder, tmp_path)["data"]), CPU)
+    found = "12 images of 2 classes, in this order: class_0, class_1; no pictures and left out"
+    assert source.told() == f"data: {pictures}: {found}: readme.txt"
+    (pictures / "class_0" / "again").symlink_to(pictures)
+    with refused("again/class_0: a link back to a folder that it lies in"):
+        open_images(source.config, CPU)
+
+
 def test_each_row_draws_the_same_however_the_batch_is_split():
     whole = Step(3, 9, 7, 8, range(8))
     parts = [replace(whole, rows=range(n, n + 2)) for n in range(0, 8, 2)]
