@@ -42,7 +42,8 @@ class Pictures:
 
 def find_pictures(folder: Path) -> Pictures:
     """All below a folder, through links too.  Raises PictureError for what cannot be read."""
-    pictures, left_out = [], []
+    pictures: list[Path] = []
+    left_out: list[Path] = []
     for path in sorted(_below(folder, frozenset())):
         is_picture = path.suffix.lower() in ENDINGS and not is_hidden(path.name)
         (pictures if is_picture else left_out).append(path)
