@@ -6,7 +6,7 @@ with each.  Scales count from 1, layers from 0.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from codevar.plan import Plan, evict_cache, keep_cache, original, prune_tokens, unguided
 from codevar.var import VAR
@@ -31,19 +31,28 @@ def fastvar(model: VAR | Plan, selector: str = "fastvar") -> Plan:
     return prune_tokens(plan, {K - 1: 0.4, K: 0.5}, layers, selector, restore_from=K - 2)
 
 
-def ams_kv(model: VAR | Plan, demanding: Collection[int] = (), last: int = 1) -> Plan:
+def ams_kv(
+    model: VAR | Plan,
+    scales: Iterable[int] | None = None,
+    demanding: Collection[int] = (),
+    last: int = 1,
+) -> Plan:
     """AMS-KV (Section 4): the first two scales stay, of the others a window.
 
+    scales: after which the rule holds; by default all.
     demanding: layers whose keys change much from scale to scale; they keep one scale more.
     """
-    depth = max(m.config.depth for m in original(model).models)
+    plan = original(model)
+    scales = range(1, plan.scales.K + 1) if scales is None else scales
+    depth = max(plan.steps[k - 1].model.config.depth for k in scales)
     others = [layer for layer in range(depth) if layer not in demanding]
-    plan = keep_cache(model, first=2, last=last, layers=others)
-    return keep_cache(plan, first=2, last=last + 1, layers=demanding) if demanding else plan
+    plan = keep_cache(plan, 2, last, others, scales)
+    return keep_cache(plan, 2, last + 1, demanding, scales) if demanding else plan
 
 
 def scalekv(
     model: VAR | Plan,
+    scales: Iterable[int],
     uniform: int,
     drafters: Mapping[int, Iterable[int]],
     drafter_budgets: Mapping[int, int],
@@ -52,13 +61,14 @@ def scalekv(
     """ScaleKV (Section 3): drafter layers keep much, refiner layers little; together as much as
     `uniform` tokens in each layer.
 
+    scales: after which the rule holds, if there is a budget for them.
     drafters, drafter_budgets: layers, and what each keeps, by scale.
     score: "observed_maxpool" is the published code's, which is not its paper's; "random" and
         "recent" are controls.
     """
     plan = original(model)
-    depth = max(m.config.depth for m in plan.models)
-    for k, budget in drafter_budgets.items():
+    for k in sorted({*scales} & {*drafter_budgets}):
+        depth, budget = plan.steps[k - 1].model.config.depth, drafter_budgets[k]
         chosen = sorted(drafters[k])
         rest = [layer for layer in range(depth) if layer not in chosen]
         refiner = refiner_budget(depth, uniform, len(chosen), budget)
@@ -70,3 +80,7 @@ def scalekv(
 def refiner_budget(depth: int, uniform: int, drafters: int, drafter_budget: int) -> int:
     """Tokens that each refiner layer keeps, so that all layers together keep `uniform` each."""
     return (depth * uniform - drafters * drafter_budget) // (depth - drafters)
+
+
+#: Methods whose settings are calibrated: each takes a plan, scales of one model and its settings.
+CALIBRATED: dict[str, Callable[..., Plan]] = {"scalekv": scalekv, "ams_kv": ams_kv}

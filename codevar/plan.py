@@ -146,10 +146,18 @@ def prune_tokens(
 
 
 def keep_cache(
-    model: VAR | Plan, first: int, last: int, layers: Iterable[int] | None = None
+    model: VAR | Plan,
+    first: int,
+    last: int,
+    layers: Iterable[int] | None = None,
+    scales: Iterable[int] | None = None,
 ) -> Plan:
-    """The first scales and the last stay in the cache, the others go once they are read."""
-    return _with_rule(model, Window(first, last, _layers(layers)))
+    """The first scales and the last stay in the cache, the others go once they are read.
+
+    scales: after which the rule holds; by default all.
+    """
+    rule, K = Window(first, last, _layers(layers)), original(model).scales.K
+    return _with_rules(model, dict.fromkeys(range(1, K + 1) if scales is None else scales, rule))
 
 
 def evict_cache(
@@ -165,7 +173,7 @@ def evict_cache(
     K = original(model).scales.K
     budgets = budget if isinstance(budget, Mapping) else dict.fromkeys(range(1, K + 1), budget)
     rules = {k: Eviction(most, score, _layers(layers)) for k, most in budgets.items()}
-    return _with_rule(model, rules)
+    return _with_rules(model, rules)
 
 
 def quantise_cache(model: VAR | Plan, bits: int) -> Plan:
@@ -260,10 +268,7 @@ def _changed(
     return Plan(tuple(replace(s, **change(s, k)) if k in chosen else s for k, s in steps))
 
 
-def _with_rule(model: VAR | Plan, rule: Rule | Mapping[int, Rule]) -> Plan:
-    K = original(model).scales.K
-    rules = rule if isinstance(rule, Mapping) else dict.fromkeys(range(1, K + 1), rule)
-
+def _with_rules(model: VAR | Plan, rules: Mapping[int, Rule]) -> Plan:
     def added(step: Step, k: int) -> dict[str, Any]:
         return {"cache": replace(step.cache, rules=(*step.cache.rules, rules[k]))}
 

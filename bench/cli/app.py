@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from bench.cli import (
     boundary,
+    calibrate,
     catalogue,
     compare,
     eval,
@@ -109,6 +110,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "spectra": spectra.spectra,
         "edit": pictures.edit,
         "inpaint": pictures.inpaint,
+        "calibrate": calibrate.calibrate,
     },
     "Train": {"train": train.train},
 }

@@ -6,6 +6,7 @@ Each key is a number or a string, since a list is an axis:
     skip_scales = "9-10"                          # or "7", or "7,9-10"
     prune = "fastvar 9:0.4,10:0.5 from 8 in 1-29" # or "random ... zeros"; all layers without "in"
     cache_policy = "window 2+1"                   # or "observed 64 in 1-29", "random 64", ...
+    cache_policy = "scalekv mini_scalekv"         # of a file of `bench.study.calibrated`
     cache_bits = 8
     early_exit = "9:20,10:16"
     weight_bits = "W8A8"                          # or "W8A16"
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from bench.study import calibrated
 from codevar.spans import FORM, read_spans
 
 if TYPE_CHECKING:
@@ -25,7 +27,15 @@ if TYPE_CHECKING:
     from codevar.plan import Plan
 
 WITHIN = rf"(?: in (?P<layers>{FORM}))?"
+FILE = r"(?P<method>{}) (?P<file>\S+)(?: (?P<variant>[a-z_]+))?"
 BY_SCALE = r"\d+:[\d.]+(?:,\d+:[\d.]+)*"
+
+
+def _file(key: str) -> str:
+    """A calibrated method, its file and, where another than the method's, its variant."""
+    return FILE.format("|".join(calibrated.METHODS[key]))
+
+
 FORMS = {
     "skip_scales": (rf"(?P<scales>{FORM})", '"9-10"'),
     "prune": (
@@ -34,8 +44,8 @@ FORMS = {
     ),
     "cache_policy": (
         r"(?:window (?P<first>\d+)\+(?P<last>\d+)"
-        rf"|(?!window)(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}",
-        '"window 2+1" or "observed 64 in 1-15"',
+        rf"|(?!window)(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}|{_file('cache_policy')}",
+        '"window 2+1", "observed 64 in 1-15" or "scalekv mini_scalekv"',
     ),
     "early_exit": (rf"(?P<depth>{BY_SCALE})", '"9:20,10:16"'),
 }
@@ -57,7 +67,9 @@ def check(case: VARCase, scales: int) -> None:
         raise ValueError(f"guidance_off_from must be 1..{scales}, not {off}")
     for key in FORMS:
         if (text := getattr(case, key)) is not None:
-            parsed(key, text)
+            parts = parsed(key, text)
+            if parts.get("file"):
+                calibrated.read(parts["method"], parts["file"])
 
 
 def label(case: VARCase) -> str:
@@ -97,7 +109,9 @@ def applied(plan: Plan, case: VARCase) -> Plan:
     if case.cache_policy:
         p = parsed("cache_policy", case.cache_policy)
         layers = p["layers"] and read_spans(p["layers"])
-        if p["budget"]:
+        if p["file"]:
+            plan = calibrated.applied(plan, p["method"], p["file"], p["variant"])
+        elif p["budget"]:
             plan = plans.evict_cache(plan, int(p["budget"]), p["score"], layers)
         else:
             plan = plans.keep_cache(plan, int(p["first"]), int(p["last"]), layers)

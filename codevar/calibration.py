@@ -1,0 +1,109 @@
+"""Settings of methods that are measured offline, on images that a model has made.
+
+The model reads each image at once, as in training, and what its layers do is looked at.  Papers'
+settings are of other models at 1024 pixels; these are measured anew for the model at hand.
+
+Shapes: B images, H heads, L tokens of all scales, l of one, c per head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+from codevar.methods import refiner_budget
+from codevar.pruning import enlarged
+from codevar.scales import Scales
+from codevar.steps import OBSERVED
+from codevar.var import VAR
+from codevar.vqvae import VQVAE
+
+#: (labels (B,), tokens (B, L)): images that the model has made, batch after batch.
+Images = Iterable[tuple[torch.Tensor, torch.Tensor]]
+#: (layer, attention (B, H, L, L), keys (B, H, L, c)).
+Seen = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+def watch_attention(model: VAR, vqvae: VQVAE, images: Images, seen: Seen) -> None:
+    """Tells what each layer attends to in each image, of the half with a class.
+
+    The model as loaded, not prepared for a stack.
+    """
+
+    def attend(q_BHLc, k_BHLc, v_BHLc, attn_mask, scale, layer):
+        scores_BHLL = (q_BHLc @ k_BHLc.mT * scale).masked_fill_(~attn_mask, -torch.inf)
+        attention_BHLL = scores_BHLL.softmax(dim=-1)
+        seen(layer, attention_BHLL, k_BHLc)
+        return attention_BHLL @ v_BHLc
+
+    for labels_B, tokens_BL in images:
+        with torch.no_grad(), ExitStack() as watched:
+            for layer, block in enumerate(model.blocks):
+                watching = mock.patch.object(block.attn, "attend", partial(attend, layer=layer))
+                watched.enter_context(watching)
+            model(labels_B, vqvae.teacher_forcing_input(tokens_BL))
+
+
+def scalekv(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str, Any]:
+    """ScaleKV (Section 3.2): layers whose queries attend little to the map in hand and to single
+    keys of its history are drafters; the others, refiners, give them of their budgets.
+
+    budget: the uniform one, as a share of all tokens.
+    """
+    scales, depth = model.scales, model.config.depth
+    index_kl = torch.zeros(scales.K, depth)
+
+    def seen(layer: int, attention_BHLL: torch.Tensor, keys: torch.Tensor) -> None:
+        for k, span in list(enumerate(scales.slices))[1:]:
+            of_map = attention_BHLL[:, :, span]
+            history_BHlm = of_map[..., : span.start]
+            strongest = history_BHlm.topk(min(OBSERVED, span.start)).values.sum(-1)
+            index_kl[k, layer] += (of_map[..., span].sum(-1) * strongest).mean()
+
+    watch_attention(model, vqvae, images, seen)
+    uniform = round(budget * scales.L)
+    drafters, budgets = {}, {}
+    cut = [k for k in range(1, scales.K) if held(scales, k) > uniform]
+    for i, k in enumerate(cut):
+        refiner = max(OBSERVED + 1, round(uniform * (0.95 - 0.2 * i / max(1, len(cut) - 1))))
+        for count in range(1, depth):
+            most = (depth * uniform - (depth - count) * refiner) // count
+            if most <= held(scales, k):
+                break
+        z_l = (index_kl[k - 1] - index_kl[k - 1].mean()) / index_kl[k - 1].std()
+        drafters[k], budgets[k] = sorted(z_l.argsort()[:count].tolist()), most
+        assert refiner_budget(depth, uniform, count, most) >= refiner
+    return {"uniform": uniform, "drafters": drafters, "drafter_budgets": budgets}
+
+
+def ams_kv(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str, Any]:
+    """AMS-KV (Section 4): layers whose keys of one scale, enlarged, are least like those of the
+    next demand a longer window.
+
+    budget: the share of layers that do; the paper's threshold, as a fixed count.
+    """
+    scales, depth = model.scales, model.config.depth
+    alike_l = torch.zeros(depth)
+
+    def seen(layer: int, attention: torch.Tensor, k_BHLc: torch.Tensor) -> None:
+        k_BLC = k_BHLc.transpose(1, 2).flatten(2)
+        for before, now in list(zip(scales.slices, scales.slices[1:], strict=False))[2:]:
+            grown_BlC = enlarged(k_BLC[:, before], now.stop - now.start)
+            alike_l[layer] += F.cosine_similarity(grown_BlC, k_BLC[:, now], dim=-1).mean()
+
+    watch_attention(model, vqvae, images, seen)
+    return {"demanding": sorted(alike_l.argsort()[: round(budget * depth)].tolist()), "last": 1}
+
+
+def held(scales: Scales, k: int) -> int:
+    """Tokens of scales 1..k."""
+    return scales.slices[k - 1].stop
+
+
+CALIBRATE: dict[str, Callable[..., dict[str, Any]]] = {"scalekv": scalekv, "ams_kv": ams_kv}

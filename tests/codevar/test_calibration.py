@@ -1,0 +1,78 @@
+"""Settings measured on images of a model, against plain and slow versions of the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from codevar import calibration
+from codevar.decoding import generate
+from codevar.plan import original
+from tests import tiny
+
+DEPTH = 4
+LABELS = torch.tensor([3, 7])
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A model, its VQVAE and two images of its own."""
+    model, vqvae = tiny.var(DEPTH), tiny.vqvae()
+    return model, vqvae, [(LABELS, generate(original(model), vqvae, LABELS, seed=[1, 2]).tokens)]
+
+
+@pytest.fixture(scope="module")
+def attention(made):
+    """Of each layer (B, H, L, L), and its keys (B, H, L, c), by hand."""
+    model, vqvae, [(labels, tokens)] = made
+    seen = []
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        for block in model.blocks
+    ]
+    with torch.no_grad():
+        model(labels, vqvae.teacher_forcing_input(tokens))
+        mask = model.scales.block_causal_mask(range(4), torch.device("cpu"))
+        found = []
+        for block, x in zip(model.blocks, seen, strict=True):
+            attn = block.attn
+            qkv = F.linear(x, attn.mat_qkv.weight, attn.qkv_bias())
+            q, k, _ = attn.heads_of(qkv, attn.scale_mul_1H11)
+            weights = torch.where(mask, (q @ k.mT).exp(), 0)
+            found.append((weights / weights.sum(-1, keepdim=True), k))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_scalekvs_drafters_attend_least_to_the_map_in_hand_and_to_single_keys(made, attention):
+    model, vqvae, images = made
+    found = calibration.scalekv(model, vqvae, images, budget=0.6)
+    assert found["uniform"] == 18
+    assert found["drafters"] == {}  # the last scale's cache is nobody's: nothing is ever cut
+    index = [
+        (of_map[:, :, 5:14, 5:14].sum(-1) * of_map[:, :, 5:14, :5].sum(-1)).mean()
+        for of_map, _ in attention
+    ]
+    found = calibration.scalekv(model, vqvae, images, budget=0.4)
+    assert [*found["drafters"]] == [3]
+    lowest = torch.stack(index).argsort()[: len(found["drafters"][3])]
+    assert found["drafters"][3] == sorted(lowest.tolist())
+
+
+def test_ams_kvs_demanding_layers_have_keys_least_like_those_before(made, attention):
+    model, vqvae, images = made
+    found = calibration.ams_kv(model, vqvae, images, budget=0.5)
+    alike = []
+    for _, k in attention:
+        maps = [k[:, :, s].transpose(1, 2).flatten(2) for s in model.scales.slices]
+        grown = F.interpolate(maps[2].mT.unflatten(-1, (3, 3)), (4, 4), mode="area").flatten(2).mT
+        alike.append(F.cosine_similarity(grown, maps[3], dim=-1).mean())
+    assert found["demanding"] == sorted(torch.stack(alike).argsort()[:2].tolist())
+
+
+def test_a_model_is_as_it_was_after_it_was_watched(made):
+    model, vqvae, images = made
+    calibration.ams_kv(model, vqvae, images, budget=0.5)
+    assert all("attend" not in vars(block.attn) for block in model.blocks)

@@ -1,0 +1,64 @@
+"""Files of calibrated settings: as axes of an experiment, and refused."""
+
+from __future__ import annotations
+
+import json
+
+from bench.methods.meta import meta_plan
+from bench.study import calibrated
+from bench.study.cases import make_case
+from bench.study.errors import UsageError
+from codevar.steps import Eviction, Window
+from tests import tiny
+
+MINI = {"method": "var", "weights": "mini", "device": "cpu", "precision": "float32"}
+
+
+def plan_of(**keys):
+    return meta_plan(make_case(MINI | keys))
+
+
+def rules(plan, layer, k):
+    return plan.steps[k - 1].cache.of_layer(layer)
+
+
+def test_shipped_settings_are_rules_of_the_layers():
+    settings = calibrated.by_number(calibrated.read("scalekv", "mini_scalekv")["settings"])
+    plan = plan_of(cache_policy="scalekv mini_scalekv")
+    layer = settings["drafters"][9][0]
+    assert rules(plan, layer, 9).budget == settings["drafter_budgets"][9]
+    control = plan_of(cache_policy="scalekv mini_scalekv random")
+    assert rules(control, layer, 9) == Eviction(rules(plan, layer, 9).budget, "random", (2, 3))
+    demanding = calibrated.read("ams_kv", "mini_ams_kv")["settings"]["demanding"]
+    plan = plan_of(cache_policy="ams_kv mini_ams_kv")
+    assert rules(plan, demanding[0], 9) == Window(2, 2, tuple(demanding))
+
+
+def test_settings_are_those_of_one_of_the_plans_models():
+    plan = plan_of(cache_policy="ams_kv mini_ams_kv", method="code", draft_steps=8)
+    assert [bool(step.cache.rules) for step in plan.steps] == [True] * 8 + [False] * 2
+
+
+def test_every_shipped_file_says_what_it_was_measured_on():
+    for path in calibrated.SHIPPED.glob("*.json"):
+        found = json.loads(path.read_text())
+        assert {"case", "images", "seed", "options", "sources"} <= {*found["measured_on"]}, path
+
+
+def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
+    own = tmp_path / "own.json"
+    with tiny.refused("own.json: cannot be read", "mini_scalekv", error=UsageError):
+        plan_of(cache_policy=f"scalekv {own}")
+    own.write_text("{}")
+    with tiny.refused("own.json: no file of settings", error=UsageError):
+        plan_of(cache_policy=f"scalekv {own}")
+    with tiny.refused("settings of ams_kv, not of scalekv", error=UsageError):
+        plan_of(cache_policy="scalekv mini_ams_kv")
+    with tiny.refused("of a model of depth 12 and width 128", error=UsageError):
+        plan_of(cache_policy="scalekv mini_scalekv", weights="seeded", depth=16)
+    with tiny.refused("score must be one of", error=UsageError):
+        plan_of(cache_policy="scalekv mini_scalekv best")
+    found = calibrated.read("scalekv", "mini_scalekv")
+    own.write_text(json.dumps(found | {"settings": {"uniform": 3}}))
+    with tiny.refused("settings that scalekv does not take", error=UsageError):
+        plan_of(cache_policy=f"scalekv {own}")
