@@ -19,6 +19,7 @@ from bench.cli import (
     calibrate,
     catalogue,
     compare,
+    conform,
     eval,
     measure,
     pictures,
@@ -105,6 +106,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Quality": {
         "sample": sample.sample,
         "eval": eval.evaluate,
+        "conform": conform.conform,
         "iqa": pictures.iqa,
         "grid": pictures.grid,
         "spectra": spectra.spectra,
