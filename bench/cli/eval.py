@@ -29,6 +29,10 @@ def evaluate(
     tokens: Annotated[
         int, typer.Option(min=0, metavar="N", help="with --against: of N images, equal tokens")
     ] = 0,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="with --against: LPIPS, by the weights in it"),
+    ] = None,
     extractor: options.Extractor = None,
     weights: options.ExtractorWeights = None,
     download: options.Download = False,
@@ -56,13 +60,15 @@ def evaluate(
         raise UsageError("name a --reference; or an --extractor, for what needs none, as IS")
     if tokens and against is None:
         raise UsageError("--tokens: compares two sample sets; name the other one with --against")
+    if lpips and against is None:
+        raise UsageError("--lpips: compares images of two sets; name the other one with --against")
     check_paths(samples, *([against] if against else []))
     import torch
 
     from bench.measure import devices
     from bench.quality import evaluate as quality
     from bench.quality import features, token_agreement
-    from bench.quality.against import compare
+    from bench.quality import lpips as similarity
     from bench.quality.images import open_images
     from bench.quality.reference import Reference, open_reference
     from bench.quality.reference import save_statistics as save
@@ -84,6 +90,7 @@ def evaluate(
             intervals,
             as_published,
             progress.count,
+            similarity.load(lpips, torch.device(chosen)) if lpips else None,
         )
         if save_statistics is not None:
             gaussians = quality.statistics_of(images, protocol)
@@ -92,10 +99,7 @@ def evaluate(
                 progress.say(line)
             if not reference:
                 return
-        if baseline:
-            record, notes = compare(images, baseline, protocol)
-        else:
-            record, notes = quality.evaluate(images, protocol)
+        record, notes = quality.evaluate(images, protocol, baseline)
         if sets:
             found = token_agreement.agreement(*sets, chosen, tokens, batch_size, download)
             record.against = {**(record.against or {}), "tokens": found}
@@ -153,7 +157,12 @@ def span(interval: tuple[float, float] | None, sign: str = "") -> str:
 
 def distances_in_words(found: dict[str, Any]) -> str:
     """The images of one seed and class, side by side."""
-    kinds = {"psnr_db": "PSNR", "ssim": "SSIM", "feature_distance": "features apart"}
+    kinds = {
+        "psnr_db": "PSNR",
+        "ssim": "SSIM",
+        "lpips": "LPIPS",
+        "feature_distance": "features apart",
+    }
     told = [
         f"{words} {found[name]['mean']:.4g} (90 % of images {found[name]['quantiles'][0]:.4g} to "
         f"{found[name]['quantiles'][-1]:.4g})"

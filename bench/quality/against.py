@@ -10,28 +10,20 @@ Shapes: B images of a batch, N of a set, H W pixels.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import conv2d
 
+from bench.metrics import METRICS, Estimate
 from bench.metrics.jackknife import interval_of_mean
-from bench.quality.evaluate import (
-    METRICS,
-    Measured,
-    Protocol,
-    cautions,
-    chosen,
-    groups_of,
-    measure,
-    record_of,
-)
+from bench.quality.features import Features
 from bench.quality.images import ImageSet, Pixels
+from bench.quality.lpips import Distance
 from bench.study.errors import UsageError
-from bench.study.evaluations import Evaluation
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: PSNR of images without any difference, which would be infinite.
@@ -39,15 +31,18 @@ IDENTICAL_DB = 100.0
 ROWS = 64  # images compared at a time
 
 
-def compare(
-    samples: ImageSet, baseline: ImageSet, protocol: Protocol
-) -> tuple[Evaluation, list[str]]:
-    """The record of the samples, with `against`: the baseline's figures, the differences (samples
-    less baseline) with 95 % intervals, and the distances of paired images; and notes.
+@dataclass
+class Measured:
+    """A set's figures by metric, what they rest on, and what a reader must know."""
 
-    Raises UsageError for sets of different counts or sizes, and for what `evaluate` refuses.
-    """
-    began = time.perf_counter()
+    estimates: dict[str, Estimate]
+    features: Features
+    reference_sha256: str | None
+    notes: list[str] = field(default_factory=list)
+
+
+def check_alike(samples: ImageSet, baseline: ImageSet) -> None:
+    """Raises UsageError for sets of different counts or sizes."""
     for what in ("count", "size"):
         one, other = getattr(samples, what), getattr(baseline, what)
         if one != other:
@@ -55,47 +50,35 @@ def compare(
                 f"{samples.name} and {baseline.name} differ in {what}, {one} and {other}: their "
                 "figures are not comparable"
             )
-    names, notes = chosen(samples, protocol)
-    chosen(baseline, protocol)
-    of_samples = protocol.features("samples", samples, names)
-    of_baseline = protocol.features("baseline", baseline, names)
-    distinct = min(of_samples.distinct, of_baseline.distinct)
-    groups = groups_of(samples, distinct, protocol, names, notes)
-    if names and groups is None:
-        raise UsageError(f"--against: {notes[-1] if protocol.intervals else 'needs --intervals'}")
-    own = measure(samples, of_samples, protocol, names, groups)
-    theirs = measure(baseline, of_baseline, protocol, names, groups)
+
+
+def compared(
+    samples: ImageSet,
+    baseline: ImageSet,
+    own: Measured,
+    theirs: Measured,
+    lpips: Distance | None = None,
+) -> dict[str, Any]:
+    """`against` of a record: the baseline's figures, the differences (samples less baseline)
+    with 95 % intervals, and, of paired images, their distances."""
     paired = are_paired(samples, baseline)
-    record = record_of(samples, protocol, own)
-    record["against"] = {
+    found = {name: one.less(theirs.estimates[name]) for name, one in own.estimates.items()}
+    return {
         "samples": baseline.name,
         "samples_sha256": theirs.features.digest,
         **{key: baseline.manifest.get(key) for key in ("case", "label", "seed", "weights_sha256")},
         "paired": paired,
         "metrics": {name: one.value for name, one in theirs.estimates.items()},
-        **differences(own, theirs),
-        "distances": paired_distances(samples, baseline, own, theirs) if paired else None,
+        "differences": {name: apart for name, (apart, _) in found.items()},
+        "difference_intervals": {name: span for name, (_, span) in found.items()},
+        "distances": paired_distances(samples, baseline, own, theirs, lpips) if paired else None,
     }
-    if not paired:
-        notes.append("The sets do not share seeds and classes: no distances image by image.")
-    notes += [*dict.fromkeys([*own.notes, *theirs.notes]), *cautions(samples, protocol, names)]
-    record["duration_s"] = time.perf_counter() - began
-    return Evaluation.model_validate(record), notes
 
 
 def are_paired(one: ImageSet, other: ImageSet) -> bool:
     """Whether image i of both was drawn from the same seed, of the same class."""
     keys = ("seed", "classes", "images")
     return bool(one.manifest) and all(one.manifest[k] == other.manifest.get(k) for k in keys)
-
-
-def differences(own: Measured, theirs: Measured) -> dict[str, Any]:
-    """Of each metric, and their intervals."""
-    found = {name: one.less(theirs.estimates[name]) for name, one in own.estimates.items()}
-    return {
-        "differences": {name: apart for name, (apart, _) in found.items()},
-        "difference_intervals": {name: span for name, (_, span) in found.items()},
-    }
 
 
 def told_apart(against: dict[str, Any], name: str) -> str:
@@ -111,11 +94,15 @@ def told_apart(against: dict[str, Any], name: str) -> str:
 
 
 def paired_distances(
-    samples: ImageSet, baseline: ImageSet, own: Measured, theirs: Measured
+    samples: ImageSet,
+    baseline: ImageSet,
+    own: Measured,
+    theirs: Measured,
+    lpips: Distance | None = None,
 ) -> dict[str, Any]:
     """Summaries of `image_distances`, and of the way between the features of the pool."""
     pairs = zip(samples.pixels(), baseline.pixels(), strict=True)
-    found = image_distances(pairs)
+    found = image_distances(pairs, lpips)
     if "pool" in own.features.layers:
         one, other = (side.features.layers["pool"].double() for side in (own, theirs))
         found["feature_distance"] = (one - other).norm(dim=1)
@@ -134,13 +121,16 @@ def summary(values_N: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def image_distances(pairs: Iterable[tuple[Pixels, Pixels]]) -> dict[str, torch.Tensor]:
+def image_distances(
+    pairs: Iterable[tuple[Pixels, Pixels]], lpips: Distance | None = None
+) -> dict[str, torch.Tensor]:
     """(N,) each, over batches of images (B, H, W, 3) uint8.
 
     psnr_db: peak signal-to-noise ratio, at most `IDENTICAL_DB`.  ssim: structural similarity.
-    max_level: the largest difference of any value.
+    max_level: the largest difference of any value.  lpips: where there is a network for it.
     """
     found: dict[str, list[torch.Tensor]] = {"psnr_db": [], "ssim": [], "max_level": []}
+    found |= {"lpips": []} if lpips else {}
     for one, other in pairs:
         for first in range(0, len(one), ROWS):
             x, y = (
@@ -151,6 +141,8 @@ def image_distances(pairs: Iterable[tuple[Pixels, Pixels]]) -> dict[str, torch.T
             found["psnr_db"].append((10 * torch.log10(255**2 / mse_B)).clamp(max=IDENTICAL_DB))
             found["ssim"].append(structural_similarity(x, y))
             found["max_level"].append((x - y).abs().amax(dim=(1, 2, 3)))
+            if lpips:
+                found["lpips"].append(lpips(x, y))
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

@@ -6,7 +6,7 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from bench.measure import machine
-from bench.metrics import Estimate, Given
+from bench.metrics import Given
 from bench.metrics.coverage import DENSITY_NEIGHBOURS
 from bench.metrics.frechet import Gaussian
 from bench.metrics.jackknife import GROUPS, LEAST, Groups
 from bench.metrics.metric import of_features, of_pixels
+from bench.quality.against import Measured, check_alike, compared
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
+from bench.quality.lpips import Distance
 from bench.quality.reference import Reference, floor_of
 from bench.study.errors import UsageError, nearest
 from bench.study.evaluations import Evaluation
@@ -41,7 +43,7 @@ class Protocol:
     """How images are measured.
 
     wanted: metrics; None for all that can be had.  intervals: 95 % for each, where there are
-    images enough.  as_published: with the evaluator's float16 distances.
+    images enough.  as_published: with the evaluator's float16 distances.  lpips: of paired images.
     """
 
     reference: Reference
@@ -52,6 +54,7 @@ class Protocol:
     intervals: bool = True
     as_published: bool = False
     tell: Tell = tell_nobody
+    lpips: Distance | None = None
 
     def features(self, what: str, images: ImageSet, names: Iterable[str]) -> Features:
         """Of a set, all that the metrics need.  Raises UsageError."""
@@ -63,32 +66,39 @@ class Protocol:
         return extract(images, self.extractor, sorted(layers), self.cache, self.batch_size, done)
 
 
-@dataclass
-class Measured:
-    """A set's figures by metric, what they rest on, and what a reader must know."""
+def evaluate(
+    samples: ImageSet, protocol: Protocol, baseline: ImageSet | None = None
+) -> tuple[Evaluation, list[str]]:
+    """One record of the wanted metrics, compared with a baseline's if there is one, and notes.
 
-    estimates: dict[str, Estimate]
-    features: Features
-    reference_sha256: str | None
-    notes: list[str] = field(default_factory=list)
-
-
-def evaluate(samples: ImageSet, protocol: Protocol) -> tuple[Evaluation, list[str]]:
-    """One record of the wanted metrics, and notes.
-
-    Raises UsageError before anything is extracted for what cannot be had.
+    Raises UsageError before anything is extracted for what cannot be had or compared.
     """
     began = time.perf_counter()
+    if baseline:
+        check_alike(samples, baseline)
+        chosen(baseline, protocol)
     names, notes = chosen(samples, protocol)
     of_samples = protocol.features("samples", samples, names)
-    groups = groups_of(samples, of_samples.distinct, protocol, names, notes)
+    distinct = of_samples.distinct
+    if baseline:
+        of_baseline = protocol.features("baseline", baseline, names)
+        distinct = min(distinct, of_baseline.distinct)
+    groups = groups_of(samples, distinct, protocol, names, notes)
+    if baseline and names and groups is None:
+        raise UsageError(f"--against: {notes[-1] if protocol.intervals else 'needs --intervals'}")
     found = measure(samples, of_samples, protocol, names, groups)
     record = record_of(samples, protocol, found)
+    if baseline:
+        theirs = measure(baseline, of_baseline, protocol, names, groups)
+        record["against"] = compared(samples, baseline, found, theirs, protocol.lpips)
+        if not record["against"]["paired"]:
+            notes.append("The sets do not share seeds and classes: no distances image by image.")
     held = [name for name in names if METRICS[name].needs in ("distribution", "images")]
     if held and (real := floor_of(protocol.reference, samples.count)):
         floor = measure(real, protocol.features("floor", real, held), protocol, held, groups)
         record["floor"] = {name: one.value for name, one in floor.estimates.items()}
-    notes += [*found.notes, *cautions(samples, protocol, names)]
+    theirs_too = theirs.notes if baseline else []
+    notes += [*dict.fromkeys([*found.notes, *theirs_too]), *cautions(samples, protocol, names)]
     record["duration_s"] = time.perf_counter() - began
     return Evaluation.model_validate(record), notes
 

@@ -299,7 +299,7 @@ def file_sha256(path: Path) -> str:
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """A state dict of plain tensors."""
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; --weights names Inception's weights")
+        raise UsageError(f"{path}: no such file of weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -23,7 +23,7 @@ import pandas as pd
 from bench.methods.meta import configs, vqvae_config
 from bench.methods.sources import source_of
 from bench.metrics.jackknife import GROUPS
-from bench.quality import against, evaluate, sampling
+from bench.quality import evaluate, sampling
 from bench.quality.evaluate import METRICS, Protocol
 from bench.quality.images import ImageSet, as_jpeg, first_of, open_images
 from bench.quality.reference import open_reference
@@ -81,10 +81,7 @@ def quality(
         if kept := evaluated(folder, images, exact, baseline):
             found[name] = kept
             return
-        if baseline:
-            found[name], _ = against.compare(images, baseline, exact)
-        else:
-            found[name], _ = evaluate.evaluate(images, exact)
+        found[name], _ = evaluate.evaluate(images, exact, baseline)
         evaluations.append(folder, found[name])
         metrics = found[name].metrics
         shown = [name for name in ("fid", "class_accuracy") if name in metrics]

@@ -8,15 +8,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchvision.models.vgg import cfgs, make_layers
 from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.measure import machine
-from bench.quality import against, features, sampling, token_agreement
+from bench.quality import against, features, lpips, sampling, token_agreement
 from bench.quality.evaluate import Protocol, evaluate
 from bench.quality.features import Extractor
 from bench.quality.images import open_images
 from bench.quality.reference import open_reference
+from bench.quality.vision_features import DINO_COLOURS
 from bench.quality.wanted import Wanted
 from bench.study import evaluations
 from bench.study.errors import UsageError
@@ -119,6 +121,39 @@ def test_ssim_is_that_of_its_paper():
     assert float(against.structural_similarity(x, y)) == pytest.approx(np.mean(found))
 
 
+def test_lpips_is_that_of_its_paper_by_files_of_tensors(tmp_path):
+    """Of VGG16 after ReLU, each pixel to length 1: squared differences, weighted by channel."""
+    torch.manual_seed(0)
+    vgg = make_layers(cfgs["D"], batch_norm=False)
+    weights = [torch.rand(1, c, 1, 1) for c in (64, 128, 256, 512, 512)]
+    torch.save({f"features.{k}": v for k, v in vgg.state_dict().items()}, tmp_path / lpips.VGG)
+    of_layers = {f"lin{i}.model.1.weight": weight for i, weight in enumerate(weights)}
+    torch.save(of_layers, tmp_path / lpips.LAYERS)
+    one, other = torch.randint(0, 256, (2, 2, 3, 32, 32)).double()
+    x, y = (
+        (image.float() / 255 - torch.tensor(DINO_COLOURS[0])[:, None, None])
+        / torch.tensor(DINO_COLOURS[1])[:, None, None]
+        for image in (one, other)
+    )
+    wanted, taps = torch.zeros(2), iter(weights)
+    with torch.no_grad():
+        for number, layer in enumerate(vgg):
+            x, y = layer(x), layer(y)
+            if number in (3, 8, 15, 22, 29):
+                apart = torch.nn.functional.normalize(x) - torch.nn.functional.normalize(y)
+                wanted += (apart.square() * next(taps)).sum(1).mean((1, 2))
+    distance = lpips.load(tmp_path, torch.device("cpu"))
+    assert distance(one, other).tolist() == pytest.approx(wanted.tolist(), rel=0.01)
+    assert distance(one, one).tolist() == [0, 0]
+    pairs = [(image.byte().permute(0, 2, 3, 1).numpy() for image in (one, other))]
+    assert against.image_distances([tuple(pairs[0])], distance)["lpips"].tolist() == pytest.approx(
+        wanted.tolist(), rel=0.01
+    )
+    (tmp_path / lpips.LAYERS).unlink()
+    with tiny.refused(f"{lpips.LAYERS}: no such file", error=UsageError):
+        lpips.load(tmp_path, torch.device("cpu"))
+
+
 @pytest.fixture
 def network():
     """Four features: the mean of each colour, and how much the brightness varies."""
@@ -151,7 +186,7 @@ def test_differences_are_of_the_figures_and_narrow_where_images_are_paired(
 ):
     a, b = set_of(per_class=20), set_of(stack="modern", precision="bf16", per_class=20)
     how = protocol(network, tmp_path, reference)
-    record, _ = against.compare(images_of(b), images_of(a), how)
+    record, _ = evaluate(images_of(b), how, images_of(a))
     (one, _), (other, _) = (evaluate(images_of(samples), how) for samples in (a, b))
     found = record.against
     for name in ("fid", "recall"):
@@ -166,12 +201,10 @@ def test_differences_are_of_the_figures_and_narrow_where_images_are_paired(
     assert found["paired"]
     assert found["distances"]["feature_distance"]["mean"] > 0
     assert found["distances"]["psnr_db"]["quantiles"][0] < against.IDENTICAL_DB
-    same, _ = against.compare(images_of(a), images_of(a), how)
+    same, _ = evaluate(images_of(a), how, images_of(a))
     assert same.against["difference_intervals"]["fid"] == (0, 0)
     assert same.against["distances"]["identical"] == 1
-    other_seed, notes = against.compare(
-        images_of(set_of("c", seed=1, per_class=20)), images_of(a), how
-    )
+    other_seed, notes = evaluate(images_of(set_of("c", seed=1, per_class=20)), how, images_of(a))
     assert other_seed.against["distances"] is None
     assert any("do not share seeds" in note for note in notes)
 
@@ -186,11 +219,11 @@ def test_a_difference_is_told_only_where_its_interval_leaves_0_out():
 def test_sets_that_cannot_be_compared_are_refused(set_of, network, tmp_path, reference):
     a, few = (images_of(set_of(str(n), per_class=n)) for n in (20, 3))
     with tiny.refused("differ in count, 30 and 200", error=UsageError):
-        against.compare(few, a, protocol(network, tmp_path, reference))
+        evaluate(few, protocol(network, tmp_path, reference), a)
     with tiny.refused("--against: No intervals: 30 images are too few", error=UsageError):
-        against.compare(few, few, protocol(network, tmp_path, reference))
+        evaluate(few, protocol(network, tmp_path, reference), few)
     with tiny.refused("--against: needs --intervals", error=UsageError):
-        against.compare(a, a, protocol(network, tmp_path, reference, intervals=False))
+        evaluate(a, protocol(network, tmp_path, reference, intervals=False), a)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_every_case_is_compared_with_the_baseline_of_its_experiment(bench, tmp_p
     (other,) = (line for line in lines if line.against is not None)
     assert base.case["method"] == "var"
     assert other.against["case"] == base.case
+    assert other.floor == pytest.approx(base.floor)  # of as many real images
     apart = other.metrics["fid"] - base.metrics["fid"]
     assert other.against["differences"]["fid"] == pytest.approx(apart)
     assert "FID - baseline's" in " ".join(result.stdout.split())
