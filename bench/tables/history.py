@@ -13,6 +13,7 @@ from bench.study.names import weights_name
 from bench.study.printing import Printed
 from bench.study.records import Record
 from bench.tables import summary
+from bench.tables.level_changes import FEWEST, LEAST, level_changes
 
 ALIKE = ("method", "batch_size", "stack", "precision", "machine")
 
@@ -41,6 +42,12 @@ def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) 
     data = pd.DataFrame(rows).sort_values([*ALIKE, "key", "started_at"], ignore_index=True)
     before = data.groupby(["key", "machine"])["latency_s"].shift()
     data["change"] = data["latency_s"] / before - 1
+    data["new_level"] = ""
+    for _, series in data[data["latency_s"].notna()].groupby(["key", "machine"]):
+        for one in level_changes(series["latency_s"].tolist()):
+            last, first = (series["commit"].iloc[i] or "unknown" for i in (one.at - 1, one.at))
+            words = f"{one.change:+.1%} between {last[:9]} and {first[:9]}"
+            data.loc[series.index[one.at], "new_level"] = words
     return Printed("Cases over time", data, text_of(data), notes() + complaints)
 
 
@@ -74,6 +81,7 @@ def text_of(data: pd.DataFrame) -> pd.DataFrame:
             "latency s": cells("latency_s", "{:.3g}"),
             "spread": cells("latency_spread", "{:.1%}"),
             "change": cells("change", "{:+.1%}"),
+            **({"new level": data["new_level"]} if data["new_level"].any() else {}),
             "total MiB": cells("total_mib", "{:.0f}"),
             "experiment": data["experiment"],
         }
@@ -85,4 +93,6 @@ def notes() -> list[str]:
         "Change: against the run before on the same machine; `bench.py compare` judges whether "
         "it is more than noise.",
         "+ behind a commit: the tree had changes.  Spread: of the rounds' medians.",
+        f"New level: latencies from here on differ by {LEAST:.0%} or more, and stay; looked for in "
+        f"series of {FEWEST} runs or more.",
     ]

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from bench.study import records
-from bench.study.archive import Archive
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -62,8 +61,10 @@ def test_a_profile_of_the_card_runs_as_it_is(card, tmp_path):
     ran = {(record.method, record.stack) for record in read if record.ok}
     assert ("VAR-d30", "published") in ran
     assert all(record.memory and record.samples for record in read if record.ok)
-    page = (tmp_path / "run" / "profile.md").read_text()
+    # On a busy machine no time was left for the page, which `import` makes.
+    there = ["import", tmp_path / "packed", "--out", tmp_path / "there"]
+    subprocess.run([sys.executable, ROOT / "bench.py", *there], check=True, timeout=300)
+    assert records.read(tmp_path / "there") == (read, [])
+    page = (tmp_path / "there" / "profile.md").read_text()
     assert "no NVML" in page
     assert "Left out for lack of time" in page
-    Archive(sorted((tmp_path / "packed").glob("*.zip"))).unpack(tmp_path / "there")
-    assert records.read(tmp_path / "there") == (read, [])
