@@ -15,6 +15,7 @@ interrupt prints what there is.
 from __future__ import annotations
 
 import argparse
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--samples", nargs="*", default=[], metavar="NAME=DIR")
     parser.add_argument("--only", help="populations, each compared with the next")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background too
     if not options.file.exists():
         save_file(pools(), options.file)
     data = load_file(options.file)

@@ -333,26 +333,71 @@ def test_replicates_are_the_figures_of_the_images_they_keep(monkeypatch):
 
 
 def test_intervals_are_as_wide_as_figures_of_other_samples_are_apart():
-    """Against the truth: the spread of the figures over independent sets, at the floor of FID
+    """Against the truth: the spread of the figures over 80 disjoint sets, at the floor of FID
     (samples like the references) and away from it."""
-    references = normal(600, 8, 99)
+    references = normal(400, 8, 99)
+    gaussian = Gaussian.of(references)
     found: dict[str, list[Estimate]] = {}
     for where, scale, shift in (("floor", 1.0, 0.0), ("away", 1.15, 0.03)):
-        for seed in range(60):
+        sets = normal(80 * 250, 8, 0, scale, shift).split(250)
+        of_sets = logits(80 * 250, 6).split(250)
+        for pool, scores in zip(sets, of_sets, strict=True):
             given = Given(
-                {"pool": normal(320, 8, seed, scale, shift), "logits": logits(320, 6, seed)},
+                {"pool": pool, "logits": scores},
                 {"pool": references},
-                {"pool": Gaussian.of(references)},
-                torch.arange(320) % 6,
-                Groups.deal(320),
+                {"pool": gaussian},
+                torch.arange(250) % 6,
+                Groups.deal(250),
             )
             for name in of_features():
                 if METRICS[name].layer != "spatial":
                     found.setdefault(f"{name}, {where}", []).append(METRICS[name].compute(given))
-    for name, sets in found.items():
-        true = np.std([one.value for one in sets])
-        told = np.sqrt(np.mean([standard_error(one.value, one.replicates) ** 2 for one in sets]))
-        assert 0.75 < told / true < 1.35, (name, told / true)
+    for name, estimates in found.items():
+        true = np.std([one.value for one in estimates])
+        told = [standard_error(one.value, one.replicates) for one in estimates]
+        ratio = np.sqrt(np.mean(np.square(told))) / true
+        assert 0.75 < ratio < 1.4, (name, ratio)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["like the references", "classes far apart", "heavy tails"])
+def test_intervals_of_differences_hold_the_truth(kind):
+    """200 pairs of sets of 500 images and 32 features, which have each image's chance in common.
+
+    In full, with 128 features and 1,000 pairs: benchmarks/quality_intervals.py."""
+    width, images, found = 32, 500, {}
+    labels = torch.arange(images) % 10
+    centres = 4 * torch.randn(10, width, generator=torch.Generator().manual_seed(1))
+    groups = Groups.deal(images, labels.numpy())
+
+    def features(rng: torch.Generator, count: int, classes: torch.Tensor) -> torch.Tensor:
+        x = torch.randn(count, width, generator=rng)
+        if kind == "heavy tails":
+            x = x * torch.rand(count, 1, generator=rng).clamp(min=0.05) ** -0.4
+        return x + centres[classes] if kind == "classes far apart" else x
+
+    many = torch.arange(20_000) % 10
+    reference = Gaussian.of(features(torch.Generator().manual_seed(2), 20_000, many))
+    for number in range(200):
+        rng = torch.Generator().manual_seed(100 + number)
+        one = features(rng, images, labels)
+        other = 1.03 * one + 0.2 * torch.randn(one.shape, generator=rng)
+        a, b = (
+            {"pool": pool, "logits": pool[:, :10] + 3 * torch.eye(10)[labels]}
+            for pool in (other, one)
+        )
+        for name in ("fid", "inception_score", "class_accuracy"):
+            pair = (
+                METRICS[name].compute(Given(x, {}, {"pool": reference}, labels, groups))
+                for x in (a, b)
+            )
+            found.setdefault(name, []).append(next(pair).less(next(pair)))
+    for name, pairs in found.items():
+        truth = np.mean([apart for apart, _ in pairs])
+        held = np.mean([low <= truth <= high for _, (low, high) in pairs])
+        assert held > 0.91, (name, held)
+        if name == "fid":
+            assert held < 0.99, (name, held)
 
 
 def test_the_spread_of_a_mean_and_of_pairs_is_known():
