@@ -27,7 +27,7 @@ from bench.quality import evaluate, sampling
 from bench.quality.evaluate import METRICS, Protocol
 from bench.quality.images import ImageSet, as_jpeg, first_of, open_images
 from bench.quality.reference import open_reference
-from bench.quality.wanted import drawn_by, sets_of
+from bench.quality.wanted import FREE, drawn_by, sets_of
 from bench.study import evaluations
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
@@ -86,7 +86,7 @@ def quality(
         metrics = found[name].metrics
         shown = [name for name in ("fid", "class_accuracy") if name in metrics]
         told = ", ".join(f"{name} {metrics[name]:.4g}" for name in shown)
-        progress.say(f"{images.manifest['label']}: {told}")
+        progress.say(f"{name}: {told}")
 
     width = protocol.extractor.widths["pool"]
     paired_from = evaluate.enough_for_intervals(width) if protocol.intervals else math.inf
@@ -94,7 +94,10 @@ def quality(
         sampling.sample(wanted[name], samples / name, env, progress, resume=True, download=download)
         images, base = open_images(samples / name), bases.get(name)
         paired = base not in (None, name) and images.count >= paired_from
-        measure(name, images, reference, open_images(samples / str(base)) if paired else None)
+        said = setting(wanted[name].case, wanted[base].case if base else None)
+        if said in found:  # the same of another baseline
+            said = name
+        measure(said, images, reference, open_images(samples / str(base)) if paired else None)
         for view in views if base == name else ():
             seen = viewed(images, view)
             if seen.count <= width or (view.reference or "")[:5] not in ("", reference[:5]):
@@ -102,8 +105,17 @@ def quality(
                 continue
             same = seen.count == images.count >= paired_from and not view.reference
             own = view.reference or reference
-            measure(seen.manifest["label"], seen, own, images if same else None)
+            measure(f"{said}: {view.name}", seen, own, images if same else None)
     return found
+
+
+def setting(case: VARCase, base: VARCase | None) -> str:
+    """What a case changes in its baseline; where there is none, its label."""
+    own, other = (c.model_dump(exclude={*FREE}) if c else {} for c in (case, base))
+    changed = [f"{key} {own[key]}" for key in other if own.get(key) != other[key]]
+    return (
+        ", ".join(changed) if case.label == getattr(base, "label", "") and changed else case.label
+    )
 
 
 def viewed(images: ImageSet, view: View) -> ImageSet:
@@ -180,7 +192,7 @@ def printed(title: str, found: Mapping[str, Evaluation]) -> Printed:
     rows = []
     for name, one in found.items():
         against = one.against or {"differences": {}, "difference_intervals": {}}
-        row: dict[str, Any] = {"images": one.images, "set": name}
+        row: dict[str, Any] = {"setting": name, "images": one.images}
         for metric in ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy"):
             if metric in one.metrics:
                 row[METRICS[metric].heading] = METRICS[metric].format.format(one.metrics[metric])
@@ -189,5 +201,5 @@ def printed(title: str, found: Mapping[str, Evaluation]) -> Printed:
             row["FID - baseline's"] = f"{against['differences']['fid']:+.2f}"
             row["95 % of it"] = f"{low:+.2f} to {high:+.2f}"
         rows.append(row)
-    data = pd.DataFrame([{"set": name, **one.to_json()} for name, one in found.items()])
+    data = pd.DataFrame([{"setting": name, **one.to_json()} for name, one in found.items()])
     return Printed(title, data, pd.DataFrame(rows).fillna(""))

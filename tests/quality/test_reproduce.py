@@ -108,6 +108,8 @@ def test_every_case_is_compared_with_the_baseline_of_its_experiment(bench, tmp_p
     result = bench(*words)
     assert result.exit_code == 0, result.output
     assert "left out: VAR-d3, the first 10% of the images" in result.output
+    assert "VAR-d3: JPEG of quality 75: fid " in " ".join(result.output.split())
+    assert "95 % of it" in " ".join(result.stdout.split())  # what each setting is worth
     seen = evaluations.read(tmp_path / "out" / evaluations.FILE)[0][2:]
     assert all(line.case is None for line in seen)  # tables link none of them
     share, jpeg, block = seen
