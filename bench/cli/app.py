@@ -29,6 +29,7 @@ from bench.cli import (
     report,
     reproduce,
     sample,
+    serve,
     spectra,
     tables,
     train,
@@ -102,6 +103,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "plot": plot.plot,
         "report": report.report,
         "history": tables.history,
+        "serve": serve.serve,
     },
     "Quality": {
         "sample": sample.sample,
