@@ -32,6 +32,7 @@ def one_line() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character
+    os.environ["MPLBACKEND"] = "agg"  # we write files; a notebook's may be unknown here
     try:
         with stopping() as stopped:
             try:

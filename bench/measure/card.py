@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
-import pynvml
 import torch
 
 from bench.study.units import MIB
 
-ERRORS = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
+try:  # Python may find another package of this name first, with other contents
+    import pynvml
+except Exception:
+    pynvml = None
+
+ENABLED = 1  # NVML_FEATURE_ENABLED
+Answer = TypeVar("Answer")
 # Why the clocks are what they are: NVML's "clocks event reasons".
 REASONS = {
-    "gpu_idle": pynvml.nvmlClocksEventReasonGpuIdle,
-    "applications_clocks_setting": pynvml.nvmlClocksEventReasonApplicationsClocksSetting,
-    "sw_power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
-    "hw_slowdown": pynvml.nvmlClocksEventReasonHwSlowdown,
-    "sync_boost": pynvml.nvmlClocksEventReasonSyncBoost,
-    "sw_thermal_slowdown": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
-    "hw_thermal_slowdown": pynvml.nvmlClocksEventReasonHwThermalSlowdown,
-    "hw_power_brake_slowdown": pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown,
-    "display_clock_setting": pynvml.nvmlClocksEventReasonDisplayClockSetting,
+    "gpu_idle": 0x1,
+    "applications_clocks_setting": 0x2,
+    "sw_power_cap": 0x4,
+    "hw_slowdown": 0x8,
+    "sync_boost": 0x10,
+    "sw_thermal_slowdown": 0x20,
+    "hw_thermal_slowdown": 0x40,
+    "hw_power_brake_slowdown": 0x80,
+    "display_clock_setting": 0x100,
 }
 # Those that make a timing worthless; `Card.throttled` says why these.
 THROTTLES = (
@@ -69,7 +74,7 @@ class Card:
                 found = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
                 self._whole = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(found)
                 self._slice = found
-        except ERRORS as e:
+        except Exception as e:
             self._error = str(e)
 
     def facts(self) -> dict[str, Any]:
@@ -79,21 +84,25 @@ class Card:
         """
         if self._whole is None:
             return {"nvml": self._error} if self._error else {}
-        cuda = ask_nvml(pynvml.nvmlSystemGetCudaDriverVersion)
-        ecc = self._ask(pynvml.nvmlDeviceGetEccMode)
         facts = {
-            "driver": ask_nvml(pynvml.nvmlSystemGetDriverVersion),
-            "cuda_driver": None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
-            "power_limit_w": from_milli(self._ask(pynvml.nvmlDeviceGetEnforcedPowerLimit)),
-            "power_limit_default_w": from_milli(
-                self._ask(pynvml.nvmlDeviceGetPowerManagementDefaultLimit)
+            "driver": answer(lambda: os.fsdecode(pynvml.nvmlSystemGetDriverVersion())),
+            "cuda_driver": answer(lambda: cuda_version(pynvml.nvmlSystemGetCudaDriverVersion())),
+            "power_limit_w": self._ask(
+                lambda card: pynvml.nvmlDeviceGetEnforcedPowerLimit(card) / 1000
             ),
-            "max_sm_clock_mhz": self._ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM),
+            "power_limit_default_w": self._ask(
+                lambda card: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(card) / 1000
+            ),
+            "max_sm_clock_mhz": self._ask(
+                lambda card: +pynvml.nvmlDeviceGetMaxClockInfo(card, pynvml.NVML_CLOCK_SM)
+            ),
             "max_memory_clock_mhz": self._ask(
-                pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_MEM
+                lambda card: +pynvml.nvmlDeviceGetMaxClockInfo(card, pynvml.NVML_CLOCK_MEM)
             ),
-            "persistence_mode": is_enabled(self._ask(pynvml.nvmlDeviceGetPersistenceMode)),
-            "ecc": None if ecc is None else is_enabled(ecc[0]),
+            "persistence_mode": self._ask(
+                lambda card: pynvml.nvmlDeviceGetPersistenceMode(card) == ENABLED
+            ),
+            "ecc": self._ask(lambda card: pynvml.nvmlDeviceGetEccMode(card)[0] == ENABLED),
             "mig": self._is_mig(),
         }
         return {key: value for key, value in facts.items() if value is not None}
@@ -106,16 +115,21 @@ class Card:
         """
         if self._whole is None:
             return None
-        rates = self._ask(pynvml.nvmlDeviceGetUtilizationRates)
         return {
-            "sm_clock_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM),
-            "temperature_c": self._ask(
-                pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU
+            "sm_clock_mhz": self._ask(
+                lambda card: +pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM)
             ),
-            "power_w": from_milli(self._ask(pynvml.nvmlDeviceGetPowerUsage)),
+            "memory_clock_mhz": self._ask(
+                lambda card: +pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_MEM)
+            ),
+            "temperature_c": self._ask(
+                lambda card: +pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU)
+            ),
+            "power_w": self._ask(lambda card: pynvml.nvmlDeviceGetPowerUsage(card) / 1000),
             "throttle_reasons": self._reasons(),
-            "gpu_utilization_percent": None if rates is None else rates.gpu,
+            "gpu_utilization_percent": self._ask(
+                lambda card: +pynvml.nvmlDeviceGetUtilizationRates(card).gpu
+            ),
         }
 
     def throttled(self) -> list[str] | None:
@@ -140,14 +154,20 @@ class Card:
         budget has to end that.
         """
         now = self._reasons()
-        violation = self._ask(pynvml.nvmlDeviceGetViolationStatus, pynvml.NVML_PERF_POLICY_THERMAL)
+        violation = self._ask(
+            lambda card: (
+                +pynvml.nvmlDeviceGetViolationStatus(
+                    card, pynvml.NVML_PERF_POLICY_THERMAL
+                ).violationTime
+            )
+        )
         if now is None and violation is None:
             return None
         holds = [reason for reason in now or [] if reason in THROTTLES]
         found = list(dict.fromkeys(self._held + holds))
         if violation is not None:
-            before, self._violation_ns = self._violation_ns, violation.violationTime
-            if before is not None and violation.violationTime > before:
+            before, self._violation_ns = self._violation_ns, violation
+            if before is not None and violation > before:
                 found.append("thermal_violation")
         self._held = holds
         return found
@@ -163,7 +183,7 @@ class Card:
         """
         if self._is_mig():
             return None
-        return from_milli(self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption))
+        return self._ask(lambda card: pynvml.nvmlDeviceGetTotalEnergyConsumption(card) / 1000)
 
     def others(self) -> list[dict[str, Any]] | None:
         """Other processes on the GPU, the largest first: pid, name, mib (None where NVML does
@@ -194,47 +214,47 @@ class Card:
         """What all processes hold, without what the driver reserves for itself."""
         if self._slice is None:
             return None
-        memory = ask_nvml(pynvml.nvmlDeviceGetMemoryInfo, self._slice, pynvml.nvmlMemory_v2)
-        return None if memory is None else memory.used
+        return answer(
+            lambda: +pynvml.nvmlDeviceGetMemoryInfo(self._slice, pynvml.nvmlMemory_v2).used
+        )
 
     def _used_by_pid(self) -> dict[int, int | None] | None:
         """Bytes of each process that computes or draws; a desktop does both."""
-        if self._slice is None:
+        card = self._slice
+        if card is None:
             return None
-        computing = ask_nvml(pynvml.nvmlDeviceGetComputeRunningProcesses, self._slice)
-        drawing = ask_nvml(pynvml.nvmlDeviceGetGraphicsRunningProcesses, self._slice)
-        if computing is None:
-            return None
-        return {p.pid: p.usedGpuMemory for p in [*(drawing or []), *computing]}
+        computing = answer(lambda: bytes_by_pid(pynvml.nvmlDeviceGetComputeRunningProcesses, card))
+        drawing = answer(lambda: bytes_by_pid(pynvml.nvmlDeviceGetGraphicsRunningProcesses, card))
+        return None if computing is None else {**(drawing or {}), **computing}
 
     def _reasons(self) -> list[str] | None:
-        bits = self._ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons)
+        bits = self._ask(lambda card: +pynvml.nvmlDeviceGetCurrentClocksEventReasons(card))
         return None if bits is None else [name for name, bit in REASONS.items() if bits & bit]
 
     def _is_mig(self) -> bool | None:
-        modes = self._ask(pynvml.nvmlDeviceGetMigMode)  # now, and after the next reset
-        return None if modes is None else is_enabled(modes[0])
+        # The mode now, and after the next reset.
+        return self._ask(lambda card: pynvml.nvmlDeviceGetMigMode(card)[0] == ENABLED)
 
-    def _ask(self, question: Callable[..., Any], *more: Any) -> Any:
-        return None if self._whole is None else ask_nvml(question, self._whole, *more)
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
+        return None if self._whole is None else answer(lambda: question(self._whole))
 
 
-def ask_nvml(question: Callable[..., Any], *arguments: Any) -> Any:
-    """What NVML answers, or None where it does not."""
+def answer(question: Callable[[], Answer]) -> Answer | None:
+    """What NVML answers; None where it does not, or nothing that can be read as asked for."""
     try:
-        return question(*arguments)
-    except ERRORS:
+        return question()
+    except Exception:  # its own errors, text that is none, functions that it does not have
         return None
 
 
-def from_milli(value: int | None) -> float | None:
-    """NVML counts in mW and mJ."""
-    return None if value is None else value / 1000
+def bytes_by_pid(question: Callable[[Any], Any], card: Any) -> dict[int, int | None]:
+    """What each process holds; None where it does not say."""
+    return {int(process.pid): process.usedGpuMemory for process in question(card)}
 
 
-def is_enabled(value: int | None) -> bool | None:
-    """NVML's flag as a bool; None where it did not answer."""
-    return None if value is None else value == pynvml.NVML_FEATURE_ENABLED
+def cuda_version(number: int) -> str:
+    """As people write the one that the driver tells."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def process_name(pid: int) -> str | None:

@@ -28,10 +28,15 @@ def cpu_facts() -> dict[str, Any]:
         "cpu_sockets": len(distinct_values(f"{CPUS}/cpu[0-9]*/topology/physical_package_id"))
         or None,
         "numa_nodes": len(list(cgroup.ROOT.glob("sys/devices/system/node/node[0-9]*"))) or None,
-        "cpu_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpu_allowed": cpus_allowed(),
         "cpu_quota": cgroup.cpu_quota(),
         "load_average": [round(load, 2) for load in psutil.getloadavg()],
     }
+
+
+def cpus_allowed() -> int | None:
+    """How many CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def governor() -> str | None:

@@ -9,7 +9,9 @@ import platform
 import re
 import resource
 import subprocess
+import sys
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,9 @@ import torch
 
 from bench.measure import cgroup
 from bench.measure.card import Card
-from bench.measure.cpu import cpu_facts, governor
+from bench.measure.cpu import cpu_facts, cpus_allowed, governor
 from bench.study import storage
-from bench.study.folders import CODE, IN_CHECKOUT
+from bench.study.folders import CODE, IN_CHECKOUT, PROGRAM
 from bench.study.units import GIB, MIB
 
 # Load of other processes from which a measurement is marked.
@@ -85,7 +87,7 @@ def hardware(found: dict[str, Any], flags: set[str]) -> dict[str, Any]:
     None where there is no id, as in many containers.
     """
     try:
-        host = Path("/etc/machine-id").read_text().strip()
+        host = Path("/etc/machine-id").read_text("utf-8").strip()
     except OSError:
         host = ""
     return {
@@ -167,17 +169,19 @@ def find_disturbances(*devices: torch.device) -> list[str]:
     """
     others = OtherLoad()
     time.sleep(0.5)
-    found, cores, quota = [], others.cores(), cgroup.cpu_quota()
+    found, cores, threads = [], others.cores(), torch.get_num_threads()
     if cores > BUSY_CORES:
         found.append(
             f"other processes keep {cores:.1f} of {psutil.cpu_count()} CPUs busy: "
             "end them, or measure later"
         )
-    if quota is not None and quota < torch.get_num_threads():
-        found.append(
-            f"this container may use {quota:g} CPUs but torch has {torch.get_num_threads()} "
-            f"threads: set OMP_NUM_THREADS={max(1, int(quota))}"
-        )
+    limits = {"container": cgroup.cpu_quota(), "process, by its affinity,": cpus_allowed()}
+    for who, cpus in limits.items():
+        if cpus is not None and cpus < threads:
+            found.append(
+                f"this {who} may use {cpus:g} CPUs but torch has {threads} threads: "
+                f"set OMP_NUM_THREADS={max(1, int(cpus))}"
+            )
     if on_battery():
         found.append("the machine runs on battery, which slows it down: plug it in")
     for device in devices:
@@ -251,7 +255,7 @@ class OtherLoad:
 def oom_kills() -> int:
     """Processes that Linux has killed for want of memory so far; 0 where it does not tell."""
     try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
+        lines = Path("/proc/vmstat").read_text("utf-8").splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
@@ -266,13 +270,17 @@ def git() -> dict[str, Any]:
     def ask(*words: str) -> str | None:
         if not IN_CHECKOUT:
             return None  # the package may lie in a checkout of something else
+        command = ["git", *words]
         try:
-            done = subprocess.run(
-                ["git", *words], cwd=CODE, capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+            done = subprocess.run(command, cwd=CODE, capture_output=True, text=True, timeout=10)
+            refusal = (done.stderr.strip() or "it failed") if done.returncode else ""
+        except (OSError, subprocess.TimeoutExpired) as e:
+            refusal = str(e)
+        if not refusal:
+            return done.stdout.strip()
+        if (CODE / ".git").exists():
+            warn_of_git(refusal.partition("\n")[0])
+        return None
 
     code = [".", ":!results", ":!docs", ":!plots", ":!*.md"]
     status = ask("status", "--porcelain", "--untracked-files=no", "--", *code)
@@ -280,6 +288,12 @@ def git() -> dict[str, Any]:
         "commit": ask("rev-parse", "HEAD"),
         "dirty": bool(status) if status is not None else None,
     }
+
+
+@cache
+def warn_of_git(refusal: str) -> None:
+    """Says once that records will name no commit."""
+    print(f"{PROGRAM}: warning: records will name no commit: git: {refusal}", file=sys.stderr)
 
 
 def _version(package: str) -> str | None:

@@ -191,7 +191,7 @@ def of_benchmarks(path: Path) -> Side:
 def of_benchmark(file: Path, round_: int) -> Side:
     """One file of pytest-benchmark's, as that round.  Raises UsageError."""
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(file.read_text("utf-8"))
         cases: dict[str, Measured] = {}
         for benchmark in info["benchmarks"]:
             more, data = benchmark.get("extra_info", {}), benchmark["stats"].get("data")

@@ -191,6 +191,27 @@ def test_without_nvml_every_answer_is_none_and_the_record_says_why(monkeypatch):
     assert answers == (None,) * 5
 
 
+def garbled(*_):
+    raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+@pytest.mark.parametrize("answer", [garbled, lambda *_: "?", lambda *_: None, lambda *_: ()])
+def test_whatever_nvml_answers_is_no_exception(nvml, monkeypatch, answer):
+    for name in [name for name in vars(nvml) if name.startswith("nvml")]:
+        if name not in ("nvmlInit", "nvmlDeviceGetHandleByUUID"):
+            monkeypatch.setattr(nvml, name, answer)
+    found = Card(CUDA)
+    assert set(found.facts()) <= {"driver", "persistence_mode", "ecc", "mig"}
+    assert not any(found.state().values())
+    assert (found.throttled(), found.energy_j(), found.own_bytes()) == (None,) * 3
+    found.others()
+
+
+def test_another_package_of_that_name_is_no_nvml(nvml, monkeypatch):
+    monkeypatch.setattr(card, "pynvml", SimpleNamespace())
+    assert "no attribute 'nvmlInit'" in Card(CUDA).facts()["nvml"]
+
+
 def test_a_cpu_has_no_card():
     found = Card(CPU)
     assert found.facts() == {}

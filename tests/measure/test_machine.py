@@ -38,6 +38,7 @@ def quiet(system, monkeypatch):
     monkeypatch.setattr(machine.OtherLoad, "cores", lambda self: 0.0)
     monkeypatch.setattr(psutil, "sensors_battery", lambda: None, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(machine, "cpus_allowed", lambda: 8)
     monkeypatch.setattr(machine.time, "sleep", lambda seconds: None)
     return system
 
@@ -190,11 +191,14 @@ def test_each_trouble_gets_a_line_that_says_what_to_do(quiet, monkeypatch):
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 64)
     battery = SimpleNamespace(power_plugged=False)
     monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
+    monkeypatch.setattr(machine, "cpus_allowed", lambda: 1)
     quiet({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"})
     quiet({"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave"})
     assert machine.find_disturbances(CPU) == [
         "other processes keep 1.3 of 64 CPUs busy: end them, or measure later",
         "this container may use 2.5 CPUs but torch has 8 threads: set OMP_NUM_THREADS=2",
+        "this process, by its affinity, may use 1 CPUs but torch has 8 threads: "
+        "set OMP_NUM_THREADS=1",
         "the machine runs on battery, which slows it down: plug it in",
         "the CPU's governor is powersave: sudo cpupower frequency-set -g performance",
     ]
@@ -208,6 +212,15 @@ def test_the_environments_table_reads_without_json(monkeypatch):
     assert text["numa_nodes"] == "1"
     assert re.match(r"torch \d", text["packages"])
     assert not any(set(value) & set('{}[]"') for value in text)
+
+
+def test_what_git_refuses_is_said_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / ".git").write_text("gitdir: /elsewhere")
+    monkeypatch.setattr(machine, "CODE", tmp_path)
+    assert [machine.git()["commit"] for _ in range(2)] == [None, None]
+    said = capsys.readouterr().err
+    assert "warning: records will name no commit: git: fatal: not a git repository" in said
+    assert said.count("\n") == 1
 
 
 def test_a_tree_is_changed_by_code_and_not_by_what_runs_leave(tmp_path, monkeypatch):
