@@ -551,8 +551,8 @@ def test_a_limit_that_the_shell_has_set_is_no_obstacle(tmp_path):
         "resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))\n"
         "print(runner.run_in_process(json.loads(sys.argv[1]), 600, Path(sys.argv[3]))['status'])"
     )
-    for mib, status in ((6000, "ok"), (1500, "oom")):
-        words = [json.dumps(job(batch_size=8)), str(mib), str(tmp_path / "log")]
+    for images, mib, status in ((1, 6000, "ok"), (8, 1500, "oom")):
+        words = [json.dumps(job(batch_size=images)), str(mib), str(tmp_path / "log")]
         done = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT
         )
