@@ -13,9 +13,8 @@ Shapes: N samples, D features, G groups, r the rank of a covariance.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 
 import torch
 
@@ -29,53 +28,6 @@ NEGATIVE = 1e-3
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Sums over images, in float64, from which mean and covariance come; they add up.
-
-    sum_D and products_DD are of features less `origin_D`, near their mean, so that little is
-    lost where the covariance is small beside it.
-    """
-
-    count: int
-    origin_D: torch.Tensor
-    sum_D: torch.Tensor
-    products_DD: torch.Tensor
-
-    @classmethod
-    def of(cls, features_ND: torch.Tensor, origin_D: torch.Tensor) -> Moments:
-        """Sums over the rows, less `origin_D`."""
-        D = features_ND.shape[1]
-        total = cls(0, origin_D, origin_D.new_zeros(D), origin_D.new_zeros(D, D))
-        for part_ND in features_ND.split(4096):
-            x_ND = part_ND.to(origin_D) - origin_D
-            total.products_DD.addmm_(x_ND.T, x_ND)
-            total.sum_D.add_(x_ND.sum(0))
-        return cls(len(features_ND), origin_D, total.sum_D, total.products_DD)
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.count + other.count,
-            self.origin_D,
-            self.sum_D + other.sum_D,
-            self.products_DD + other.products_DD,
-        )
-
-    def __sub__(self, other: Moments) -> Moments:
-        return Moments(
-            self.count - other.count,
-            self.origin_D,
-            self.sum_D - other.sum_D,
-            self.products_DD - other.products_DD,
-        )
-
-    def gaussian(self) -> Gaussian:
-        """Mean and unbiased covariance."""
-        shift_D = self.sum_D / self.count
-        scatter_DD = self.products_DD - self.count * torch.outer(shift_D, shift_D)
-        return Gaussian(self.origin_D + shift_D, scatter_DD / (self.count - 1))
-
-
-@dataclass(frozen=True)
 class Gaussian:
     """What FID knows of a set of images: mu (D,) and sigma (D, D), float64."""
 
@@ -85,7 +37,15 @@ class Gaussian:
     @classmethod
     def of(cls, features_ND: torch.Tensor) -> Gaussian:
         """Of the rows; two at least."""
-        return Moments.of(features_ND, origin_of(features_ND)).gaussian()
+        origin_D = origin_of(features_ND)
+        return cls.of_moments(moments(features_ND, origin_D), origin_D)
+
+    @classmethod
+    def of_moments(cls, moments_EE: torch.Tensor, origin_D: torch.Tensor) -> Gaussian:
+        """Mean and unbiased covariance of what `moments` summed."""
+        count, shift_D = moments_EE[-1, -1], moments_EE[-1, :-1] / moments_EE[-1, -1]
+        scatter_DD = moments_EE[:-1, :-1] - count * torch.outer(shift_D, shift_D)
+        return cls(origin_D + shift_D, scatter_DD / (count - 1))
 
     def to(self, device: torch.device) -> Gaussian:
         """The same on a device."""
@@ -106,6 +66,19 @@ class Gaussian:
 def origin_of(features_ND: torch.Tensor) -> torch.Tensor:
     """(D,) the mean, in float64."""
     return features_ND.mean(0, dtype=torch.float64)
+
+
+def moments(features_ND: torch.Tensor, origin_D: torch.Tensor) -> torch.Tensor:
+    """(E, E) float64, E = D + 1: sums over images of the products of features less `origin_D`, and
+    in the last row of these themselves and of 1.  Moments of several sets add up.
+
+    origin_D: near the mean, so that little is lost where the covariance is small beside it.
+    """
+    total_EE = origin_D.new_zeros(len(origin_D) + 1, len(origin_D) + 1)
+    for part_ND in features_ND.split(4096):
+        x_NE = torch.nn.functional.pad(part_ND.to(origin_D) - origin_D, (0, 1), value=1.0)
+        total_EE.addmm_(x_NE.T, x_NE)
+    return total_EE
 
 
 def frechet_distance(one: Gaussian, other: Gaussian, root: torch.Tensor | None = None) -> float:
@@ -130,12 +103,12 @@ def frechet_with_replicates(
     if groups is None:
         return frechet_distance(Gaussian.of(features_ND), other, root_Dr), []
     origin_D, group_N = origin_of(features_ND), groups.group_N.to(features_ND.device)
-    parts = [Moments.of(features_ND[group_N == g], origin_D) for g in range(GROUPS)]
-    whole = reduce(operator.add, parts)
+    parts = [moments(features_ND[group_N == g], origin_D) for g in range(GROUPS)]
+    whole_EE = sum(parts[1:], start=parts[0])
 
     def without(left_out: tuple[int, ...]) -> float:
-        rest = reduce(operator.sub, [parts[g] for g in left_out], whole)
-        return frechet_distance(rest.gaussian(), other, root_Dr)
+        rest_EE = whole_EE - sum(parts[g] for g in left_out)
+        return frechet_distance(Gaussian.of_moments(rest_EE, origin_D), other, root_Dr)
 
     return without(()), [without(left_out) for left_out in LEFT_OUT]
 

@@ -6,38 +6,33 @@ Shapes: B pictures of a batch, S their side, h w cells of the feature map.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from scipy.stats import binomtest
 
 import codevar
-import codevar.mini
 from bench.methods.loaded import Loaded
+from bench.metrics.jackknife import interval_of_share
 from bench.quality.crops import Crop
+from bench.quality.features import MINI_WEIGHTS, Extractor, mini
 from bench.quality.sample_set import image_seed
 from bench.quality.sampling import one_line
 from bench.study.errors import UsageError, as_usage_error
 from bench.study.printing import Printed
 from codevar import VQVAE
 from codevar.editing import mask_of_cells
-from codevar.mini.classifier import Classifier, load_classifier
 from codevar.mini.world import CLASSES, World
 from codevar.pictures import PictureError, find_classes, read_picture
 
 SCHEMA = 1
 FILE = "inpainting.jsonl"
-#: The classifier of the mini world, where it has been trained.
-CLASSIFIER = Path(codevar.mini.__file__).parent / "weights" / "classifier.safetensors"
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (B, 3, S, S) in [0, 1], (B,) classes
 
@@ -148,56 +143,13 @@ def held_out(text: str) -> HeldOut:
 # The measure
 
 
-@dataclass
-class Judge:
-    """A classifier, and the hash of its weights."""
-
-    network: Classifier
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path, device: str) -> Judge:
-        """Raises UsageError."""
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            return cls(load_classifier(path, device), digest)
-        except (OSError, SafetensorError, KeyError, RuntimeError) as e:
-            why = getattr(e, "strerror", None) or "no classifier of codevar.train"
-            raise UsageError(f"--classifier {path}: {why}") from None
-
-    @torch.no_grad()
-    def right(self, images: torch.Tensor, labels: torch.Tensor) -> int:
-        """How many pictures it takes for their classes."""
-        device = self.network.head.weight.device
-        return int((self.network(images.to(device)).argmax(1).cpu() == labels).sum())
-
-
-@dataclass
-class Sums:
-    """Over pictures: of squared errors, and of classes that were recognised."""
-
-    images: int = 0
-    squared: dict[str, float] = field(default_factory=dict)
-    right: dict[str, int] = field(default_factory=dict)
-
-    def add_error(self, name: str, one: torch.Tensor, other: torch.Tensor) -> None:
-        """one, other: (B, 3, n) pixels; their mean squared error, summed over pictures."""
-        mse = (one - other).double().square().mean(dim=(1, 2)).sum()
-        self.squared[name] = self.squared.get(name, 0.0) + float(mse)
-
-    def psnr(self, name: str) -> float | None:
-        """dB of the mean squared error over all pictures; None where there is no error."""
-        mse = self.squared[name] / self.images
-        return 10 * math.log10(1 / mse) if mse else None
-
-
 @torch.no_grad()
 def measure(
     loaded: Loaded,
     source: HeldOut,
     count: int,
     mask_SS: torch.Tensor,
-    judge: Judge | None,
+    judge: Extractor | None,
     another_class: bool = False,
     batch_size: int = 16,
     tell: Callable[[int], None] = lambda done: None,
@@ -211,45 +163,47 @@ def measure(
     outside_error_of_vqvae: share of the squared error that the reconstruction has alone.
     class_accuracy: of the results, by the classes they were to become; beside it of the
     originals and of their reconstructions, by their own.  `_inside`: of what `inside` leaves.
-    `_interval`: 95 %, Wilson's.
+    `_interval`: 95 %, Clopper and Pearson's.
 
     Raises UsageError.
     """
     began, vqvae = time.perf_counter(), loaded.vqvae
     new_SS = changed(mask_SS, vqvae)
     rows, columns = (new_SS.any(dim).nonzero()[[0, -1], 0].tolist() for dim in (1, 0))
-    kept, sums = ~new_SS, Sums()
+    kept, found = ~new_SS, defaultdict[str, list[torch.Tensor]](list)
+    done = 0
     for images, own in source.batches(len(mask_SS), count, batch_size):
         wanted = (own + 1) % source.classes if another_class else own
-        numbers = range(sums.images, sums.images + len(images))
-        seeds = [image_seed(loaded.case.seed, number) for number in numbers]
+        seeds = [image_seed(loaded.case.seed, done + i) for i in range(len(images))]
         made = edited(loaded, images, wanted, mask_SS, seeds)
         tokens = vqvae.encode(images.to(vqvae.device))
         with loaded.how.running(vqvae.device):
             reconstructed = vqvae.decode(tokens).cpu()
-        sums.images += len(images)
-        sums.add_error("made", made[:, :, kept], images[:, :, kept])
-        sums.add_error("vqvae", reconstructed[:, :, kept], images[:, :, kept])
-        if judge:
-            for name, judged, labels in (
-                ("class_accuracy", made, wanted),
-                ("class_accuracy_original", images, own),
-                ("class_accuracy_vqvae", reconstructed, own),
-                ("class_accuracy_inside", inside(made, new_SS), wanted),
-                ("class_accuracy_inside_original", inside(images, new_SS), own),
-            ):
-                sums.right[name] = sums.right.get(name, 0) + judge.right(judged, labels)
-        tell(sums.images)
+        for name, restored in (("psnr_outside", made), ("psnr_outside_vqvae", reconstructed)):
+            squares = (restored - images)[:, :, kept].double().square()
+            found[f"{name}_db"].append(squares.mean(dim=(1, 2)))
+        for name, judged, labels in (
+            ("class_accuracy", made, wanted),
+            ("class_accuracy_original", images, own),
+            ("class_accuracy_vqvae", reconstructed, own),
+            ("class_accuracy_inside", inside(made, new_SS), wanted),
+            ("class_accuracy_inside_original", inside(images, new_SS), own),
+        ):
+            if judge:
+                logits_BC = judge.layers(255 * judged.to(judge.device))["logits"]
+                found[name].append(logits_BC.argmax(1).cpu() == labels)
+        done += len(images)
+        tell(done)
+    of_all = {name: torch.cat(parts).double() for name, parts in found.items()}
+    mse, floor = (float(of_all.pop(f"psnr_outside{of}_db").mean()) for of in ("", "_vqvae"))
     figures: dict[str, Any] = {
-        "psnr_outside_db": sums.psnr("made"),
-        "psnr_outside_vqvae_db": sums.psnr("vqvae"),
-        "outside_error_of_vqvae": sums.squared["vqvae"] / sums.squared["made"]
-        if sums.squared["made"]
-        else None,
+        "psnr_outside_db": 10 * math.log10(1 / mse) if mse else None,
+        "psnr_outside_vqvae_db": 10 * math.log10(1 / floor) if floor else None,
+        "outside_error_of_vqvae": floor / mse if mse else None,
     }
-    for name, right in sums.right.items():
-        low, high = binomtest(right, sums.images).proportion_ci(method="wilson")
-        figures |= {name: right / sums.images, f"{name}_interval": [float(low), float(high)]}
+    for name, right_N in of_all.items():
+        figures[name] = float(right_N.mean())
+        figures[f"{name}_interval"] = list(interval_of_share(int(right_N.sum()), done))
     if any(
         value is not None and not math.isfinite(value)
         for value in figures.values()
@@ -258,7 +212,7 @@ def measure(
         raise UsageError(f"{loaded.case.label}: its pictures are not finite; no figure is valid")
     return {
         "task": "editing" if another_class else "inpainting",
-        "images": sums.images,
+        "images": done,
         "side": len(mask_SS),
         "cells": int(new_SS.sum()) // vqvae.config.stride**2,
         "box": [columns[0], rows[0], columns[1] + 1, rows[1] + 1],
@@ -268,11 +222,11 @@ def measure(
     }
 
 
-def judge_of(path: Path | None, source: HeldOut, device: str) -> Judge | None:
-    """The classifier in the file, or else the mini world's for its images if it is there."""
-    if path is None and not (source.name == MINI_WORLD.name and CLASSIFIER.is_file()):
+def judge_of(path: Path | None, source: HeldOut, device: str) -> Extractor | None:
+    """The classifier in the file, or else the mini world's for its images.  Raises UsageError."""
+    if path is None and source.name != MINI_WORLD.name:
         return None
-    return Judge.of(path or CLASSIFIER, device)
+    return mini(path or MINI_WEIGHTS, torch.device(device))
 
 
 def record_of(

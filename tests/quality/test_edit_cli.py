@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import codevar
 from bench.cli import app, pictures
 from bench.quality import chosen, crops, edits, inpainting, sampling
+from bench.quality.features import Extractor
 from bench.study.errors import UsageError
 from codevar import PRESETS
 from codevar.mini.classifier import Classifier
@@ -180,13 +181,14 @@ def test_a_mistake_of_edit_is_one_line(bench, weights, tmp_path, words, line):
 # Inpainting, measured
 
 
-def judge_that_says(label: int) -> inpainting.Judge:
-    """A classifier that takes everything for one class."""
-    network = Classifier()
-    torch.nn.init.zeros_(network.head.weight)
-    torch.nn.init.zeros_(network.head.bias)
-    network.head.bias.data[label] = 1
-    return inpainting.Judge(network.eval(), "0")
+def judge_that_says(label: int, shown: list[torch.Tensor]) -> Extractor:
+    """A classifier that takes everything for one class, and keeps what it is shown."""
+
+    def layers(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        shown.extend(images / 255)
+        return {"logits": torch.eye(10)[[label] * len(images)]}
+
+    return Extractor("one class", "0", False, {"logits": 10}, layers, torch.device("cpu"))
 
 
 def test_the_distance_outside_is_to_the_original_and_the_floor_is_the_vqvaes(loaded):
@@ -211,7 +213,7 @@ def test_class_accuracy_is_of_the_class_that_was_wanted(loaded):
     _, labels = World(SIDE).images("test", 0, 12)
     for another in (False, True):
         wanted = (labels + 1) % 10 if another else labels
-        judge = judge_that_says(int(wanted[0]))
+        judge = judge_that_says(int(wanted[0]), [])
         found = inpainting.measure(loaded, inpainting.MINI_WORLD, 12, mask, judge, another)
         share = float((wanted == wanted[0]).double().mean())
         assert found["class_accuracy"] == found["class_accuracy_inside"] == share
@@ -222,8 +224,7 @@ def test_class_accuracy_is_of_the_class_that_was_wanted(loaded):
 
 def test_the_inside_is_all_that_the_classifier_is_shown_of_it(loaded):
     seen = []
-    judge = judge_that_says(0)
-    judge.network.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    judge = judge_that_says(0, seen)
     mask = torch.zeros(SIDE, SIDE)
     mask[4:12, 8:28] = 1
     mask[4:8, 8:12] = 0
@@ -232,9 +233,9 @@ def test_the_inside_is_all_that_the_classifier_is_shown_of_it(loaded):
     made, original, _, made_inside, original_inside = seen
     new = mask.bool()
     for shown, whole in ((made_inside, made), (original_inside, original)):
-        assert torch.equal(shown[:, new], whole[:, new])
+        torch.testing.assert_close(shown[:, new], whole[:, new])
         colours = shown[:, ~new]
-        assert torch.equal(colours, colours[:, :1].expand_as(colours))
+        torch.testing.assert_close(colours, colours[:, :1].expand_as(colours))
         torch.testing.assert_close(colours[:, 0], whole[:, ~new].mean(1))
 
 
@@ -252,7 +253,7 @@ def test_classes_of_a_folder_take_turns(tmp_path):
 
 
 def test_inpaint_adds_a_record_for_each_method(bench, weights, tmp_path):
-    save_file(judge_that_says(7).network.state_dict(), "judge.safetensors")
+    save_file(Classifier().state_dict(), "judge.safetensors")
     words = ["inpaint", "var", "code", *ten_scales.words(weights), "--set", "refiner_depth=2"]
     words += ["--set", "draft_steps=6,8", "--count", 3, "--device", "cpu", "--format", "json"]
     result = bench(*words, "--classifier", "judge.safetensors", "--out", "kept")
@@ -280,8 +281,8 @@ def test_inpaint_adds_a_record_for_each_method(bench, weights, tmp_path):
         ("var --images folder", "folder has 1 classes, VAR-d3 10"),
         ("var --images empty", "empty"),
         ("var --box 0 0 40 9", "inside the picture, 0 <= x0 < x1 <= 32"),
-        ("var --classifier nothing", "--classifier nothing: No such file"),
-        ("var --classifier text", "--classifier text: no classifier of codevar.train"),
+        ("var --classifier nothing", "nothing: no such classifier"),
+        ("var --classifier text", "text: no classifier's weights"),
         ("var --out /proc/x", "/proc/x: cannot be written"),
     ],
 )
