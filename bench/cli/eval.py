@@ -126,7 +126,7 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printe
             "95 %": span(record.intervals.get(name)),
             "real images": f"{floor[name]:.4g}" if name in floor else "",
         }
-        if against:
+        if against and name in against["metrics"]:
             from bench.quality.against import told_apart
 
             row["baseline"] = f"{against['metrics'][name]:.4g}"

@@ -71,7 +71,7 @@ Reference = Annotated[
     typer.Option(metavar="REF", help=".npz of statistics or images, folder, or mini:test"),
 ]
 Extractor = Annotated[
-    str | None, typer.Option(help="inception, clip, dinov2, mini, none or a classifier's file")
+    str | None, typer.Option(help="inception, clip, dinov2, mini, factors, none, or a classifier")
 ]
 ExtractorWeights = Annotated[Path | None, typer.Option(help="file of the extractor's weights")]
 Cache = Annotated[Path | None, typer.Option(help="folder of features that are kept")]

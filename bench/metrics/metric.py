@@ -22,8 +22,8 @@ from bench.metrics.jackknife import (
 from bench.study.columns import Column, register
 
 #: What it needs beside the samples: the references' distribution (their mean and covariance are
-#: enough), the references' images, or the samples' classes.
-Needs = Literal["distribution", "images", "classes"] | None
+#: enough), the references' images, the samples' classes, or a baseline of the same seeds.
+Needs = Literal["distribution", "images", "classes", "baseline"] | None
 Found = TypeVar("Found")
 
 
@@ -62,7 +62,8 @@ class Given:
     samples: (N, D) each.  references: (M, D) each, where there are images of the reference.
     gaussians: mean and covariance of the reference, of those layers that need them.
     labels_N: classes of the samples.  groups: which intervals rest on; None without intervals.
-    as_published: with the roundings of the published evaluator.
+    as_published: with the roundings of the published evaluator.  baseline: (N, D) each, of the
+    images that were made of the samples' own seeds and classes.
     """
 
     samples: dict[str, torch.Tensor]
@@ -71,6 +72,7 @@ class Given:
     labels_N: torch.Tensor | None
     groups: Groups | None
     as_published: bool = False
+    baseline: dict[str, torch.Tensor] = field(default_factory=dict)
     _shared: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, compute: Callable[[], Found]) -> Found:
@@ -148,6 +150,7 @@ class Metric:
     lacks: why these samples and this network cannot have it, or "".
     groups_needed: there is no such figure without replicates.
     per_image: a mean over images, of `bench.py iqa`; it has a network and weights of its own.
+    network: name of the only one that it can be of, which then has no other metrics.
 
     Raises ValueError, with its name, if something is missing.
     """
@@ -166,6 +169,7 @@ class Metric:
     lacks: Callable[[Images, Network], str] = nothing_lacks
     groups_needed: bool = False
     per_image: bool = False
+    network: str = ""
 
     def __post_init__(self) -> None:
         if not self.column:
@@ -183,9 +187,11 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 
 
-def of_features() -> dict[str, Metric]:
-    """The metrics of `bench.py eval`, of one network, in the order of their columns."""
-    return {metric.name: metric for metric in _in_order() if not metric.per_image}
+def of_features(network: str = "") -> dict[str, Metric]:
+    """The metrics of `bench.py eval` that are of this network alone, or of any, in the order of
+    their columns."""
+    eval_s = [metric for metric in _in_order() if not metric.per_image]
+    return {metric.name: metric for metric in eval_s if metric.network == network}
 
 
 def of_pixels() -> dict[str, Metric]:

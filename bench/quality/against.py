@@ -62,7 +62,7 @@ def compared(
     """`against` of a record: the baseline's figures, the differences (samples less baseline)
     with 95 % intervals, and, of paired images, their distances."""
     paired = are_paired(samples, baseline)
-    found = {name: one.less(theirs.estimates[name]) for name, one in own.estimates.items()}
+    found = {name: own.estimates[name].less(other) for name, other in theirs.estimates.items()}
     return {
         "samples": baseline.name,
         "samples_sha256": theirs.features.digest,

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from bench.measure import machine
-from bench.metrics import Given
+from bench.metrics import METRICS, Given
 from bench.metrics.coverage import DENSITY_NEIGHBOURS
 from bench.metrics.frechet import Gaussian
 from bench.metrics.jackknife import GROUPS, LEAST, Groups
 from bench.metrics.metric import of_features, of_pixels
-from bench.quality.against import Measured, check_alike, compared
+from bench.quality.against import Measured, are_paired, check_alike, compared
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
 from bench.quality.lpips import Distance
@@ -27,7 +27,6 @@ from bench.quality.reference import Reference, floor_of
 from bench.study.errors import UsageError, nearest
 from bench.study.evaluations import Evaluation
 
-METRICS = of_features() | of_pixels()
 FEW = 10_000  # images below which FID and IS are mostly bias
 
 #: Told what is in work, how much of it is done, and of how much.
@@ -77,7 +76,8 @@ def evaluate(
     if baseline:
         check_alike(samples, baseline)
         chosen(baseline, protocol)
-    names, notes = chosen(samples, protocol)
+    paired = baseline is not None and are_paired(samples, baseline)
+    names, notes = chosen(samples, protocol, paired)
     of_samples = protocol.features("samples", samples, names)
     distinct = of_samples.distinct
     if baseline:
@@ -86,7 +86,9 @@ def evaluate(
     groups = groups_of(samples, distinct, protocol, names, notes)
     if baseline and names and groups is None:
         raise UsageError(f"--against: {notes[-1] if protocol.intervals else 'needs --intervals'}")
-    found = measure(samples, of_samples, protocol, names, groups)
+    found = measure(
+        samples, of_samples, protocol, names, groups, of_baseline if baseline else None
+    )
     record = record_of(samples, protocol, found)
     if baseline:
         theirs = measure(baseline, of_baseline, protocol, names, groups)
@@ -135,8 +137,14 @@ def measure(
     protocol: Protocol,
     names: Sequence[str],
     groups: Groups | None,
+    baseline: Features | None = None,
 ) -> Measured:
-    """The metrics of one set.  Raises UsageError for what its distinct images are too few for."""
+    """The metrics of one set, without a baseline those that need none.
+
+    Raises UsageError for what its distinct images are too few for.
+    """
+    if baseline is None:
+        names = [name for name in names if METRICS[name].needs != "baseline"]
     reference, device = protocol.reference, protocol.extractor.device
     from_images = {"images"} if reference.gaussians else {"images", "distribution"}
     held = [name for name in names if METRICS[name].needs in from_images]
@@ -156,6 +164,7 @@ def measure(
         None if images.labels is None else torch.as_tensor(images.labels),
         groups,
         protocol.as_published,
+        on(device, baseline.layers if baseline else {}),
     )
     sha256 = of_reference.digest if of_reference else None
     found = Measured({}, of_images, reference.sha256 or sha256, notes)
@@ -198,19 +207,24 @@ def statistics_of(samples: ImageSet, protocol: Protocol) -> dict[str, Gaussian]:
 # What can be had
 
 
-def chosen(samples: ImageSet, protocol: Protocol) -> tuple[list[str], list[str]]:
+def chosen(
+    samples: ImageSet, protocol: Protocol, paired: bool = False
+) -> tuple[list[str], list[str]]:
     """The metrics to compute, and a note for each that is left out.
 
+    paired: with a baseline of the same seeds and classes.
     Raises UsageError for one that was asked for and cannot be had, and for too few images.
     """
     wanted, extractor = protocol.wanted, protocol.extractor
-    known = of_pixels() if extractor.layer_sha256 else of_features()
+    known = of_features(extractor.name) or of_features()
+    if extractor.layer_sha256:
+        known = of_pixels()
     if not extractor.widths:  # `--extractor none`: nothing but pixels and tokens
         known = {}
     for name in wanted or ():
         if name not in known:
             raise UsageError(f"--metrics {name}: no such metric{nearest(name, known)}")
-    whys = {name: why_not(name, samples, protocol) for name in wanted or known}
+    whys = {name: why_not(name, samples, protocol, paired) for name in wanted or known}
     lacking = {name: why for name, why in whys.items() if why}
     if wanted and lacking:
         name, why = next(iter(lacking.items()))
@@ -224,13 +238,15 @@ def chosen(samples: ImageSet, protocol: Protocol) -> tuple[list[str], list[str]]
     return names, notes
 
 
-def why_not(name: str, samples: ImageSet, protocol: Protocol) -> str:
+def why_not(name: str, samples: ImageSet, protocol: Protocol, paired: bool) -> str:
     """Why a metric cannot be had, or ""."""
     metric, reference, extractor = METRICS[name], protocol.reference, protocol.extractor
     if metric.layer not in extractor.widths:
         return f"{extractor.name} has no {metric.layer} features"
     if metric.groups_needed and not protocol.intervals:
         return "it needs --intervals"
+    if metric.needs == "baseline" and not paired:
+        return "it needs --against a set of the same seeds and classes"
     if metric.needs == "distribution" and reference.gaussians:
         if metric.layer not in reference.gaussians:
             return f"{reference.name} has no statistics of {metric.layer} features"

@@ -2,7 +2,8 @@
 
 Two networks, both as torch-fidelity has feature extractors: its own `inception-v3-compat`, the
 TensorFlow Inception of 2015 that published FIDs rest on, and the mini world's classifier,
-registered there as `codevar-mini`.  torch-fidelity would download weights on its own and unpickle
+registered there as `codevar-mini`; and the mini world's reader of factors, which has metrics of
+its own.  torch-fidelity would download weights on its own and unpickle
 them with code in them; here they are a file that the user names or fetches, and tensors only.
 
 Shapes: B images of a batch, N of a set, H W pixels, D features of a layer, C classes.
@@ -35,10 +36,12 @@ from bench.study.errors import UsageError
 from codevar.checkpoints import write_tensors
 from codevar.files import first_line, is_oom
 from codevar.mini.classifier import FEATURES, load_classifier
+from codevar.mini.factors import OUTPUTS, READER, load_factor_reader
 
 PIXELS = "pixels"  # beside an image's features: `hashes_of` it
 VERSION = 1  # of what this file computes; features cached by another are not read
 MINI_WEIGHTS = Path(codevar.mini.__file__).parent / "weights" / "classifier.safetensors"
+FACTORS_WEIGHTS = MINI_WEIGHTS.with_name("factors.safetensors")
 INCEPTION_FILE = URL_INCEPTION_V3.rpartition("/")[2]
 INCEPTION_SHA256 = INCEPTION_FILE.removesuffix(".pth").rpartition("-")[2]  # its first digits
 
@@ -78,7 +81,8 @@ def default_for(reference: str | None) -> str:
 def extractor_of(
     which: str, weights: Path | None, download: bool, device: torch.device
 ) -> Extractor:
-    """which: "inception", "clip", "dinov2", "mini", "none", or a file of a classifier like mini's.
+    """which: "inception", "clip", "dinov2", "mini", "factors", "none", or a file of a classifier
+    like mini's.
 
     Raises UsageError for weights that are missing, damaged or of another network.
     """
@@ -92,6 +96,8 @@ def extractor_of(
         if weights is None:
             raise UsageError(f"--extractor {which}: name a file of its tensors with --weights")
         return getattr(vision_features, which)(weights, device)
+    if which == "factors":
+        return factors(weights or FACTORS_WEIGHTS, device)
     if which == "mini":
         return mini(weights or MINI_WEIGHTS, device)
     if weights is not None:
@@ -187,6 +193,26 @@ def mini(weights: Path, device: torch.device) -> Extractor:
     widths = {"pool": FEATURES, "logits": network.head.out_features}
     sha256, shipped = file_sha256(weights), weights == MINI_WEIGHTS
     return Extractor("codevar-mini", sha256, shipped, widths, layers, device)
+
+
+def factors(weights: Path, device: torch.device) -> Extractor:
+    """factors: all that a reader of the mini world's images says of one."""
+    try:
+        network = load_factor_reader(weights, device)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as e:
+        raise UsageError(f"{weights}: no factor reader's weights ({first_line(e)})") from None
+
+    def layers(images_B3HW: torch.Tensor) -> Layers:
+        height, width = images_B3HW.shape[2:]
+        if height != network.side or width != network.side:
+            raise UsageError(
+                f"--extractor factors: reads images of {network.side} pixels a side, these are "
+                f"{width} x {height}; --weights names a reader of another size"
+            )
+        return {"factors": network(images_B3HW.float() / 255)}
+
+    shipped = weights == FACTORS_WEIGHTS
+    return Extractor(READER, file_sha256(weights), shipped, {"factors": OUTPUTS}, layers, device)
 
 
 # Extraction

@@ -84,11 +84,12 @@ def quality(
         found[name], _ = evaluate.evaluate(images, exact, baseline)
         evaluations.append(folder, found[name])
         metrics = found[name].metrics
-        shown = [name for name in ("fid", "class_accuracy") if name in metrics]
+        few = ("fid", "class_accuracy", "shape_accuracy", "texture_distance")
+        shown = [name for name in few if name in metrics]
         told = ", ".join(f"{name} {metrics[name]:.4g}" for name in shown)
         progress.say(f"{name}: {told}")
 
-    width = protocol.extractor.widths["pool"]
+    width = protocol.extractor.widths.get("pool", 0)
     paired_from = evaluate.enough_for_intervals(width) if protocol.intervals else math.inf
     for name in sorted(wanted, key=lambda name: name not in bases.values()):  # baselines first
         sampling.sample(wanted[name], samples / name, env, progress, resume=True, download=download)
@@ -133,7 +134,7 @@ def check(case: VARCase, per_class: int, reference: str, protocol: Protocol) -> 
     """Raises UsageError if so many images, or the reference, cannot give every figure."""
     classes, side = sizes(case)
     count = per_class * classes
-    if count <= (width := protocol.extractor.widths["pool"]):
+    if count <= (width := protocol.extractor.widths.get("pool", 0)):
         raise UsageError(
             f"--per-class {per_class}: {count} images of {case.label} are too few for a FID over "
             f"{width} features, which need {width + 1}: --per-class {width // classes + 1}"

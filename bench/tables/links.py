@@ -30,6 +30,7 @@ MARKED = {
 ALONE = tuple(of_pixels())
 TOGETHER = (
     {*of_features(), *(f"{name}_std" for name in of_features()), DIFFERENCE},
+    *({*of_features(network)} for network in {m.network for m in METRICS.values()} - {""}),
     *({metric} for metric in ALONE),
 )
 

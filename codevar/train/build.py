@@ -9,14 +9,16 @@ import torch
 import codevar
 from codevar import VAR, VQVAE, VARConfig, VQVAEConfig
 from codevar.mini.classifier import Classifier
+from codevar.mini.factors import FactorReader
 from codevar.train import teacher_forcing
 from codevar.train.data import Source, open_images, open_tokens
 from codevar.train.errors import TrainError
-from codevar.train.objectives import Classification, Objective, Prediction, Reconstruction
+from codevar.train.objectives import Classification, Objective, Prediction, Reading, Reconstruction
 from codevar.train.parallel import Group
 from codevar.train.recipes import (
     Recipe,
     TrainClassifier,
+    TrainFactorReader,
     TrainRefiner,
     TrainVAR,
     TrainVQVAE,
@@ -43,6 +45,11 @@ def build(recipe: Recipe, group: Group, say: Callable[[str], None]) -> tuple[Obj
             vqvae.encoder.compile()
             vqvae.decoder.compile()
         return Reconstruction(vqvae, recipe), source
+    if isinstance(recipe, TrainFactorReader):
+        reader = FactorReader(recipe.data.side).to(group.device)
+        if recipe.compile:
+            reader.compile()
+        return Reading(reader), source
     assert isinstance(recipe, TrainClassifier)
     classifier = Classifier(len(source.classes), recipe.width).to(group.device)
     if recipe.compile:

@@ -36,7 +36,8 @@ Batch = dict[str, torch.Tensor]
 
 
 class Source(Protocol):
-    """`labels` (B,) and `images` (B, 3, H, W) in [0, 1], or `tokens` (B, L)."""
+    """`labels` (B,) and `images` (B, 3, H, W) in [0, 1], or `tokens` (B, L); with images of the
+    mini world their factors, as `World.factors` has them."""
 
     @property
     def classes(self) -> Sequence[str]:
@@ -75,8 +76,10 @@ class MiniImages:
     def stream(self, steps):
         """See `Source`."""
         for step in steps:
-            images, labels = self._made(step.examples.start, len(step.rows))
-            yield step, {"images": images, "labels": labels}
+            first, count = step.examples.start, len(step.rows)
+            images, labels = self._made(first, count)
+            factors = self.world.factors(self.config.split, first, count, self.device)
+            yield step, {"images": images, "labels": labels, **factors}
 
     def all(self, batch_size: int) -> Iterator[Batch]:
         """One epoch in order, as the token cache wants it."""

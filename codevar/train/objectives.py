@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from codevar.mini import factors
 from codevar.mini.classifier import Classifier
+from codevar.mini.factors import FactorReader
 from codevar.train import losses, teacher_forcing
 from codevar.train.data import Batch
 from codevar.train.gradients import Part
@@ -242,3 +244,20 @@ class Classification(Objective):
         logits = self.model(batch["images"]).float()
         right = (logits.argmax(dim=1) == batch["labels"]).float().mean()
         return {"loss": F.cross_entropy(logits, batch["labels"]), "accuracy": right}
+
+
+class Reading(Objective):
+    """A reader of the mini world's factors; accuracy is the share of images all of whose choices
+    it reads right."""
+
+    model: FactorReader
+
+    def __init__(self, model: FactorReader) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, step: Step) -> Losses:
+        """The losses of a batch at a step."""
+        outputs = self.model(batch["images"]).float()
+        loss, right_B = factors.losses(outputs, factors.of_side(batch, self.model.side))
+        return {"loss": loss, "accuracy": right_B.float().mean()}

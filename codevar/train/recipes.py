@@ -7,6 +7,7 @@
     variant        VARiant: one supernet for all layers and a subnet, in three phases
     perturb        CoDe, Observation 2: cross-entropy on the last three scales only
     classifier     the mini world's feature extractor
+    factor-reader  what an image of the mini world was made by
 
 A recipe says what a step costs the model; `build.py` makes the models, and the loop (`loop.py`) is
 the same for all.  Nothing here needs torch, so a mistake in a config is told at once.
@@ -232,6 +233,18 @@ class TrainClassifier(Recipe):
     width: int = Field(32, ge=8, multiple_of=8)
 
 
+class TrainFactorReader(Recipe):
+    """What reads shape, hues, textures, position and size of the mini world's images."""
+
+    recipe: Literal["factor-reader"] = "factor-reader"
+
+    @model_validator(mode="after")
+    def _reads_the_mini_world(self) -> TrainFactorReader:
+        if self.data.source != "mini" or self.data.side % 16:
+            raise ValueError("data: a factor reader is of the mini world, at a multiple of 16")
+        return self
+
+
 class VARRecipe(Recipe):
     """Recipes of a VAR.
 
@@ -447,7 +460,7 @@ class TrainPerturbed(VARRecipe):
 
 _KINDS: tuple[type[Recipe], ...] = (
     *(TrainVQVAE, TrainVAR, TrainDrafter, TrainRefiner, TrainVariant, TrainPerturbed),
-    TrainClassifier,
+    *(TrainClassifier, TrainFactorReader),
 )
 RECIPES = {kind.model_fields["recipe"].default: kind for kind in _KINDS}
 #: Keys whose lists make a run each; `out` names them: "runs/mini/drafter_{draft_steps}".

@@ -59,6 +59,8 @@ def config(folder: Path, recipe: str, **changes) -> dict:
     }
     if recipe == "vqvae":
         values |= {"model": VQVAE_SIZES | CODES, "unquantised": 2, "restart_every": 2}
+    elif recipe == "factor-reader":
+        values["data"] |= {"side": 16}
     elif recipe != "classifier":
         values |= {"vqvae": f"{folder}/vqvae.safetensors", "init": f"{folder}/large.safetensors"}
     values |= {

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from codevar.train import recipes
+import codevar
+from codevar.progress import Progress
+from codevar.train import loop, recipes
 from codevar.train.recipes import TrainDrafter, TrainRefiner, TrainVariant
 from codevar.train.step import Step
 
@@ -21,7 +23,38 @@ def test_every_config_is_one(file):
     assert recipes.load(file)
 
 
-@pytest.mark.parametrize("world", ["mini-gpu", "mini-cpu"])
+def tiny_runs(world: str, out: Path) -> list[recipes.Recipe]:
+    """The world's own recipes, at a step each of two layers and an image; of several runs of a
+    file the last one."""
+    small = {"steps": "1", "batch_size": "1", "micro_batch": "1", "compile": "false"}
+    small |= {"precision": "float32", "data.tokens": "", "data.images": "4"}
+    sizes = {
+        "1-vqvae": {"unquantised": "0", "model.width": "32", "model.multipliers": "[1, 1]"},
+        "3-large": {"model.depth": "2", "model.width": "32", "model.heads": "1"},
+        "4-small": {"model.depth": "1", "model.width": "32", "model.heads": "1"},
+        "7-variants": {"subnet_depth": "2", "measure_every": "0"},
+    }
+    runs = []
+    for file in sorted((FOLDER / world).glob("*.toml")):
+        *_, run = recipes.load(file, small | sizes.get(file.stem, {}))
+        keys = ("out", "vqvae", "init", "teacher")
+        moved = {key: getattr(run, key, "").replace(f"runs/{world}", str(out)) for key in keys}
+        runs.append(run.model_copy(update={k: v for k, v in moved.items() if v}))
+    return runs
+
+
+@pytest.mark.parametrize("world", ["mini-gpu", "mini-13"])
+def test_a_mini_world_for_a_gpu_trains_a_step_of_each_of_its_models(world, tmp_path):
+    for run in tiny_runs(world, tmp_path):
+        assert loop.train(run, Path(run.out), device="cpu", progress=Progress(quiet=True)).is_file()
+    vqvae, var = codevar.load_vqvae(tmp_path / "vqvae/model.safetensors", device="cpu"), "large"
+    model = codevar.load_var(tmp_path / var / "model.safetensors", device="cpu")
+    maps = {"mini-gpu": (10, 16, 680), "mini-13": (13, 32, 2729)}[world]
+    assert (model.scales.K, model.config.patch_sizes[-1], model.scales.L) == maps
+    assert vqvae.config.patch_sizes == model.config.patch_sizes
+
+
+@pytest.mark.parametrize("world", ["mini-gpu", "mini-13", "mini-cpu"])
 def test_a_mini_world_in_order_makes_what_it_needs(world):
     made = set()
     for file in sorted((FOLDER / world).glob("*.toml")):
@@ -31,8 +64,9 @@ def test_a_mini_world_in_order_makes_what_it_needs(world):
                 assert not needed or needed in made, f"{file}: {needed}"
             made.add(f"{run.out}/model.safetensors")
     names = {Path(path).parent.name for path in made}
-    pairs = {f"{kind}_{n}" for kind in ("drafter", "refiner") for n in (6, 7, 8, 9)}
-    assert {"vqvae", "large", "small", "classifier"} | pairs <= names
+    drafts = (8, 9, 10, 11, 12) if world == "mini-13" else (6, 7, 8, 9)
+    pairs = {f"{kind}_{n}" for kind in ("drafter", "refiner") for n in drafts}
+    assert {"vqvae", "large", "small", "classifier", "factors"} | pairs <= names
     assert sum(name.startswith("variant_d") for name in names) == 3
 
 

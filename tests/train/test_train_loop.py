@@ -21,6 +21,7 @@ import codevar
 from bench.cli.app import app
 from codevar.mini.cards import row
 from codevar.mini.classifier import load_classifier
+from codevar.mini.factors import OUTPUTS, load_factor_reader
 from codevar.progress import Progress
 from codevar.train import checkpoint, loop, parallel
 from codevar.train.recipes import TrainVAR, TrainVQVAE
@@ -28,6 +29,7 @@ from codevar.train.step import Step
 from tests.train.small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
 
 RECIPES = ("vqvae", "var", "code-drafter", "code-refiner", "variant", "perturb", "classifier")
+RECIPES += ("factor-reader",)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,8 @@ def test_every_recipe_trains_and_its_model_loads(folder, recipe):
         model = codevar.load_vqvae(path, device="cpu")
         assert model.config.patch_sizes == PATCH_SIZES
         assert model.encode(torch.rand(2, 3, 8, 8)).shape == (2, 30)
+    elif recipe == "factor-reader":
+        assert load_factor_reader(path)(torch.rand(2, 3, 16, 16)).shape == (2, OUTPUTS)
     elif recipe == "classifier":
         assert load_classifier(path).features(torch.rand(2, 3, 8, 8)).shape == (2, 128)
     else:
@@ -61,6 +65,7 @@ def test_every_recipe_trains_and_its_model_loads(folder, recipe):
         "code-drafter": {"scale_1", "scale_2"},
         "perturb": {"scale_3", "scale_4"},
         "classifier": set(),
+        "factor-reader": set(),
     }
     assert {k for k in rows[0 if recipe != "vqvae" else -1] if k.startswith("scale_")} == (
         scales.get(recipe, {"scale_1", "scale_2", "scale_3", "scale_4"})
