@@ -42,7 +42,8 @@ def cells(outputs_NF: torch.Tensor) -> dict[str, torch.Tensor]:
     for name, number in CHOICES.items():
         share_N, choice_N = read[name].softmax(1).max(1)
         found[name] = choice_N.where(share_N >= CLEAR, number)
-    x, y, radius = (torch.bucketize(read[n], torch.tensor(edges)) for n, edges in EDGES.items())
+    places = (torch.bucketize(read[n].contiguous(), torch.tensor(EDGES[n])) for n in EDGES)
+    x, y, radius = places
     return found | {"position": 4 * x + y, "size": radius}
 
 

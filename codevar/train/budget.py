@@ -25,15 +25,8 @@ from codevar.train.time_limit import TimeLimit
 
 #: Parts of the time for all runs of a recipe, which share them by their steps; about what they
 #: took when the shipped models were trained, with more for a VQVAE, which all others rest on.
-PARTS = {
-    "vqvae": 10,
-    "classifier": 2,
-    "factor-reader": 2,
-    "var": 48,
-    "code-drafter": 10,
-    "code-refiner": 12,
-}
-PARTS |= {"variant": 8, "perturb": 5}
+PARTS = {"vqvae": 10, "classifier": 2, "factor-reader": 2, "var": 48, "code-drafter": 10}
+PARTS |= {"code-refiner": 12, "variant": 8, "perturb": 5}
 TOKEN_MAPS = 10  # the part that token maps may take, once
 COMPILING_PAYS_S = 300  # compiling takes a minute or two
 TIMED_BATCH = 64  # images that are encoded to see how many token maps the time allows
