@@ -134,7 +134,7 @@ def printed(record: evaluations.Evaluation, notes: list[str]) -> printing.Printe
             row["95 % of it"] = span(against["difference_intervals"][name], "+")
             row["is"] = told_apart(against, name)
         rows.append(row)
-    text = pd.DataFrame(rows, columns=None if rows else ["metric"])
+    text = pd.DataFrame(rows, columns=None if rows else ["metric"]).fillna("")
     what = record.label or record.samples
     held = "" if record.reference == "none" else f"; against {record.reference}"
     if record.reference_images:

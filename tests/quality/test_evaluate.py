@@ -274,6 +274,7 @@ def test_factors_tell_what_a_set_lost(run, tmp_path):
     assert found.against["differences"]["hue_distance"] > 0
     assert found.metrics["hue_agreement"] < 0.6 < found.metrics["texture_agreement"]
     assert "hue as base" in result.output
+    assert "nan" not in result.output
     alone = run(lost, "--extractor", "factors")
     assert "Without shape_agreement" in " ".join(alone.output.split())
     real = record(tmp_path).floor
