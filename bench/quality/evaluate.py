@@ -86,9 +86,7 @@ def evaluate(
     groups = groups_of(samples, distinct, protocol, names, notes)
     if baseline and names and groups is None:
         raise UsageError(f"--against: {notes[-1] if protocol.intervals else 'needs --intervals'}")
-    found = measure(
-        samples, of_samples, protocol, names, groups, of_baseline if baseline else None
-    )
+    found = measure(samples, of_samples, protocol, names, groups, of_baseline if baseline else None)
     record = record_of(samples, protocol, found)
     if baseline:
         theirs = measure(baseline, of_baseline, protocol, names, groups)

@@ -7,6 +7,7 @@ from pathlib import Path
 from codevar import load_var, load_vqvae
 from codevar.mini import cards
 from codevar.mini.classifier import load_classifier
+from codevar.mini.factors import load_factor_reader
 
 DOCS = Path(__file__).parents[2] / "docs" / "guide"
 
@@ -22,6 +23,8 @@ def test_a_card_counts_the_parameters_of_its_model():
     for name, card in found.items():
         if name == "mini_vqvae":
             model = load_vqvae(name, device="cpu")
+        elif name == "mini_factors":
+            model = load_factor_reader(cards.SHIPPED[name])
         elif name == "mini_classifier":
             model = load_classifier(cards.SHIPPED[name])
         else:
