@@ -23,7 +23,7 @@ CLEAR = 0.9  # probability below which a choice is not read clearly
 #: Outer ones are open.  Shares of the side: centres stray by 0.16 of it, radii are 0.3 to 0.4.
 EDGES = {"x": (-0.08, 0.0, 0.08), "y": (-0.08, 0.0, 0.08), "radius": (0.32, 0.34, 0.36, 0.38)}
 #: Half a latent cell of 48 pixels, and a quarter: what is nearer is the same place, or size.
-NEAR = {"position": ("x", "y", 2 / 48), "size": ("radius", 1 / 48)}
+NEAR = {"position": (("x", "y"), 2 / 48), "size": (("radius",), 1 / 48)}
 #: What is told as one figure, the mean of its parts.
 FACTORS = {
     "shape": ("shape",),
@@ -56,8 +56,8 @@ def distance(factor: str, given: Given) -> Estimate:
         ours_NK = torch.nn.functional.one_hot(ours[part], CELLS[part]).double()
         counts_RK = ours_NK.sum(0, keepdim=True)
         if given.groups:
-            replicates = given.groups.kept().double() @ given.groups.sums(ours_NK)
-            counts_RK = torch.cat([counts_RK, replicates])
+            of_groups_GK = given.groups.sums(ours_NK)
+            counts_RK = torch.cat([counts_RK, given.groups.kept().double() @ of_groups_GK])
         theirs_K = theirs[part].bincount(minlength=CELLS[part]) / len(theirs[part])
         shares_RK = counts_RK / counts_RK.sum(1, keepdim=True)
         apart.append((shares_RK - theirs_K).abs().sum(1) / 2)
@@ -69,7 +69,7 @@ def agreement(factor: str, given: Given) -> Estimate:
     """With the baseline's image of the same seed; the place within `NEAR`."""
     one, other = (told(side["factors"].cpu()) for side in (given.samples, given.baseline))
     if factor in NEAR:
-        *names, near = NEAR[factor]
+        names, near = NEAR[factor]
         apart = torch.stack([(one[name] - other[name]).abs() for name in names])
         return given.mean((apart.amax(0) <= near).double())
     same = [one[part].argmax(1) == other[part].argmax(1) for part in FACTORS[factor]]
