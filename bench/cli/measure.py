@@ -75,7 +75,7 @@ def run(
         place = str(out or RESULTS / "{machine}" / f"{Path(experiment_).stem}-{now}")
         folders = many.run(experiment_, changes, cluster, on, place, console, resume, download)
         measured = list(map(frames.load, folders))
-        printing.show(tables.measured(*measured), Format.rich)
+        printing.show(tables.measured(*measured, view=tables.IN_BRIEF), Format.rich)
         for path in folders:
             print(f"records: {path / records.FILE}")
         check_measured(*measured)
@@ -90,7 +90,7 @@ def run(
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
     runner.run(sweep, folder, found, console, resume, download, keep)
     measured = with_quality([frames.load(folder)])
-    printing.show(tables.measured(*measured), Format.rich)
+    printing.show(tables.measured(*measured, view=tables.IN_BRIEF), Format.rich)
     print(f"records: {folder / records.FILE}")
     for kind, to in keep.items():
         file = tracing.output_file(kind, to, sweep.cases[0])

@@ -119,7 +119,7 @@ def reproduce(
             runner.run(sweep, folder, env, console, (folder / "run.json").exists(), download)
             run = frames.load(folder)
         (measured,) = with_quality([run], shared)
-        printing.show(tables.measured(measured), Format.rich)
+        printing.show(tables.measured(measured, view=tables.IN_BRIEF), Format.rich)
         for path in registry.draw(measured, [], PLOTS) if speed else []:
             say(str(path), console)
         runs.append(measured)

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 def table(
     targets: options.Targets = None,
+    brief: Annotated[
+        bool, typer.Option("--brief/--full", help="what matters most, or all there is")
+    ] = True,
+    columns: Annotated[
+        str, typer.Option(help="only these, by their names in JSON: latency_s,fid")
+    ] = "",
+    sort: Annotated[
+        str, typer.Option(help="by a column, the best row first; -NAME: the worst")
+    ] = "",
+    section: Annotated[
+        str, typer.Option(help="main, paper, how (measured), scale, or several: main,how")
+    ] = "",
     shipped: options.Shipped = False,
     format: options.OutputFormat = Format.rich,
 ) -> None:
@@ -30,16 +42,18 @@ def table(
     runs = find(targets, shipped)
     from bench.tables import tables
 
+    sections = [*filter(None, section.split(","))] or tables.SECTIONS[: 2 if brief else None]
+    view = tables.View([*filter(None, columns.split(","))], brief, sort, sections)
     if format in (Format.json, Format.csv):
         for complaint in [line for measured in runs for line in measured.complaints]:
             print(complaint, file=sys.stderr)
-        printing.show(tables.together(runs), format)
+        printing.show(tables.together(runs, view), format)
         return
     by_name: dict[str, list[frames.Run]] = {}
     for measured in runs:
         by_name.setdefault(measured.sweep.name, []).append(measured)
     for same in by_name.values():
-        printing.show(tables.measured(*same), format)
+        printing.show(tables.measured(*same, view=view), format)
 
 
 def history(

@@ -21,7 +21,6 @@ from bench.study import papers
 from bench.study.cases import Case, VARCase
 from bench.study.names import is_finetuned, is_training_free, name_of
 from bench.tables.case_rows import (
-    SHOWN,
     Row,
     at_common_batch,
     footer,
@@ -30,7 +29,7 @@ from bench.tables.case_rows import (
     stacks_of,
     starred,
 )
-from bench.tables.frames import Run
+from bench.tables.frames import SHOWN, Run
 
 # CoDe, Figure 5
 

@@ -142,7 +142,7 @@ def check(run: Run) -> None:
 
 def group(id: str, runs: list[Run]) -> Group:
     """The section of one experiment.  id: what the ids of its figures begin with."""
-    printed = tables.measured(*runs)
+    printed = tables.measured(*runs, view=tables.View(sections=("main", "how", "scale")))
     title = runs[0].sweep.experiment.title
     parts = [rows_of(run) for run in runs]
     heads = [head for run, rows in zip(runs, parts, strict=True) for head in headlines(run, rows)]
@@ -153,17 +153,10 @@ def group(id: str, runs: list[Run]) -> Group:
         title=title,
         headline=max(heads, key=lambda head: head.rank, default=None),
         figures=Figures(title, panels),
-        table=table_of_cases(
-            "Measured, the paper's, predicted", printed.data, in_columns(printed.notes)
-        ),
+        table=table_of_cases("Measured, the paper's, predicted", printed.data, printed.notes),
         cautions=cautions([row for rows in parts for row in rows], runs),
         more=[folded(part) for part in further],
     )
-
-
-def in_columns(notes: Sequence[str]) -> list[str]:
-    """A printed table has the paper in brackets, the page has it in columns."""
-    return [note.replace("In brackets: the paper", "Paper: quoted") for note in notes]
 
 
 def rows_of(run: Run) -> list[Row]:
@@ -301,7 +294,7 @@ def spoken_to(runs: Sequence[Run]) -> dict[str, Table]:
         parts = [part for same in by_machine.values() if (part := measured_of(name, same))]
         if parts:
             printed = tables.measured(*parts)
-            notes = ["Only cases that the runs above measured.", *in_columns(printed.notes)]
+            notes = ["Only cases that the runs above measured.", *printed.notes]
             found[name] = table_of_cases(printed.title, printed.data, notes)
     return found
 

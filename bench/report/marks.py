@@ -9,7 +9,6 @@ from typing import Any
 from bench.measure.machine import BUSY_CORES
 from bench.study import printing
 from bench.study.records import DEGRADED, FAILED, OUT_OF_MEMORY, Record
-from bench.tables import tables
 
 SPREAD = 0.05  # of the rounds' medians, from which a figure is marked
 KINDS = ("failed", "throttled", "noisy", "not comparable", "not as predicted", "unreadable")
@@ -40,7 +39,7 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
          f"{cause or 'of unknown reason'}"),
         (load > BUSY_CORES, "noisy", "busy machine",
          f"other processes kept {load:.2f} cores busy"),
-        (tables.is_shared(row), "noisy", "shared host",
+        (value("shared_with"), "noisy", "shared host",
          f"on the same host at the time: {', '.join(value('shared_with') or [])}"),
         (spread > SPREAD, "noisy", f"rounds {spread:.0%} apart",
          f"its rounds lie {spread:.1%} apart"),

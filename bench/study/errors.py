@@ -13,6 +13,10 @@ class UsageError(ValueError):
     """A mistake of the user's; the message is one line that says what to do."""
 
 
+class NotInstalled(UsageError):
+    """A library that is an extra is not there; the message says how to get it."""
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """What was meant, or all there are, as the end of a sentence."""
     known = [*known]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import PrivateAttr
+
 from bench.study import storage
 from bench.study.folders import is_shipped
 from bench.study.storage import Line
@@ -63,6 +65,17 @@ class Evaluation(Line):
     dirty: bool | None
     evaluated_at: str
     duration_s: float
+    _file: Path | None = PrivateAttr(None)
+
+    def is_in(self, folder: Path | None) -> bool:
+        """Whether it was read from there or below."""
+        here = folder.resolve() if folder else None
+        return bool(here and self._file and self._file.is_relative_to(here))
+
+    @property
+    def source(self) -> str:
+        """The commit that drew the samples, in short."""
+        return ((self.sampled or {}).get("commit") or self.commit or "unknown")[:9]
 
     @property
     def right_intervals(self) -> dict[str, tuple[float, float]]:
@@ -80,7 +93,10 @@ def append(folder: Path, evaluation: Evaluation) -> Path:
 
 def read(file: Path) -> tuple[list[Evaluation], list[str]]:
     """The lines that can be read, and a complaint for each that cannot."""
-    return storage.read_lines(file, Evaluation)
+    lines, complaints = storage.read_lines(file, Evaluation)
+    for line in lines:
+        line._file = file.resolve()
+    return lines, complaints
 
 
 def every(*folders: Path) -> tuple[list[Evaluation], list[str]]:

@@ -104,15 +104,18 @@ def distinguishing_settings(
 
 
 def name_of(
-    case: Case, cases: Iterable[Case], columns: Sequence[str] = (), without: Collection[str] = ()
+    case: Case, cases: Sequence[Case], columns: Sequence[str] = (), without: Collection[str] = ()
 ) -> str:
-    """Its label and what sets it apart, but for the keys `without`, as a picture tells it:
-    "VAR-d16, fp16"."""
+    """Its label and what sets it apart, but for the keys `without`, as pictures and tables tell
+    it: "VAR-d16, fp16".  One that is training-free says so whatever the others are."""
     told = {
         key: value if isinstance(value := getattr(case, key), str) else words
         for key, words in distinguishing_settings(case, cases, columns).items()
         if key not in without
     }
-    if "weights" in told:
-        told["weights"] = trained_as(case)
+    if "weights" in told or ("weights" not in without and is_training_free(case)):
+        told["weights"] = how = trained_as(case)
+        same = [c.weights for c in cases if c.label == case.label and trained_as(c) == how]
+        if len({*same}) > 1:
+            told["weights"] = f"{Path(weights_of(case)).name}, {how}"
     return ", ".join([case.label, *told.values()])

@@ -62,12 +62,16 @@ class About(BaseModel):
         return f"{self.paper}, {self.table}"
 
     @property
-    def described(self) -> str:
-        """ "CoDe, Table 1: NVIDIA L20, fp16, batch 64, 256 px"."""
+    def settings(self) -> str:
+        """ "NVIDIA L20, fp16, batch 64, 256 px"."""
         batch = f"batch {self.batch_size}" if self.batch_size else ""
         pixels = f"{self.image_size} px" if self.image_size else ""
-        settings = ", ".join(filter(None, (self.device, self.precision, batch, pixels)))
-        return f"{self.title}: {settings}" if settings else self.title
+        return ", ".join(filter(None, (self.device, self.precision, batch, pixels)))
+
+    @property
+    def described(self) -> str:
+        """ "CoDe, Table 1: NVIDIA L20, fp16, batch 64, 256 px"."""
+        return f"{self.title}: {self.settings}" if self.settings else self.title
 
 
 @dataclass(frozen=True)

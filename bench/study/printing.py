@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -16,6 +20,11 @@ from bench.study.folders import PROGRAM
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+WIDE, LEAST = 320, 40  # columns of a log, and the fewest that are heeded
+NARROW, GAP = 16, 2  # columns of a text that is wrapped, and between two of a table
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 class Format(StrEnum):
@@ -30,13 +39,17 @@ class Format(StrEnum):
 
 @dataclass
 class Printed:
-    """A table to print: `data` in full for csv and json, `text` for people, notes below."""
+    """A table to print: `data` in full for csv and json, `text` for people, notes below.
+
+    names: how many of its first columns say which row it is; each block of a split table has them.
+    """
 
     title: str
     data: pd.DataFrame
     text: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     more: list[Printed] = field(default_factory=list)
+    names: int = 1
 
     def __post_init__(self) -> None:
         self.notes = [note.replace("bench.py", PROGRAM) for note in self.notes]
@@ -79,42 +92,69 @@ def as_text(table: Printed, format: str) -> str:
 
 
 def show_rich(printed: Printed) -> None:
+    """On a terminal: each table in as many blocks as its width, or COLUMNS, asks for."""
     console = Console()
-    if not console.is_terminal:
-        console.width = 320  # a log has no edge to wrap at
+    edge = console.is_terminal or "COLUMNS" in os.environ
+    console.width = max(LEAST, console.width) if edge else WIDE  # a log has no edge to wrap at
     for table in (printed, *printed.more):
-        for part, columns in enumerate(fitting(table.text, console.width)):
-            title = escape(table.title) if part == 0 else None
-            grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-            for name in columns:
+        console.print(filled(table.title, console.width), style="italic", **PLAIN)
+        for widths in blocks(table.text, table.names, console.width):
+            grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+            for name, width in widths.items():
                 right = table.text[name].map(lambda cell: str(cell)[:1] in "-0123456789").all()
-                grid.add_column(escape(str(name)), justify="right" if right else "left")
-            for cells in table.text[columns].itertuples(index=False):
+                side: Literal["left", "right"] = "right" if right else "left"
+                grid.add_column(escape(str(name)), justify=side, width=width, overflow="fold")
+            for cells in table.text[[*widths]].itertuples(index=False):
                 grid.add_row(*(escape(str(cell)) for cell in cells))
-            console.print(grid)
+            console.print(grid, "")
         for note in table.notes:
-            console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+            console.print(filled(note, console.width if edge else sys.maxsize, "  "), **PLAIN)
 
 
-def fitting(text: pd.DataFrame, width: int) -> list[list[str]]:
-    """The columns in as many tables as a narrow terminal needs, each with the names of the rows."""
-    wide = {
-        str(name): 3 + max([len(str(name)), *text[name].map(lambda cell: len(str(cell)))])
-        for name in text.columns
-    }
-    names = [
-        name
-        for name in ("method", "machine", "batch", "stack", "prec.", "weights", "by scale")
-        if name in wide
-    ]
-    parts: list[list[str]] = []
-    for name in wide:
-        if name in names:
-            continue
-        if not parts or sum(wide[c] for c in [*parts[-1], name]) > width:
-            parts.append([*names])
-        parts[-1].append(name)
-    return parts or [[*wide]]
+def filled(text: str, width: int, indent: str = "") -> str:
+    """In lines that end between words."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def blocks(text: pd.DataFrame, names: int, width: int) -> list[dict[str, int]]:
+    """The columns in as few blocks as fit a width, each with those that name a row; of each column
+    its width.  A longer text than NARROW goes over several lines, between its words."""
+
+    def longest(words: Iterable[str]) -> int:
+        return max(map(len, words), default=0)
+
+    whole, least = {}, {}
+    for name in text.columns:
+        cells = [str(cell) for cell in text[name]]
+        widest_word = longest(word for cell in (name, *cells) for word in cell.split())
+        least[name] = max(widest_word, min(longest(cells), NARROW))
+        whole[name] = max(widest_word, longest(cells))
+
+    def room(columns: Iterable[str], widths: dict[str, int]) -> int:
+        return width - sum(widths[name] + GAP for name in columns) + GAP
+
+    head, found = list(text.columns[:names]), list[list[str]]()
+    for name in text.columns[names:]:
+        if not found or room([*found[-1], name], least) < 0:
+            found.append([*head])
+        found[-1].append(name)
+    fitted = []
+    for columns in found or [head]:
+        widths, spare = {name: least[name] for name in columns}, room(columns, least)
+        needy = sorted(columns, key=lambda name: whole[name] - least[name])
+        for i, name in enumerate(needy):
+            more = min(whole[name] - least[name], max(0, spare) // (len(needy) - i))
+            widths[name] += more
+            spare -= more
+        fitted.append(widths)
+    return fitted
 
 
 def missing(value: Any) -> bool:

@@ -7,32 +7,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.measure.machine import BUSY_CORES
-from bench.study import printing
 from bench.study.errors import UsageError
-from bench.study.names import name_of, weights_in_words
+from bench.study.names import weights_in_words
 from bench.tables import frames
 from bench.tables.frames import Run
 from codevar.stacks import STACKS
 
-Row = dict[str, Any]  # `frames.frame`'s, without empty cells; with `case` and `name`
+Row = frames.Row  # with `case`
 
 
 class NoData(UsageError):
     """The run lacks what a figure shows."""
 
 
-#: Keys that a page shows otherwise than in a row's name.
-SHOWN = ("batch_size", "stack")
-
-
 def rows_of(run: Run) -> list[Row]:
-    """A row for each case, with its `name`."""
-    rows: list[Row] = []
-    for case, cells in zip(run.sweep.cases, frames.frame(run).to_dict("records"), strict=False):
-        row = {str(key): value for key, value in cells.items() if not printing.missing(value)}
-        rows.append({**row, "case": case})
-    cases = [row["case"] for row in rows]
-    return [{**row, "name": name_of(row["case"], cases, SHOWN)} for row in rows]
+    """A row for each case."""
+    rows = frames.known(frames.frame(run))
+    return [{**row, "case": case} for case, row in zip(run.sweep.cases, rows, strict=False)]
 
 
 def lacks(run: Run, what: str, experiment: str) -> NoData:

@@ -24,7 +24,7 @@ def catalogue() -> Printed:
         + [("published model", name, shown(place)) for name, place in places.items()],
         columns=["kind", "name", "what"],
     )
-    return Printed("What there is", table, table)
+    return Printed("What there is", table, table, names=2)
 
 
 def shown(place: tuple[str, str] | str) -> str:

@@ -82,13 +82,21 @@ class Finding:
         """The figure, what became of it, and by how much."""
         if self.change is None:
             return f"{self.figure} {self.word}" + f" ({self.reason})" * bool(self.reason)
-        span = (
-            f" [{self.low:+.1%} to {self.high:+.1%}]"
-            if self.low is not None and self.high is not None
-            else ""
-        )
-        values = f"{self.base:.4g} to {self.new:.4g} {self.unit}".strip()
-        return f"{self.figure} {values}, {self.change:+.1%}{span}, {self.word}"
+        return f"{self.figure} {self.values}, {self.relative}, {self.word}"
+
+    @property
+    def values(self) -> str:
+        """Both, or why there are none."""
+        if self.base is None or self.new is None:
+            return self.reason
+        return f"{self.base:.4g} to {self.new:.4g} {self.unit}".strip()
+
+    @property
+    def relative(self) -> str:
+        """The change with its interval."""
+        if self.low is None or self.high is None:
+            return "" if self.change is None else f"{self.change:+.1%}"
+        return f"{self.change:+.1%} [{self.low:+.1%} to {self.high:+.1%}]"
 
     @property
     def word(self) -> str:

@@ -20,16 +20,21 @@ from pydantic import ValidationError
 from bench.metrics import METRICS
 from bench.metrics.frechet import DIFFERENCE
 from bench.predict.prediction import memory_differs, predict
-from bench.study import records, storage
+from bench.study import printing, records, storage
 from bench.study.cases import Case, Foreign, explain
-from bench.study.errors import UsageError
+from bench.study.errors import NotInstalled, UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
 from bench.study.folders import is_shipped
-from bench.study.names import distinguishing_settings, weights_of
+from bench.study.names import distinguishing_settings, name_of, weights_of
 from bench.study.records import Predicted, Record
 from bench.tables import summary
 from bench.tables.links import Linked, Quality, link
+
+Row = dict[str, Any]
+#: Keys that a page or a table shows otherwise than in a row's name.
+SHOWN = ("batch_size", "stack")
+ALIKE = (*SHOWN, "precision", "weights")  # and those that have columns of their own in JSON
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Run:
     def quality(self) -> Linked:
         """What the evaluations say of the cases."""
         weights = {key: own[-1].weights_sha256 for key, own in self.by_key.items()}
-        return link(self.sweep.cases, self.evaluations, weights)
+        return link(self.sweep.cases, self.evaluations, weights, self.folder)
 
     @property
     def devices(self) -> list[str]:
@@ -120,8 +125,11 @@ def frame(run: Run) -> pd.DataFrame:
         rows.append(
             {
                 **case_columns(case),
-                "details": details(case, run.sweep.cases),
-                **predicted_columns(prediction_of(case, own)),
+                "name": name_of(case, run.sweep.cases, SHOWN),
+                "details": ", ".join(
+                    distinguishing_settings(case, run.sweep.cases, ALIKE).values()
+                ),
+                **predicted_columns(case, own),
                 **summary.measured(own),
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
                 **checked_columns(own),
@@ -130,13 +138,19 @@ def frame(run: Run) -> pd.DataFrame:
             }
         )
     rows += [
-        {"method": row.label, "status": "not measured", **row.columns}
+        {"method": row.label, "name": row.label, "status": "not measured", **row.columns}
         for row in run.sweep.further_paper_rows()
     ]
     data = pd.DataFrame(rows)
     counts = ("batch_size", "params", "samples", "rounds", "pairs", "quality_images")
     whole = {name: "Int64" for name in counts if name in data}
     return data.astype(whole)
+
+
+def known(data: pd.DataFrame) -> list[Row]:
+    """The rows of a frame without their empty cells."""
+    rows = data.to_dict("records")
+    return [{str(k): v for k, v in row.items() if not printing.missing(v)} for row in rows]
 
 
 def case_columns(case: Case) -> dict[str, Any]:
@@ -149,12 +163,6 @@ def case_columns(case: Case) -> dict[str, Any]:
         "weights_name": weights_of(case),
         **({"extrapolated": True} if case.in_part else {}),
     }
-
-
-def details(case: Case, cases: Sequence[Case]) -> str:
-    """What sets it apart from cases that tables otherwise tell nothing from: "attention math"."""
-    columns = ("batch_size", "stack", "precision", "weights")
-    return ", ".join(distinguishing_settings(case, cases, columns).values())
 
 
 def prediction_of(case: Case, records: Sequence[Record]) -> Predicted | None:
@@ -170,8 +178,13 @@ def prediction_of(case: Case, records: Sequence[Record]) -> Predicted | None:
     return computed.model_copy(update=kept)
 
 
-def predicted_columns(predicted: Predicted | None) -> dict[str, Any]:
-    """The figures under the names of a frame."""
+def predicted_columns(case: Case, records: Sequence[Record]) -> dict[str, Any]:
+    """The prediction under the names of a frame; without the libraries that it takes, why there is
+    none."""
+    try:
+        predicted = prediction_of(case, records)
+    except NotInstalled as e:
+        return {"not_predicted": str(e)}
     if predicted is None:
         return {}
     memory = {name: value for name, value in predicted.to_json().items() if name.endswith("_mib")}
@@ -195,8 +208,8 @@ def checked_columns(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def quality_columns(quality: Quality | None) -> dict[str, Any]:
-    """Figures of evaluations, their intervals as fid_low, fid_high, ...; of how many images, and
-    as fid_differs, ... in what quality and speed were not measured alike."""
+    """Figures of evaluations, their intervals as fid_low, fid_high, ...; of how many images; as
+    fid_from, ... `Quality.source`, as fid_differs, ... what was not measured alike."""
     if quality is None:
         return {}
     columns = {name: metric.column for name, metric in METRICS.items()} | {DIFFERENCE: DIFFERENCE}
@@ -208,4 +221,5 @@ def quality_columns(quality: Quality | None) -> dict[str, Any]:
             found |= {f"{column}_low": low, f"{column}_high": high}
         if quality.differs[name]:
             found[f"{column}_differs"] = quality.differs[name]
+        found[f"{column}_from"] = quality.source[name]
     return {**found, "quality_images": max(quality.images.values())}

@@ -35,9 +35,9 @@ def printed(comparison: Comparison) -> printing.Printed:
         f"at {comparison.alpha:.3g} for the whole table (Holm)."
     ]
     changed = [f for f in comparison.findings if f.verdict in ("slower", "faster", "other")]
-    rows = [[f.case, f.figure, values_of(f), change_of(f), f.word] for f in changed]
+    rows = [[f.case, f.figure, f.values, f.relative, f.word] for f in changed]
     detail = pd.DataFrame(rows, columns=["case", "figure", "BASE to NEW", "change", "verdict"])
-    more = [printing.Printed("What changed", detail, detail)] if rows else []
+    more = [printing.Printed("What changed", detail, detail, names=2)] if rows else []
     doubts = pd.DataFrame(doubts_of(comparison), columns=["case", "why"])
     more += [printing.Printed("Inconclusive", doubts, doubts)] if len(doubts) else []
     return printing.Printed(title, data, text, notes + comparison.notes, more)
@@ -73,20 +73,6 @@ def row_of(figures: dict[str, Finding]) -> dict[str, str]:
         found = Counter(f.verdict for f in scales)
         row["scales"] = ", ".join(f"{n} {verdict}" for verdict, n in found.most_common())
     return row
-
-
-def values_of(found: Finding) -> str:
-    if found.base is None or found.new is None:
-        return found.reason
-    return f"{found.base:.4g} to {found.new:.4g} {found.unit}"
-
-
-def change_of(found: Finding) -> str:
-    if found.change is None:
-        return ""
-    if found.low is None or found.high is None:
-        return f"{found.change:+.1%}"
-    return f"{found.change:+.1%} [{found.low:+.1%} to {found.high:+.1%}]"
 
 
 # For CI

@@ -14,6 +14,7 @@ from bench.study.printing import Printed
 from bench.study.records import Record
 from bench.tables import summary
 from bench.tables.level_changes import FEWEST, LEAST, level_changes
+from bench.tables.tables import column
 
 ALIKE = ("method", "batch_size", "stack", "precision", "machine")
 
@@ -48,7 +49,7 @@ def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) 
             last, first = (series["commit"].iloc[i] or "unknown" for i in (one.at - 1, one.at))
             words = f"{one.change:+.1%} between {last[:9]} and {first[:9]}"
             data.loc[series.index[one.at], "new_level"] = words
-    return Printed("Cases over time", data, text_of(data), notes() + complaints)
+    return Printed("Cases over time", data, text_of(data), notes() + complaints, names=5)
 
 
 def row_of(found: list[Record], folder: Path) -> dict[str, Any]:
@@ -66,9 +67,6 @@ def row_of(found: list[Record], folder: Path) -> dict[str, Any]:
 
 
 def text_of(data: pd.DataFrame) -> pd.DataFrame:
-    def cells(name: str, form: str) -> list[str]:
-        return ["" if pd.isna(value) else form.format(value) for value in data[name]]
-
     commits = zip(data["commit"], data["dirty"], strict=True)
     several = ["weights"] * (data["weights"].nunique() > 1)
     return pd.DataFrame(
@@ -78,11 +76,11 @@ def text_of(data: pd.DataFrame) -> pd.DataFrame:
             "commit": [(commit or "unknown")[:9] + "+" * bool(dirty) for commit, dirty in commits],
             "torch": data["torch"],
             "status": data["status"],
-            "latency s": cells("latency_s", "{:.3g}"),
-            "spread": cells("latency_spread", "{:.1%}"),
-            "change": cells("change", "{:+.1%}"),
+            "latency s": column(data, "latency_s", "{:.3g}"),
+            "spread": column(data, "latency_spread", "{:.1%}"),
+            "change": column(data, "change", "{:+.1%}"),
             **({"new level": data["new_level"]} if data["new_level"].any() else {}),
-            "total MiB": cells("total_mib", "{:.0f}"),
+            "total MiB": column(data, "total_mib", "{:.0f}"),
             "experiment": data["experiment"],
         }
     ).rename(columns={"batch_size": "batch", "precision": "prec."})

@@ -121,7 +121,7 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
     if terms.price is not None:
         paid = said(ends * (terms.price * terms.gpus))
         notes.append(f"At {terms.price:g} an hour for each card until then: {paid}.")
-    return Printed(f"{sweep.experiment.title}: hours", data, text, notes)
+    return Printed(f"{sweep.experiment.title}: hours", data, text, notes, names=3)
 
 
 def said(span: Span) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.metrics import METRICS
@@ -39,23 +40,21 @@ TOGETHER = (
 class Quality:
     """What evaluations say of a case, by metric.
 
-    images: evaluated.  differs: what quality and speed were not measured alike in, as a reader is
-    told; "" if nothing.
+    images: evaluated.  source: how many, and of what is not of the run itself the commit that drew
+    them: "n=500 @2304b14a3".  differs: what quality and speed were not measured alike in, as a
+    reader is told; "" if nothing.
     """
 
     figures: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     images: dict[str, int]
+    source: dict[str, str]
     differs: dict[str, str]
 
     def __or__(self, other: Quality) -> Quality:
         """Figures of both, which have none in common."""
-        return Quality(
-            self.figures | other.figures,
-            self.intervals | other.intervals,
-            self.images | other.images,
-            self.differs | other.differs,
-        )
+        both = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Quality(*(mine | its for mine, its in both))
 
 
 @dataclass(frozen=True)
@@ -95,25 +94,27 @@ def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
 
 class Pair(NamedTuple):
     """A case with what is known of its weights (SHA-256 by source), and one evaluation that
-    speaks of it, by the case that was sampled for that."""
+    speaks of it, by the case that was sampled for that.  own: of the run's own folder."""
 
     case: Case
     weights_sha256: Mapping[str, str]
     sampled: Case
     evaluation: Evaluation
+    own: bool = False
 
 
 def link(
     cases: Sequence[Case],
     evaluations: Iterable[Evaluation],
     weights_sha256: Mapping[str, Mapping[str, str]] | None = None,
+    folder: Path | None = None,
 ) -> Linked:
     """What the evaluations (newest first) say of each case.
 
-    weights_sha256: by a case's key, of its weights by source, as far as they are known.
-    All figures of a group of `TOGETHER` are by one network against one reference: those of most
-    of the cases, or else the newest.  Of several evaluations of a case the one that is most like
-    it counts, then the newest.
+    weights_sha256: by a case's key, of its weights by source, as far as they are known.  folder:
+    the run's.  All figures of a group of `TOGETHER` are by one network against one reference: those
+    of the run's own samples, of most of the cases, or else the newest.  Of several evaluations of a
+    case one of the run's own counts, then the one that is most like it, then the newest.
     """
     known = [(case, e) for e in evaluations if (case := case_of(e)) is not None]
     hashes = weights_sha256 or {}
@@ -121,7 +122,7 @@ def link(
         pair
         for sampled, e in known
         for case in cases
-        if speaks_of(pair := Pair(case, hashes.get(case.key, {}), sampled, e))
+        if speaks_of(pair := Pair(case, hashes.get(case.key, {}), sampled, e, e.is_in(folder)))
     ]
     by_key: dict[str, Quality] = {}
     how: dict[str, str] = {}
@@ -140,13 +141,15 @@ def link(
 
 
 def of_one_protocol(found: Sequence[Pair], metrics: set[str]) -> list[Pair]:
-    """Those of the protocol that most of the cases have, or else the newest."""
+    """Those of the protocol that most of the run's own have, most of the cases, or else the
+    newest."""
     of_pair = [protocol_of(pair.evaluation, metrics) for pair in found]
     covered = Counter(
         protocol
         for protocol, _ in {(p, pair.case.key) for p, pair in zip(of_pair, found, strict=True)}
     )
-    chosen = max(of_pair, key=lambda protocol: covered[protocol], default=None)  # the first of such
+    own = Counter(p for p, pair in zip(of_pair, found, strict=True) if pair.own)
+    chosen = max(of_pair, key=lambda p: (own[p], covered[p]), default=None)  # the first of such
     return [pair for p, pair in zip(of_pair, found, strict=True) if p == chosen]
 
 
@@ -184,32 +187,35 @@ def differences(pair: Pair) -> dict[str, str]:
 
 
 def of_one_set(own: Sequence[Pair]) -> list[Pair]:
-    """Of a case's, those of the samples that are most like it; of several such the newest."""
+    """Of a case's, those of the run's own samples, or of those that are most like it; of several
+    such the newest."""
 
-    def which(pair: Pair) -> tuple[dict[str, str], bool, str]:
+    def which(pair: Pair) -> tuple[bool, dict[str, str], bool, str]:
         other_seed = pair.case.seed != pair.sampled.seed
-        return differences(pair), other_seed, pair.evaluation.samples_sha256
+        return not pair.own, differences(pair), other_seed, pair.evaluation.samples_sha256
 
-    best = min(map(which, own), key=lambda one: (len(one[0]), one[1]))
+    best = min(map(which, own), key=lambda one: (one[0], len(one[1]), one[2]))
     return [pair for pair in own if which(pair) == best]
 
 
 def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
     """Of one case's pairs of one set of samples, newest first: each figure from the first."""
     words = "; ".join(differences(own[0]).values())
-    quality = Quality({}, {}, {}, {})
-    for evaluation in (pair.evaluation for pair in own):
-        for name in metrics & evaluation.metrics.keys() - quality.figures.keys():
-            quality.figures[name] = evaluation.metrics[name]
-            quality.images[name], quality.differs[name] = evaluation.images, words
-            if name in evaluation.right_intervals:
-                quality.intervals[name] = evaluation.right_intervals[name]
-        against = evaluation.against or {}
-        if "fid" in against.get("differences", {}) and DIFFERENCE not in quality.figures:
-            quality.figures[DIFFERENCE] = against["differences"]["fid"]
+    quality = Quality({}, {}, {}, {}, {})
+    for pair in own:
+        evaluation, against = pair.evaluation, pair.evaluation.against or {}
+        figures, intervals = dict(evaluation.metrics), dict(evaluation.right_intervals)
+        if "fid" in against.get("differences", {}):
+            figures[DIFFERENCE] = against["differences"]["fid"]
             low, high = against["difference_intervals"]["fid"]
-            quality.intervals[DIFFERENCE] = low, high
-            quality.images[DIFFERENCE], quality.differs[DIFFERENCE] = evaluation.images, words
+            intervals[DIFFERENCE] = low, high
+        joined = "" if pair.own else f" @{evaluation.source}"
+        for name in metrics & figures.keys() - quality.figures.keys():
+            quality.figures[name] = figures[name]
+            quality.images[name], quality.differs[name] = evaluation.images, words
+            quality.source[name] = f"n={evaluation.images:,}{joined}"
+            if name in intervals:
+                quality.intervals[name] = intervals[name]
     return quality
 
 

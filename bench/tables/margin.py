@@ -7,6 +7,7 @@ one run and of one protocol, so that rows compare.  What was not measured is lef
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,13 @@ def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -
             same_speed(row["case"]): row for row in case_rows.rows_of(run) if "latency_s" in row
         }
         shown = [rows[same_speed(case)] for case in cases if same_speed(case) in rows]
+        drawn = {same_speed(case) for case in cases}
         for case in cases:
-            found.lines[case.key] += speed_lines(rows.get(same_speed(case), {}))
+            row = rows.get(same_speed(case), {})
+            base = run.sweep.baseline_case(row["case"]) if row else None
+            if base and same_speed(base) not in drawn:  # no row shows what it would be over
+                row = {name: value for name, value in row.items() if name != "speedup"}
+            found.lines[case.key] += speed_lines(row)
         words = case_rows.footer(run, shown)
         found.sources.append(f"Speed and memory: {words[0].lower()}{words[1:]}")
     homes = [results, folder] if folder else [results]
@@ -74,10 +80,8 @@ def readable(folders: Sequence[Path]) -> list[Run]:
     """Runs without those that are damaged."""
     runs = []
     for folder in folders:
-        try:
+        with suppress(UsageError):
             runs.append(frames.load(folder))
-        except UsageError:
-            continue
     return runs
 
 

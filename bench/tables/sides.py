@@ -77,9 +77,7 @@ def of_run(run: frames.Run) -> Side:
     if not run.records:
         why = f"none can be read, {run.complaints[0]}" if run.complaints else "it is empty"
         raise NotComparable(f"{where}: no records ({why})")
-    by_key: dict[str, list[Record]] = {}
-    for record in run.records:
-        by_key.setdefault(record.key, []).append(record)
+    by_key = run.by_key
     overs = {case.key: run.sweep.baseline_case(case) for case in run.sweep.cases}
     top = known_ceilings(run.folder, run.env) if run.folder else None
     cases = {}

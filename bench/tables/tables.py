@@ -1,13 +1,14 @@
 """The tables that the commands print, of runs and of what is there.
 
 csv and json have a run's whole frame (`frames`).  On a terminal, in Markdown and in LaTeX the
-paper's figure stands in brackets behind ours.
+paper's figures have columns of their own; they stand in brackets behind ours where these were made
+in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,78 +17,184 @@ import pandas as pd
 from bench.measure.machine import BUSY_CORES
 from bench.measure.selfcheck import Selfcheck
 from bench.metrics import METRICS
+from bench.metrics.frechet import DIFFERENCE
 from bench.predict.prediction import largest_batch, predict
 from bench.study import papers
 from bench.study.cases import MINI, Case, VARCase, with_batch
-from bench.study.columns import COLUMNS, in_order
-from bench.study.errors import UsageError
+from bench.study.columns import COLUMNS, Column, in_order
+from bench.study.errors import UsageError, nearest
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed, missing
 from bench.study.records import DEGRADED, FAILED, OUT_OF_MEMORY
-from bench.tables.frames import Run, frame
+from bench.tables.frames import Run, frame, known
 from bench.tables.summary import FEW, ROUGH
 
 PARTS = ("params", "kv_cache", "running", "total")
 TENTHS = 10  # in which a baseline's steps are told
 CONTEXT_BYTES = 2**29  # CUDA's context and kernels
+SECTIONS = ("main", "paper", "how", "scale")
+#: What a brief table has, and what it has of cases that were never run.
+BRIEF = ("steps", "speedup", "latency_s", "total_mib", "fid", DIFFERENCE, "status")
+PLANNED = ("steps", "params", "kv_cache_mib_predicted", "total_mib_predicted", "tflops_predicted")
 
+
+@dataclass(frozen=True)
+class View:
+    """What of a run's tables is printed.
+
+    columns: of the main one, by their names in JSON; none for all.  brief: the columns that matter
+    most.  sort: by one of them, the best first, or with a minus the worst.  sections: of SECTIONS.
+    """
+
+    columns: Sequence[str] = ()
+    brief: bool = False
+    sort: str = ""
+    sections: Sequence[str] = SECTIONS
+
+
+IN_BRIEF = View(brief=True, sections=SECTIONS[:2])
 
 # Tables to print
 
 
-def measured(*runs: Run) -> Printed:
+def measured(*runs: Run, view: View = View()) -> Printed:
     """The table of an experiment, how its figures came about, and the figures by scale.
 
     runs: of one experiment; of several, each case's rows stand together, machine by machine.
+    Raises UsageError for a column or section that there is not.
     """
-    data = merged(runs)
-    text = pd.DataFrame({"method": data["method"]})
-    if len(runs) > 1:
-        text["machine"] = data["machine"]
-    text["steps"] = ours_or_papers(data, "steps")
-    text["params"] = [params_text(row) for row in data.to_dict("records")]
-    for name, heading in {"batch_size": "batch", "stack": "stack", "precision": "prec."}.items():
-        text[heading] = ours_or_papers(data, name)
-    several = [h for h in ("batch", "stack", "prec.") if text[h][text[h] != ""].nunique() > 1]
-    same = {h: text[h][text[h] != ""].iloc[0] for h in ("batch", "stack", "prec.")}
-    if several_weights(data):
-        text["weights"] = column(data, "weights_name", "{}")
-    if has_details(data):
-        text["with"] = column(data, "details", "{}")
-    text = text.drop(columns=[h for h in same if h not in several])
-    text["status"] = [status_text(row) for row in data.to_dict("records")]
+    if unknown := [name for name in view.sections if name not in SECTIONS]:
+        raise UsageError(f"--section {unknown[0]}: sections are {', '.join(SECTIONS)}")
+    data = in_order_of(merged(runs), view.sort)
+    paper = runs[0].sweep.experiment.paper
+    about = papers.load(paper).about if paper else None
+    inside = about is not None and all(agrees(run, about) for run in runs)
+    own = data["status"] != ("" if inside or view.columns else "not measured")
+    text, constant = named(data[own])  # the paper's rows stand below, as printed
+    names, columns = len(text.columns), columns_of(data, about, inside)
+    for name in chosen(data, columns, view):
+        heading, cells = columns[name]
+        text[heading] = pd.Series(cells, data.index)
+    title = runs[0].sweep.experiment.title
+    if any(run.shipped for run in runs):
+        machines = ", ".join(dict.fromkeys(run.device_name for run in runs if run.env))
+        title += "; shipped records" + f", measured on {machines}" * bool(machines)
+    found = notes(runs, data, constant)
+    if about:
+        found.insert(0, f"Paper{', in brackets' * inside}: {about.described}.")
+    cases = [case for run in runs for case in run.sweep.cases]
+    parts = {
+        "main": [Printed(title, data, text, found, names=names)],
+        "paper": [] if view.columns else [as_printed(data, columns, about)],
+        "how": [how_measured(data)],
+        "scale": [*by_part(data, cases)],
+    }
+    shown = [part for name in view.sections for part in parts[name] if len(part.text)]
+    if not shown:
+        raise UsageError(f"{title}: nothing measured for --section {', '.join(view.sections)}")
+    return replace(shown[0], data=data, more=shown[1:])
+
+
+def chosen(data: pd.DataFrame, columns: Mapping[str, Any], view: View) -> list[str]:
+    """The names of the columns that a view has.  Raises UsageError for one that there is not."""
+    if unknown := [name for name in view.columns if name not in columns]:
+        raise UsageError(
+            f"--columns {unknown[0]}: no such column here{nearest(unknown[0], columns)}"
+        )
+    if view.columns:
+        return [*view.columns]
+    if not view.brief:
+        return [name for name in columns if not name.endswith("_paper")]
+    quality = [DIFFERENCE, *(metric.column for metric in METRICS.values())]
+    brief = [*BRIEF, *quality * ("fid" not in columns)]
+    if "latency_s" not in columns:
+        brief = [*PLANNED, *quality]
+    return [name for name in brief if name in columns]
+
+
+def in_order_of(data: pd.DataFrame, sort: str) -> pd.DataFrame:
+    """The rows by one column, the best first.  Raises UsageError."""
+    name = sort.removeprefix("-")
+    if not name:
+        return data
+    if name not in data:
+        raise UsageError(f"--sort {name}: no such column here{nearest(name, map(str, data))}")
+    best_is_most = name in COLUMNS and COLUMNS[name].lower_is_better is False
+    values = pd.to_numeric(data[name].map(str), errors="coerce")
+    keys = values if values.notna().any() else data[name].astype(str)
+    rising = best_is_most == sort.startswith("-")
+    return data.loc[keys.sort_values(ascending=rising, kind="stable").index]
+
+
+def agrees(run: Run, about: papers.About) -> bool:
+    """Whether the run's figures were made as the paper says of its own, so that they may stand in
+    one cell: device, precision, batch size and pixels, as far as the paper says them."""
+    return about.device in run.device_name and all(
+        about.precision in ("", case.precision)
+        and about.batch_size in (None, case.batch_size)
+        and not (about.image_size and case.in_mini_world)
+        for case in run.sweep.cases
+    )
+
+
+Columns = dict[str, tuple[str, list[str]]]
+
+
+def columns_of(data: pd.DataFrame, about: papers.About | None, inside: bool) -> Columns:
+    """Heading and cells of each column that holds anything, by its name in JSON.
+
+    inside: the paper's figures stand in brackets behind ours, not in columns of their own.
+    """
+    rows = known(data)
+    theirs = {name: quoted(data, name, "{}") for name in ("params", *only_printed(data))}
+    found: Columns = {
+        "steps": ("steps", ours_or_papers(data, "steps")),
+        "params": ("params", [f"{millions(n)}M" if not missing(n) else "" for n in data["params"]]),
+        "status": ("status", [status_text(row) for row in rows]),
+    }
     for shown in in_order():
         name, heading, form = shown.name, shown.heading, shown.format
-        if (name in data and data[name].notna().any()) or f"{name}_paper" in data:
-            text[heading] = ours_with_papers(data, name, form)
-        if name == "speedup" and "speedup_by" in data:
-            text[heading] = [
-                f"~{cell}" if by in ROUGH else cell
-                for cell, by in zip(text[heading], data["speedup_by"], strict=True)
-            ]
-        if name in data and f"{name}_differs" in data:
-            text[heading] = [
-                cell.replace(ours, f"{ours}*", 1) if differs and ours else cell
-                for cell, ours, differs in zip(
-                    text[heading],
-                    column(data, name, form),
-                    column(data, f"{name}_differs", "{}"),
-                    strict=True,
-                )
-            ]
-        if f"{name}_low" in data:
-            of = "" if name == "speedup" else f"{heading} "
-            text[f"{of}95 %"] = [interval_text(row, name, form) for row in data.to_dict("records")]
-        if f"{name}_predicted" in data:
-            text[heading.replace(" MiB", " predicted")] = column(data, f"{name}_predicted", form)
-    for name in only_printed(data):
-        text[name.replace("_", " ")] = ours_with_papers(data, name, "{}")
-    if "tflops_predicted" in data:
-        text["TFLOP"] = column(data, "tflops_predicted", "{:.3g}")
-    constant = ", ".join(f"{h} {v}" for h, v in same.items() if h not in several)
-    cases = [case for run in runs for case in run.sweep.cases]
-    more = [part for part in (how_measured(data), *by_part(data, cases)) if len(part.text)]
-    return Printed(runs[0].sweep.experiment.title, data, text, notes(runs, data, constant), more)
+        theirs[name] = quoted(data, name, form)
+        found[name] = heading, [cell(row, shown) for row in rows]
+        predicted = column(data, f"{name}_predicted", form)
+        found[f"{name}_predicted"] = heading.replace(" MiB", " predicted"), predicted
+    found["tflops_predicted"] = "TFLOP", column(data, "tflops_predicted", "{:.3g}")
+    lost = ["OOM" if status == "oom" else "" for status in column(data, "status_paper", "{}")]
+    theirs["status"] = lost
+    for name, cells in theirs.items():
+        heading, ours = found.get(name, (name.replace("_", " "), [""] * len(rows)))
+        if inside:
+            both = zip(ours, cells, strict=True)
+            found[name] = heading, [f"{o or '-'} ({t})" if t else o for o, t in both]
+        else:
+            how = f" ({about.settings})" if about and about.settings else ""
+            found[f"{name}_paper"] = f"paper's {heading}{how}", cells
+    return {name: told for name, told in found.items() if any(told[1])}
+
+
+def as_printed(data: pd.DataFrame, columns: Columns, about: papers.About | None) -> Printed:
+    """The paper's own figures, where they were not made as ours were."""
+    title = f"As printed: {about.described}" if about else ""
+    text, _ = named(data)
+    names = len(text.columns)
+    for name, (heading, cells) in columns.items():
+        if name.endswith("_paper"):
+            text[heading.removeprefix("paper's ").partition(" (")[0]] = cells
+    there = (text.iloc[:, names:] != "").any(axis=1)
+    return Printed(title, data, text[there], names=names)
+
+
+def cell(row: Mapping[Any, Any], shown: Column) -> str:
+    """A figure with its interval, and of quality how many samples and whose: "4.87* [3.4-6.3]
+    n=500 @2304b14a3"."""
+    name = shown.name
+    if name not in row:
+        return ""
+    text = row[name] if isinstance(row[name], str) else shown.text(row[name])
+    text = "~" * (name == "speedup" and row.get("speedup_by") in ROUGH) + text
+    text += "*" * bool(row.get(f"{name}_differs"))
+    span = interval_text(row, name, shown.format)
+    return " ".join(filter(None, (text, span and f"[{span}]", row.get(f"{name}_from"))))
 
 
 def only_printed(data: pd.DataFrame) -> list[str]:
@@ -97,44 +204,36 @@ def only_printed(data: pd.DataFrame) -> list[str]:
     return [name for name in printed if name not in shown]
 
 
-def several_weights(data: pd.DataFrame) -> bool:
-    """Whether rows may differ in their weights alone, so that these must be told."""
-    return bool(data.get("weights_name", pd.Series(dtype=str)).nunique() > 1)
-
-
-def has_details(data: pd.DataFrame) -> bool:
-    return bool(data.get("details", pd.Series(dtype=str)).fillna("").any())
-
-
 def merged(runs: Sequence[Run]) -> pd.DataFrame:
     """The rows of several runs of one experiment, those of one case together; a case that only
     some of them have is not a row of the others."""
     parts = [frame(run).assign(machine=machine_of(run)) for run in runs]
     parts[1:] = [part[part["status"] != "not measured"] for part in parts[1:]]  # the paper's, once
     data = pd.concat(parts, ignore_index=True)
-    keys = ["case", "method"]  # a row of the paper's alone has no case
-    order = data.groupby(keys, sort=False, dropna=False).ngroup()
+    order = data.groupby(["case", "method"], sort=False, dropna=False).ngroup()
     was_run = data["status"] != "not run"
     kept = was_run | ~(was_run.groupby(order).transform("any") | order.duplicated())
-    data, order = data[kept], order[kept]
-    return data.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+    return data.loc[order[kept].sort_values(kind="stable").index].reset_index(drop=True)
 
 
 def machine_of(run: Run) -> str:
     return run.env.get("machine", "")
 
 
-def together(runs: list[Run]) -> Printed:
+def together(runs: list[Run], view: View = View()) -> Printed:
     """The rows of several runs in one, each with its experiment's name."""
     parts = [frame(run).assign(experiment=run.sweep.name, machine=machine_of(run)) for run in runs]
-    data = pd.concat(parts, ignore_index=True)
+    data = in_order_of(pd.concat(parts, ignore_index=True), view.sort)
+    if view.columns:
+        data = data[["experiment", "machine", "name", *chosen(data, dict(data), view)]]
     return Printed("", data, data)
 
 
 def how_measured(data: pd.DataFrame) -> Printed:
     """What the figures rest on: rounds, samples, and what is paid once in a process."""
     data = data[data["rounds"].notna()] if "rounds" in data else data[:0]
-    text = named(data)
+    text, _ = named(data)
+    names = len(text.columns)
     for shown in in_order("how"):
         name, heading, form = shown.name, shown.heading, shown.format
         if name in data and data[name].notna().any():
@@ -145,46 +244,46 @@ def how_measured(data: pd.DataFrame) -> Printed:
         "First decode: with all that is done once; to first image: since the process began, with "
         "import, load, prepare and first decode; to warm image: decode and VQVAE once all is warm.",
     ]
-    return Printed("How it was measured", data, text, found)
+    return Printed("How it was measured", data, text, found, names=names)
 
 
-def named(data: pd.DataFrame) -> pd.DataFrame:
-    """The columns that say which row it is."""
-    text = data[["method", "batch_size", "stack"]].rename(columns={"batch_size": "batch"})
-    if data.get("machine", pd.Series(dtype=str)).nunique() > 1:
-        text.insert(1, "machine", data["machine"])
-    if several_weights(data):
-        text["weights"] = column(data, "weights_name", "{}")
-    if has_details(data):
-        text["with"] = column(data, "details", "{}")
-    return text
+def named(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The columns that say which row it is, and in words what all rows have in common."""
+    text, same = pd.DataFrame({"method": data["name"]}), []
+    if len({*data.get("machine", ())} - {""}) > 1:
+        text["machine"] = data["machine"]
+    for name, heading in {"batch_size": "batch", "stack": "stack", "precision": "prec."}.items():
+        cells = ours_or_papers(data, name)
+        values = [*dict.fromkeys(filter(None, cells))]
+        if len(values) > 1:
+            text[heading] = cells
+        else:
+            same += [f"{heading} {value}" for value in values]
+    return text, ", ".join(same)
 
 
 def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
     """What a reader must know to read the table."""
-    found = []
-    if paper := runs[0].sweep.experiment.paper:
-        found = [f"In brackets: the paper ({papers.load(paper).about.described})."]
-    if constant:
-        found.append(f"All rows: {constant}.")
+    found = [f"All rows: {constant}."] if constant else []
     found += [f"Measured on {run.device_name}, {run.software}." for run in runs if run.env]
-    found += speedup_notes(data)
-    found += quality_notes(runs, data)
+    found += not_predicted(data) + speedup_notes(data) + quality_notes(runs, data)
     if any(str(kind).startswith(MINI) for kind in data.get("weights", [])):
         found.append(
             "Weights: the small models trained on the mini world (docs/guide/mini-world.md)."
         )
-    load = data.get("other_load_cores", pd.Series(dtype=float)).astype(float)
-    if (load > BUSY_CORES).any():
-        busy = ", ".join(dict.fromkeys(data["method"][load > BUSY_CORES]))
-        found.append(f"The machine was busy with something else during: {busy}.")
-    if shared := [row["method"] for row in data.to_dict("records") if is_shared(row)]:
-        others = ", ".join(dict.fromkeys(shared))
-        found.append(f"Other cases of the sweep ran on the same host during: {others}.")
+    rows = known(data)
+    busy = [row["method"] for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
+    for what, methods in {
+        "The machine was busy with something else during": busy,
+        "Other cases of the sweep ran on the same host during": [
+            row["method"] for row in rows if row.get("shared_with")
+        ],
+    }.items():
+        found += [f"{what}: {', '.join(dict.fromkeys(methods))}."] if methods else []
     found += [
         f"{row['method']}: {row['status']}, {row['reason']}"
-        for row in data.to_dict("records")
-        if row.get("status") in (*OUT_OF_MEMORY, *FAILED)
+        for row in rows
+        if row["status"] in (*OUT_OF_MEMORY, *FAILED)
     ]
     if "extrapolated" in data:
         found.append(
@@ -193,30 +292,25 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
         )
     found += [
         f"{row['method']}: {short}, {text}: {row[name]}"
-        for row in data.to_dict("records")
+        for row in rows
         for name, (short, text) in DEGRADED.items()
-        if not missing(row.get(name))
+        if name in row
     ]
     if pools := {
         f"{row['method']} {row['graph_pool_mib']:.0f} MiB"
-        for row in data.to_dict("records")
-        if not missing(row.get("graph_pool_mib"))
+        for row in rows
+        if "graph_pool_mib" in row
     }:
         found.append(
             "Memory is that of kernels launched one by one; CUDA graphs have a pool in the place "
             f"of KV cache and running, which stays: {', '.join(sorted(pools))}."
         )
-    if data.get("memory_differs", pd.Series(dtype=str)).fillna("").any():
+    if any(row.get("memory_differs") for row in rows):
         found.append(
             "Status says where memory is not as predicted: params and KV cache at all, running by "
             "more than 10 %."
         )
     return found + [complaint for run in runs for complaint in run.complaints]
-
-
-def is_shared(row: Mapping[Any, Any]) -> bool:
-    shared = row.get("shared_with")
-    return isinstance(shared, list) and bool(shared)
 
 
 def quality_notes(runs: Sequence[Run], data: pd.DataFrame) -> list[str]:
@@ -234,10 +328,10 @@ def quality_notes(runs: Sequence[Run], data: pd.DataFrame) -> list[str]:
     elif seeded:
         found.append("Speed and memory of seeded rows are of random weights, right for both.")
     by_difference: dict[str, list[str]] = {}
-    for row in data.to_dict("records"):
+    for row in known(data):
         for metric in METRICS.values():
-            if not missing(differs := row.get(f"{metric.column}_differs")):
-                by_difference.setdefault(str(differs), []).append(row["method"])
+            if differs := row.get(f"{metric.column}_differs"):
+                by_difference.setdefault(differs, []).append(row["method"])
     return found + [
         f"* Quality and speed are not of the same: {', '.join(dict.fromkeys(methods))}: quality "
         f"with {differs}."
@@ -261,90 +355,51 @@ def speedup_notes(data: pd.DataFrame) -> list[str]:
     return [f"Speed-ups: {how}.", *(f"Not paired, {reason}." for reason in dict.fromkeys(lost))]
 
 
+#: Figures by scale: what a reader calls them, name in a frame, factor, what a tenth of the steps
+#: has of its parts, format.
+BY_SCALE: list[tuple[str, str, float, Callable[[Any], float], str]] = [
+    ("ms", "scale_latency_s", 1000, sum, "{:.1f}"),
+    ("GFLOP predicted", "gflops_by_scale_predicted", 1, sum, "{:.4g}"),
+    ("KV MiB", "kv_cache_by_scale_mib", 1, max, "{:.1f}"),
+    ("peak MiB", "peak_by_scale_mib", 1, max, "{:.0f}"),
+    ("live MiB", "live_by_scale_mib", 1, max, "{:.0f}"),
+]
+
+
 def by_part(data: pd.DataFrame, cases: Sequence[Case]) -> tuple[Printed, Printed]:
     """What each scale takes, and of methods without scales each tenth of their steps."""
     in_scales = data["method"].isin([case.label for case in cases if isinstance(case, VARCase)])
-    return by_scale(data[in_scales]), by_step(data[~in_scales])
+    notes = ["Peak is the most during a scale, live what is left after it."]
+    return (
+        by_parts("By scale", data[in_scales], None, notes),
+        by_parts("By step, in tenths of the decode", data[~in_scales], TENTHS, []),
+    )
 
 
-def by_scale(data: pd.DataFrame) -> Printed:
-    """Latency, KV cache and work of each scale."""
-    rows = []
-    several = data.get("machine", pd.Series(dtype=str)).nunique() > 1
-    for row in data.to_dict("records"):
-        if not steps_of(row):
-            continue
-        predicted = numbers(row["kv_cache_by_scale_mib_predicted"], "{:.1f}")
-        parts = {"GFLOP predicted": numbers(row["gflops_by_scale_predicted"], "{:.4g}")}
-        if isinstance(row.get("scale_latency_s"), list):
-            latency_ms = [1000 * s for s in row["scale_latency_s"]]
-            kv = numbers(row["kv_cache_by_scale_mib"], "{:.1f}")
-            both = [m if m == p else f"{m} ({p})" for m, p in zip(kv, predicted, strict=True)]
-            parts |= {"ms": numbers(latency_ms, "{:.1f}"), "KV MiB (predicted)": both}
-        else:
-            parts["KV MiB predicted"] = predicted
-        for name in ("peak", "live"):
-            measured = isinstance(row.get(f"{name}_by_scale_mib"), list)
-            what, end = (f"{name} MiB", "") if measured else (f"{name} MiB predicted", "_predicted")
-            parts[what] = numbers(row[f"{name}_by_scale_mib{end}"], "{:.0f}")
-        for what, cells in sorted(parts.items(), key=lambda part: part[0] != "ms"):
-            which = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
-            if several:
-                which["machine"] = row["machine"]
-            if several_weights(data):
-                which["weights"] = row["weights_name"]
-            if has_details(data):
-                which["with"] = row["details"]
-            scales = {str(k): cell for k, cell in enumerate(cells, 1)}
-            rows.append({**which, "by scale": what, **scales})
+def by_parts(title: str, data: pd.DataFrame, parts: int | None, notes: list[str]) -> Printed:
+    """Time, work and memory of each scale; parts: or of so many parts of the steps.  A prediction
+    of memory stands where nothing was measured, of the KV cache where it differs."""
+    names, rows = named(data)[0].to_dict("records"), []
+    for which, row in zip(names, known(data), strict=True):
+        steps = len(row.get("gflops_by_scale_predicted", ()))
+        for what, name, factor, fold, form in BY_SCALE if steps else ():
+            found: dict[str, list[str]] = {}
+            for label, key in {what: name, f"{what} predicted": f"{name}_predicted"}.items():
+                if key not in row:
+                    continue
+                values = factor * np.array(row[key])
+                if len(values) < steps:  # of few steps, each of which stands for some
+                    values = np.repeat(values, row["stands_for"])
+                split = np.array_split(values, min(parts or steps, steps))
+                told = [("{:.4g}" if parts else form).format(fold(part)) for part in split]
+                if not found or ("KV" in what and told not in found.values()):
+                    found[label] = told
+            for label, cells in found.items():
+                heads = [f"{k}/{len(cells)}" if parts else str(k) for k in range(1, len(cells) + 1)]
+                figures = dict(zip(heads, cells, strict=True))
+                rows.append(dict(which) | {title.partition(",")[0].lower(): label} | figures)
     table = pd.DataFrame(rows).fillna("")  # of scales that a smaller pyramid has not
-    notes = [
-        "KV cache: the prediction stands in brackets where it differs.",
-        "Peak is the most during a scale, live what is left after it.",
-    ]
-    return Printed("By scale", table, table, notes)
-
-
-def steps_of(row: Mapping[Any, Any]) -> list[float]:
-    """A figure for each scale, or step; a row of the paper's alone has none."""
-    predicted = row.get("gflops_by_scale_predicted")
-    return predicted if isinstance(predicted, list) else []
-
-
-def by_step(data: pd.DataFrame) -> Printed:
-    """The same of the methods without scales: of each tenth of their steps."""
-    rows = []
-    several = data.get("machine", pd.Series(dtype=str)).nunique() > 1
-    for row in data.to_dict("records"):
-        steps = len(steps_of(row))
-        if not steps:
-            continue
-        figures: dict[str, tuple[Any, Any]] = {  # of the tenth: its sum, or the most in it
-            "ms": ("scale_latency_s", lambda seconds: 1000 * sum(seconds)),
-            "GFLOP predicted": ("gflops_by_scale_predicted", sum),
-            "cache or state MiB": ("kv_cache_by_scale_mib", max),
-            "cache or state MiB predicted": ("kv_cache_by_scale_mib_predicted", max),
-            "peak MiB": ("peak_by_scale_mib", max),
-            "peak MiB predicted": ("peak_by_scale_mib_predicted", max),
-        }
-        which = {"method": row["method"], "batch": row["batch_size"], "stack": row["stack"]}
-        if several:
-            which["machine"] = row["machine"]
-        for what, (name, told) in figures.items():
-            if not isinstance(row.get(name), list):
-                continue
-            values = row[name]
-            if len(values) < steps:  # of few steps, each of which stands for some
-                values = np.repeat(values, row["stands_for"])
-            tenths = np.array_split(np.array(values), min(TENTHS, steps))
-            cells = {f"{i}/{len(tenths)}": f"{told(p):.4g}" for i, p in enumerate(tenths, 1)}
-            rows.append({**which, "steps": row["steps"], "by step": what, **cells})
-    table = pd.DataFrame(rows).fillna("")
-    return Printed("By step, in tenths of the decode", table, table)
-
-
-def numbers(values: Sequence[float], form: str) -> list[str]:
-    return [form.format(value) for value in values]
+    return Printed(title, table, table, notes, names=len(names[0]) + 1 if names else 1)
 
 
 def predictions(sweep: Sweep) -> Printed:
@@ -353,24 +408,26 @@ def predictions(sweep: Sweep) -> Printed:
     data = data[data["status"] == "not run"].drop(columns=["status"])
     data = data.loc[:, ~data.columns.str.endswith("_paper")]
     data = data.rename(columns=lambda name: str(name).removesuffix("_predicted"))
-    text = data[["method", "batch_size", "stack", "precision"]].copy()
-    if several_weights(data):
-        text["weights"] = data["weights_name"]
-    if has_details(data):
-        text["with"] = data["details"]
-    text["params M"] = data["params"].map(millions)
-    text["params MiB"] = data["params_mib"].map("{:.1f}".format)
-    text["KV cache MiB"] = data["kv_cache_mib"].map("{:.1f}".format)
-    text["running MiB"] = data["running_mib"].map("{:.0f}".format)
-    text["total MiB"] = data["total_mib"].map("{:.0f}".format)
-    text["TFLOP"] = data["tflops"].map("{:.4g}".format)
+    text = data[["name", "batch_size", "stack", "precision"]].rename(columns={"name": "method"})
+    text["params M"] = data["params"].map(millions, na_action="ignore").fillna("")
+    text["params MiB"] = column(data, "params_mib", "{:.1f}")
+    text["KV cache MiB"] = column(data, "kv_cache_mib", "{:.1f}")
+    text["running MiB"] = column(data, "running_mib", "{:.0f}")
+    text["total MiB"] = column(data, "total_mib", "{:.0f}")
+    text["TFLOP"] = column(data, "tflops", "{:.4g}")
     scales = data.rename(columns=lambda name: f"{name}_predicted" if "_by_scale" in name else name)
     title = f"{sweep.experiment.title}: predicted from shapes"
     more = [part for part in by_part(scales, sweep.cases) if len(part.text)]
     found = ["Params MiB include the VQVAE, or its like."]
     if "auto" in set(data["device"]):
         found.append("Memory is a GPU's; for this CPU's: --set device=cpu.")
-    return Printed(title, data, text, found, more)
+    return Printed(title, data, text, found + not_predicted(data), more, names=3)
+
+
+def not_predicted(data: pd.DataFrame) -> list[str]:
+    """Of rows without a prediction, why."""
+    found = dict.fromkeys(filter(None, column(data, "not_predicted", "{}")))
+    return [f"Not predicted: {why}." for why in found]
 
 
 def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
@@ -405,7 +462,7 @@ def largest_batches(sweep: Sweep, memory_bytes: int, ecc: bool) -> Printed:
     ]
     if (data["largest_batch"] == 0).any():
         notes.append("Largest batch 0: not even one image fits; the parts are those of one.")
-    return Printed(f"{sweep.experiment.title}: largest batch", data, text, notes)
+    return Printed(f"{sweep.experiment.title}: largest batch", data, text, notes, names=2)
 
 
 def usable_bytes(memory_bytes: int, ecc: bool) -> int:
@@ -463,12 +520,6 @@ def column(data: pd.DataFrame, name: str, form: str) -> list[str]:
     ]
 
 
-def ours_with_papers(data: pd.DataFrame, name: str, form: str) -> list[str]:
-    """Ours, and the paper's in brackets; a dash where we have not measured what it has."""
-    ours, theirs = column(data, name, form), quoted(data, name, form)
-    return [f"{o or '-'} ({t})" if t else o for o, t in zip(ours, theirs, strict=True)]
-
-
 def quoted(data: pd.DataFrame, name: str, form: str) -> list[str]:
     """The paper's, with every digit that it prints."""
     rounded, exact = (column(data, f"{name}_paper", f) for f in (form, "{:g}"))
@@ -481,13 +532,6 @@ def ours_or_papers(data: pd.DataFrame, name: str) -> list[str]:
     return [o or t for o, t in zip(ours, column(data, f"{name}_paper", "{}"), strict=True)]
 
 
-def params_text(row: Mapping[Any, Any]) -> str:
-    theirs = row.get("params_paper")
-    if not missing(row.get("params")):
-        return f"{millions(row['params'])}M" + (f" ({theirs})" if not missing(theirs) else "")
-    return f"- ({theirs})" if not missing(theirs) else ""
-
-
 def millions(count: int) -> str:
     """To the million, and of the mini world's models to two digits."""
     return f"{count / 1e6:.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
@@ -497,12 +541,11 @@ def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     if low is None or missing(low) or missing(high):
         return ""
-    between = " to " if low < 0 else "-"
+    between = " to " if low < 0 or "+" in form else "-"
     return f"{form.format(low)}{between}{form.format(high)}".replace("x", "")
 
 
 def status_text(row: Mapping[Any, Any]) -> str:
-    theirs = row.get("status_paper")
     ours = OUT_OF_MEMORY.get(row["status"], row["status"])
     differs = row.get("memory_differs")
     noted = f"; {differs}" if differs and not missing(differs) else ""
@@ -511,4 +554,4 @@ def status_text(row: Mapping[Any, Any]) -> str:
     for name, (short, _) in DEGRADED.items():
         if ours.startswith("ok") and not missing(row.get(name)):
             ours += f", {short}"
-    return ours + (" (OOM)" if theirs == "oom" else "") + noted
+    return ours + noted

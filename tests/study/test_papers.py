@@ -77,7 +77,7 @@ def test_a_value_stands_beside_the_draft_steps_that_it_is_of():
     text = tables.measured(fake_run("code_table6", draft_steps=[9, 8])).text
     assert [
         method for method, fid in zip(text["method"], text["FID"], strict=True) if "1.99" in fid
-    ] == ["CoDe N=9 (d30+d16)"]
+    ] == ["CoDe N=9 (d30+d16), training-free"]
 
 
 @pytest.mark.usefixtures("same_prediction")
@@ -102,13 +102,26 @@ def test_a_table_shows_every_digit_that_the_paper_prints():
 
 
 def test_a_metric_that_nobody_measures_here_is_shown_too():
-    text = tables.measured(Run(experiment.load("code_figure5"))).text
-    assert list(text["last three scales share"]).count("- (0.64)") == 1
+    (printed,) = [
+        table
+        for table in tables.measured(Run(experiment.load("code_figure5"))).more
+        if table.title.startswith("As printed: CoDe, Figure 5")
+    ]
+    assert list(printed.text["last three scales share"]).count("0.64") == 1
 
 
-def test_the_note_says_what_the_whole_table_is_of():
-    (note, *_) = tables.measured(Run(experiment.load("code_table1"))).notes
-    assert note == "In brackets: the paper (CoDe, Table 1: NVIDIA L20, fp16, batch 64, 256 px)."
+def test_the_papers_figures_stand_in_our_cells_only_where_they_were_made_alike():
+    axes = {"method": "var", "depth": 30}
+    alike = tables.measured(fake_run("code_table1", **axes))
+    told = "CoDe, Table 1: NVIDIA L20, fp16, batch 64, 256 px"
+    assert alike.notes[0] == f"Paper, in brackets: {told}."
+    assert alike.text["latency s"][0].endswith(" (3.62)")
+    unlike = {"batch_size": 1}, {"precision": "bf16"}, {"measured": False}
+    for change in unlike:
+        shown = tables.measured(fake_run("code_table1", **axes, **change))
+        assert not any("(3.62)" in cell for cell in shown.text.astype(str).values.flat)
+        assert shown.more[0].title == f"As printed: {told}"
+        assert shown.more[0].text["latency s"].iloc[0] == "3.62"
 
 
 def test_list_shows_an_experiment_for_each_table():
@@ -185,9 +198,9 @@ def test_a_third_paper_needs_no_code_and_is_called_by_its_own_name(third_paper):
     assert data[0]["latency_s_paper"] == 2.5
     assert data[0]["warmth_paper"] == "hot"
     told = bench("table", "speeds_again", "--format", "md")
-    assert "- (2.5)" in told
-    assert "- (hot)" in told
-    assert "In brackets: the paper (Third, Table 1: TPU v9)." in told
+    assert "As printed: Third, Table 1: TPU v9" in told
+    assert "2.5" in told
+    assert "hot" in told
     run = fake_run("speeds_again")
     page = repr(content.group("g1", [run]))
     experiments = [line for line in bench("list").splitlines() if "experiment" in line]

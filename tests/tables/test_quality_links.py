@@ -19,6 +19,8 @@ from bench.tables.links import Pair, link, quality_of
 from codevar.files import SHIPPED
 from tests.synthetic import fake_evaluation, fake_run
 
+SOURCE = "n=50,000 @unknown"  # `fake_evaluation`'s, which are of no run's own folder
+
 
 def case(**values):
     return make_case({"method": "var", "weights": "published", "device": "cuda", **values})
@@ -59,7 +61,7 @@ def test_table1_has_the_quality_of_the_same_method_and_weights():
     assert found["CoDe N=6 (d30+d16)"]["recall"] == 0.6
     assert not {"fid_differs", "recall_differs"} & found["VAR-d30"].keys()
     printed = tables.measured(run)
-    assert "2.00 (1.95)" in set(printed.text["FID"])
+    assert f"2.00 {SOURCE} (1.95)" in set(printed.text["FID"])
     assert not any("Quality and speed are not of the same" in note for note in printed.notes)
     assert any("50,000 samples a row, features of inception" in note for note in printed.notes)
 
@@ -81,8 +83,8 @@ def test_a_cell_whose_quality_and_speed_differ_is_marked_and_says_in_what(axes, 
     run = evaluated(like=like, **axes)
     printed = tables.measured(run)
     row = printed.text[printed.text["method"] == "VAR-d30"].iloc[0]
-    assert row["FID"] == "2.00* (1.95)"
-    assert row["IS"] == "300* (301)"
+    assert row["FID"] == f"2.00* {SOURCE} (1.95)"
+    assert row["IS"] == f"300* {SOURCE} (301)"
     assert "*" not in row["latency s"]
     (note,) = [note for note in printed.notes if note.startswith("*")]
     assert "VAR-d30" in note
@@ -227,7 +229,7 @@ def test_table5_has_the_scores_of_the_same_method_and_weights(tmp_path, monkeypa
     assert code["niqe"] == 5.5
     assert "fid" not in code
     shown = CliRunner().invoke(app.app, [*command, "md"]).stdout
-    assert "| 5.0000* (6.1739)" in shown
+    assert f"| 5.0000* [5.0000-5.0000] {SOURCE} " in shown
     assert "FID: 50,000 samples a row, features of inception" in shown
     assert "MUSIQ, CLIPIQA, NIQE: 50,000 samples a row, by pyiqa-0.1.14." in shown
 
@@ -249,7 +251,10 @@ def test_a_mark_is_on_the_figures_that_it_is_of():
     run.evaluations.append(scored(var.model_copy(update={"precision": "float32"}), niqe=5.0))
     printed = tables.measured(run)
     row = printed.text[printed.text["method"] == "VAR-d30"].iloc[0]
-    assert (row["FID"], row["NIQE"]) == ("2.00 (1.95)", "5.0000*")
+    assert (row["FID"], row["NIQE"]) == (
+        f"2.00 {SOURCE} (1.95)",
+        f"5.0000* [5.0000-5.0000] {SOURCE}",
+    )
 
 
 def test_random_weights_and_images_of_unknown_origin_say_nothing():
@@ -293,16 +298,15 @@ def test_the_difference_to_the_baseline_has_a_column_with_its_interval():
     against["difference_intervals"] = {"fid": [0.05, 0.19]}
     run.evaluations[0].against = against
     printed = tables.measured(run)
-    assert printed.text["FID - baseline's"].iloc[0] == "+0.12"
-    assert printed.text["FID - baseline's 95 %"].iloc[0] == "+0.05-+0.19"
+    assert printed.text["FID - baseline's"].iloc[0] == f"+0.12 [+0.05 to +0.19] {SOURCE}"
     assert any("differences to VAR-d30, paired" in note for note in printed.notes)
 
 
-def test_intervals_have_a_column():
+def test_intervals_stand_in_the_cell():
     run = evaluated(weights="published")
     run.evaluations[0].intervals = {"fid": (1.97, 2.03)}
     printed = tables.measured(run)
-    assert printed.text["FID 95 %"].iloc[0] == "1.97-2.03"
+    assert printed.text["FID"].iloc[0] == f"2.00 [1.97-2.03] {SOURCE} (1.95)"
     assert printed.data["fid_low"][0] == 1.97
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,12 @@ def test_an_experiment_that_was_never_run_shows_predictions_and_the_paper(capsys
     table = rows(run)
     assert {row["status"] for row in table.values()} == {"not run", "not measured"}
     assert table["VARiant-d2 N=6 (d30)"]["kv_cache_mib_predicted"] == pytest.approx(5495.6, abs=0.1)
-    assert "- (3.62)" in printed(run, "md", capsys)
+    text = printed(run, "md", capsys)
+    ours, theirs = text.split(
+        "### As printed: VARiant, Table 2: NVIDIA L20, fp16, batch 64, 256 px"
+    )
+    assert "3.62" in theirs
+    assert "3.62" not in ours
 
 
 def test_json_has_the_documented_names(capsys):
@@ -215,8 +221,57 @@ def test_several_runs_are_one_json(capsys):
 
 @pytest.mark.parametrize("width", [80, 120, 320])
 def test_a_narrow_terminal_gets_several_tables(width):
-    text = tables.measured(fake_run("code_table1")).text
-    parts = printing.fitting(text, width)
-    assert {name for part in parts for name in part} == set(text.columns)
-    assert all(part[0] == "method" for part in parts)
+    shown = tables.measured(fake_run("code_table3"))
+    parts = printing.blocks(shown.text, shown.names, width)
+    assert {name for part in parts for name in part} == set(shown.text.columns)
+    assert all([*part][:2] == ["method", "batch"] for part in parts)
     assert (len(parts) > 1) == (width < 320)
+    assert all(sum(part.values()) + printing.GAP * (len(part) - 1) <= width for part in parts)
+
+
+def test_a_view_has_the_columns_rows_and_sections_that_were_asked_for():
+    run = fake_run("code_table1", method=["var", "code"], depth=30, draft_steps=6)
+    brief = tables.measured(run, view=tables.IN_BRIEF)
+    assert [*brief.text][:3] == ["method", "steps", "speed-up"]
+    assert [*brief.text][-1] == "status"
+    assert brief.more == []
+    own = tables.measured(run, view=tables.View(["latency_s", "status"], sort="latency_s"))
+    assert [*own.text] == ["method", "latency s", "status"]
+    assert [*own.text["method"]][:2] == ["CoDe N=6 (d30+d16)", "VAR-d30"]
+    worst = tables.measured(run, view=tables.View(sort="-latency_s"))
+    assert worst.text["method"].iloc[0] == "VAR-d30"
+    how = tables.measured(run, view=tables.View(sections=["how"]))
+    assert (how.title, how.more) == ("How it was measured", [])
+    for wrong in (tables.View(["latency"]), tables.View(sort="x"), tables.View(sections=["x"])):
+        with pytest.raises(UsageError):
+            tables.measured(run, view=wrong)
+
+
+def test_a_shipped_record_says_so_in_the_heading_and_is_no_ones_default():
+    assert targets.find(["mini_table1"])[0].records == []
+    (run,) = targets.find(["mini_table1"], shipped=True)
+    shown = tables.measured(run, view=tables.IN_BRIEF)
+    assert shown.title.endswith("; shipped records, measured on AMD EPYC")
+    assert all("n=500 @2304b14a3" in cell for cell in shown.text["FID"])
+    assert "CoDe N=6 (d12+d4), training-free" in set(shown.text["method"])
+
+
+def test_without_the_extras_the_papers_rows_stand_without_a_prediction(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    prediction.predict.cache_clear()
+    run = fake_run("code_table1", measured=False, method=["var", "dit"], depth=30)
+    shown = tables.measured(run)
+    row = shown.data.set_index("method").loc["DiT-XL/2"]
+    assert row["latency_s_paper"] == 19.20
+    assert any("dit needs diffusers" in note for note in shown.notes)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_piped_output_heeds_columns_and_breaks_no_word(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = tables.measured(fake_run("code_table3", batch_size=[8, 64], method=["var", "code"]))
+    printing.show(shown, "rich")
+    out = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= width
+    words = {word for cell in shown.text.astype(str).values.flat for word in cell.split()}
+    assert words <= {*out.split()}
