@@ -161,6 +161,11 @@ def name_bars(ax: Axes, names: Sequence[str], unit: str) -> None:
     ax.grid(axis="x")
 
 
+def centred(ax: Axes, x: float, y: float, words: str) -> None:
+    """Text in the middle of a cell."""
+    ax.text(x, y, words, ha="center", va="center", size=7, linespacing=1.1)
+
+
 def text_beside(ax: Axes, x: float, y: float, words: str, **options: Any) -> Annotation:
     """Text right of the point, unless told otherwise; the layout takes no notice of it."""
     where: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center_baseline"}

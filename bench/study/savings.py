@@ -36,6 +36,17 @@ def _file(key: str) -> str:
     return FILE.format("|".join(calibrated.METHODS[key]))
 
 
+#: What each key is where nothing is left out.
+NONE: dict[str, Any] = {
+    "guidance_off_from": None,
+    "skip_scales": None,
+    "prune": None,
+    "cache_policy": None,
+    "cache_bits": 16,
+    "early_exit": None,
+    "weight_bits": 16,
+}
+KEYS = tuple(NONE)
 FORMS = {
     "skip_scales": (rf"(?P<scales>{FORM})", '"9-10"'),
     "prune": (
