@@ -31,12 +31,15 @@ from torch import nn
 
 from codevar.config import VARConfig, VQVAEConfig
 from codevar.files import (
+    VAR_MARK,
+    VQVAE_MARK,
     CheckpointError,
     atomic_write,
     file_of,
     pyramid_of,
     read_tensors,
     sized,
+    state_dict_of,
 )
 from codevar.scales import PATCH_SIZES_256
 from codevar.var import VAR
@@ -55,12 +58,14 @@ def load_var(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     patch_sizes: tuple[int, ...] | None = None,
+    heads: int | None = None,
     download: bool = False,
 ) -> VAR:
     """A VAR in evaluation mode.
 
     device: a GPU where there is one, by default.  patch_sizes: only for files without `lvl_1L`
-    whose pyramid is none of the published.  download: fetch a published name that is not in
+    whose pyramid is none of the published.  heads: only for files without `scale_mul_1H11`, which
+    do not tell it.  download: fetch a published name that is not in
     the hub's local cache.
 
     Raises CheckpointError for what is missing, damaged or does not fit.
@@ -73,10 +78,10 @@ def load_var(
         config = VARConfig.published(int(depth[1]))
         return _fill_from_seed(lambda: VAR(config), seed, device, dtype)
 
-    tensors, where = _tensors(source, download)
+    tensors, where = _tensors(source, download, VAR_MARK)
     pyramid = patch_sizes or _pyramid(tensors, where)
     read = VARConfig.from_shapes
-    return _fill(lambda shapes: VAR(read(shapes, pyramid)), tensors, where, device, dtype)
+    return _fill(lambda shapes: VAR(read(shapes, pyramid, heads)), tensors, where, device, dtype)
 
 
 def load_vqvae(
@@ -100,7 +105,7 @@ def load_vqvae(
             raise CheckpointError(f"{source}: the seeded VQVAE is vae_ch160v4096z32")
         config = VQVAEConfig(patch_sizes=patch_sizes or PATCH_SIZES_256)
         return _fill_from_seed(lambda: VQVAE(config), seed, device, dtype)
-    tensors, where = _tensors(source, download)
+    tensors, where = _tensors(source, download, VQVAE_MARK)
     pyramid = patch_sizes or _pyramid(tensors, where) or PATCH_SIZES_256
     read = VQVAEConfig.from_shapes
     return _fill(lambda shapes: VQVAE(read(shapes, pyramid)), tensors, where, device, dtype)
@@ -124,13 +129,19 @@ def _seeded(source: Source) -> tuple[str, int] | None:
     return name, int(seed or 0)
 
 
-def _tensors(source: Source, download: bool) -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of a source that is not seeded, and what to call it in a message."""
+def _tensors(
+    source: Source, download: bool, mark: str | None = None
+) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of a source that is not seeded, and what to call it in a message.
+
+    mark: as `state_dict_of`.
+    """
     if isinstance(source, Mapping):
         tensors, where = dict(source), "state dict"
     else:
         path = file_of(source, download)
         tensors, where = read_tensors(path), str(path)
+    tensors = state_dict_of(tensors, where, mark)
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise CheckpointError(f"{where}: {name!r} is no name of a tensor")

@@ -56,10 +56,12 @@ class VARConfig:
         cls,
         shapes: Shapes,
         patch_sizes: tuple[int, ...] | None = None,
+        heads: int | None = None,
     ) -> VARConfig:
         """Sizes as the tensors of a state dict show them.
 
         patch_sizes: where the state dict has no `lvl_1L`; else told by the number of tokens.
+        heads: where it has no `scale_mul_1H11`, which else tells them.
         Raises KeyError naming the first tensor that is missing, ValueError if one has no such
         dimensions or the number of tokens fits no known pyramid.
         """
@@ -79,10 +81,14 @@ class VARConfig:
                 f"{Scales(patch_sizes).L}"
             )
         l2_norm = "blocks.0.attn.scale_mul_1H11" in shapes
+        if l2_norm:
+            heads = size(shapes, "blocks.0.attn.scale_mul_1H11", 4)[1]
+        if heads is None:
+            raise ValueError("without scale_mul_1H11 nothing tells the heads; give load_var heads=")
         return cls(
             depth=depth,
             width=width,
-            heads=size(shapes, "blocks.0.attn.scale_mul_1H11", 4)[1] if l2_norm else width // 64,
+            heads=heads,
             classes=size(shapes, "class_emb.weight", 2)[0] - 1,
             vocab=size(shapes, "head.weight", 2)[0],
             channels=channels,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import glob
+import logging
 import os
 import pickle
 import platform
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -127,26 +128,78 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     return loaded
 
 
-def shapes_of(source: str) -> tuple[Shapes, tuple[int, ...] | None]:
-    """Shapes of a file's tensors, and its pyramid where it tells.  Raises CheckpointError."""
+#: Tensors that tell a model from others: of a VAR, of a VQVAE.
+VAR_MARK, VQVAE_MARK = "pos_1LC", "quantize.embedding.weight"
+
+
+def state_dict_of(loaded: Mapping[Any, Any], where: str, mark: str | None) -> dict[Any, Any]:
+    """The one state dict in what a trainer saved, without the prefixes of what wrapped its model.
+
+    mark: a tensor that the model has; None for a VAR, or a VQVAE if there is none.
+    Says on the log what was taken.  Raises CheckpointError unless there is exactly one.
+    """
+    path, found = "", {_unwrapped(name): value for name, value in loaded.items()}
+    if found and not any(hasattr(value, "shape") for value in found.values()):
+        held = dict(_state_dicts(loaded))
+        marks = [mark] if mark else [VAR_MARK, VQVAE_MARK]
+        fits = next((f for m in marks if (f := {p: d for p, d in held.items() if m in d})), {})
+        if len(fits) != 1:
+            alone = f"one of {', '.join(fits)}" if fits else "the model's state dict"
+            raise CheckpointError(
+                f"{where}: no state dict but {', '.join(map(str, loaded))}; save {alone} alone"
+            )
+        ((path, found),) = fits.items()
+    if path or found.keys() != loaded.keys():
+        _say(f"{where}: a trainer's checkpoint; taken: {path or 'all, without a prefix'}")
+    return found
+
+
+def _state_dicts(loaded: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in loaded.items():
+        if isinstance(value, Mapping):
+            if any(hasattr(one, "shape") for one in value.values()):
+                yield f"{above}{key}", {_unwrapped(n): tensor for n, tensor in value.items()}
+            else:
+                yield from _state_dicts(value, f"{above}{key}.")
+
+
+def _unwrapped(name: Any) -> Any:
+    """A tensor's name without what torch.compile and DistributedDataParallel add."""
+    if not isinstance(name, str):
+        return name
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+@cache
+def _say(line: str) -> None:
+    logging.getLogger("codevar").warning(line)
+
+
+def shapes_of(source: str, mark: str) -> tuple[Shapes, tuple[int, ...] | None]:
+    """Shapes of a file's tensors, and its pyramid where it tells.  mark: as `state_dict_of`.
+
+    Raises CheckpointError.
+    """
     path = file_of(source, download=False)
-    shapes, levels = _opened(path, _header if path.suffix == ".safetensors" else _pickled_header)
+    read = _header if path.suffix == ".safetensors" else _pickled_header
+    shapes, levels = _opened(path, partial(read, mark=mark))
     return shapes, None if levels is None else pyramid_of(levels, str(path))
 
 
-def _header(path: Path) -> tuple[Shapes, list[int] | None]:
+def _header(path: Path, mark: str) -> tuple[Shapes, list[int] | None]:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        levels = file.get_tensor("lvl_1L").flatten().tolist() if "lvl_1L" in shapes else None
-    return shapes, levels
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {_unwrapped(name): tuple(one.get_shape()) for name, one in slices.items()}
+        levels = next((file.get_tensor(n) for n in slices if _unwrapped(n) == "lvl_1L"), None)
+    return shapes, None if levels is None else levels.flatten().tolist()
 
 
-def _pickled_header(path: Path) -> tuple[Shapes, list[int] | None]:
+def _pickled_header(path: Path, mark: str) -> tuple[Shapes, list[int] | None]:
     import torch
 
-    tensors: dict[str, Any] = _load(path)
+    tensors = state_dict_of(_load(path), str(path), mark)
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise CheckpointError(f"{path}: {name} is no tensor but {type(tensor).__name__}")
@@ -164,13 +217,13 @@ def var_config(source: str) -> VARConfig:
 
     Raises CheckpointError as `load_var` does.
     """
-    shapes, pyramid = shapes_of(source)
+    shapes, pyramid = shapes_of(source, VAR_MARK)
     return sized(source, lambda: VARConfig.from_shapes(shapes, pyramid))
 
 
 def vqvae_config(source: str) -> VQVAEConfig:
     """Sizes of a VQVAE, as `var_config`."""
-    shapes, pyramid = shapes_of(source)
+    shapes, pyramid = shapes_of(source, VQVAE_MARK)
     return sized(source, lambda: VQVAEConfig.from_shapes(shapes, pyramid or PATCH_SIZES_256))
 
 

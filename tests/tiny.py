@@ -39,7 +39,8 @@ def var_config(depth: int = 2, **sizes) -> VARConfig:
 def var(depth: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes) -> VAR:
     config = var_config(depth, **sizes)
     weights = state_dict(VAR, config, seed)
-    return codevar.load_var(weights, device="cpu", dtype=dtype, patch_sizes=config.patch_sizes)
+    told = {"patch_sizes": config.patch_sizes, "heads": config.heads}
+    return codevar.load_var(weights, device="cpu", dtype=dtype, **told)
 
 
 def vqvae(patch_sizes: tuple[int, ...] = PATCH_SIZES, **sizes) -> VQVAE:

@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 WIDE, LEAST = 320, 40  # columns of a log, and the fewest that are heeded
 NARROW, GAP = 16, 2  # columns of a text that is wrapped, and between two of a table
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+#: Characters that LaTeX reads as something else, or does not know.
+LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "[": "{[}",  # else an argument of the line break before it
+        "±": r"$\pm$",
+    }
+)
 
 
 class Format(StrEnum):
@@ -81,14 +94,16 @@ def as_text(table: Printed, format: str) -> str:
         return "\n".join([*lines, "", *[f"{note}  " for note in table.notes], ""])
     from pandas.io.formats.style import Styler
 
-    latex = (
-        Styler(table.text)
-        .hide(axis="index")
-        .format(escape="latex")
-        .format_index(escape="latex", axis=1)
-    )
-    notes = "\n".join(f"% {note}" for note in table.notes)
-    return f"{latex.to_latex(hrules=True, caption=table.title)}{notes}\n"
+    text = table.text.map(escape_latex).rename(columns=escape_latex)
+    latex = Styler(text).hide(axis="index")
+    notes = "\n".join(f"% {' '.join(note.split())}" for note in table.notes)
+    return f"{latex.to_latex(hrules=True, caption=escape_latex(table.title))}{notes}\n"
+
+
+def escape_latex(text: Any) -> str:
+    """Text as LaTeX sets it, in one line; a number with six digits."""
+    text = f"{text:.6f}" if isinstance(text, float) else str(text)
+    return " ".join(text.split()).translate(LATEX)
 
 
 def show_rich(printed: Printed) -> None:

@@ -148,6 +148,57 @@ def test_unpublished_sizes_are_read_too(sizes):
     assert tiny.var(**sizes).config == tiny.var_config(**sizes)
 
 
+def test_heads_that_no_tensor_tells_are_asked_for():
+    plain = tiny.state_dict(VAR, tiny.var_config(heads=2, width=64, l2_norm=False))
+    assert load(plain, heads=2).config.heads == 2
+    with tiny.refused("state dict", "give load_var heads=", error=CheckpointError):
+        load(plain)
+
+
+def wrapped(weights, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+
+
+ADAM = {"state": {0: {"step": torch.ones(1), "exp_avg": torch.ones(3)}}, "param_groups": [{}]}
+
+
+@pytest.mark.parametrize(
+    ("save", "taken"),
+    [
+        (
+            lambda w, v: {"trainer": {"var_wo_ddp": w, "vae_local": v, "var_opt": ADAM}},
+            "var_wo_ddp",
+        ),
+        (lambda w, v: {"state_dict": wrapped(w, "module."), "epoch": 3, "lr": 0.1}, "state_dict"),
+        (lambda w, v: {"model": wrapped(w, "module._orig_mod."), "opt": ADAM}, "model"),
+        (lambda w, v: wrapped(w, "module."), "without a prefix"),
+        (lambda w, v: wrapped(w, "_orig_mod."), "without a prefix"),
+    ],
+)
+def test_a_trainers_checkpoint_is_unwrapped_and_says_so(
+    weights, vqvae_weights, tmp_path, caplog, save, taken
+):
+    file = tmp_path / "x.pth"
+    levels = torch.arange(4).repeat_interleave(torch.tensor([1, 4, 9, 16]))[None]
+    torch.save(save(weights | {"lvl_1L": levels}, vqvae_weights), file)
+    assert_weights(load(file), weights)
+    assert var_config(str(file)).depth == 2
+    (said,) = caplog.messages
+    assert said.startswith(f"{file}: a trainer's checkpoint; taken: ")
+    assert taken in said
+    if taken == "var_wo_ddp":
+        assert_weights(load_vqvae(file), vqvae_weights)
+
+
+def test_two_models_in_a_checkpoint_are_named(weights, tmp_path):
+    file = tmp_path / "x.pth"
+    torch.save({"model": weights, "ema": {"shadow": weights}, "opt": ADAM}, file)
+    words = "no state dict but model, ema, opt; save one of model, ema.shadow alone"
+    for read in (load, var_config):
+        with tiny.refused(str(file), words, error=CheckpointError):
+            read(str(file))
+
+
 @pytest.mark.parametrize("loader", [codevar.load_var, codevar.load_vqvae, var_config])
 def test_levels_that_are_no_pyramid_are_refused(weights, vqvae_weights, tmp_path, loader):
     kept = vqvae_weights if loader is codevar.load_vqvae else weights
@@ -214,7 +265,7 @@ def truncated(weights, path):
         ("x.pth", lambda weights, path: path.write_text("not found\nsorry\n")),
         ("x.safetensors", lambda weights, path: torch.save(weights, path)),
         ("x.pth", lambda weights, path: torch.save([1, 2], path)),
-        ("x.pth", lambda weights, path: torch.save({"model": weights}, path)),
+        ("x.pth", lambda weights, path: torch.save({"model": {"a": [1]}, "epoch": 3}, path)),
         ("x.pth", lambda weights, path: torch.save({}, path)),
     ],
     ids=[
