@@ -120,6 +120,7 @@ def line(values: list[float], told: list[float], intervals: list) -> str:
 
 
 def main() -> None:
+    """Print each interval's width and coverage against the truth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="features; made if it is not there")
     parser.add_argument("--sets", type=int, default=1000)

@@ -36,6 +36,8 @@ class QuantisedLinear(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """y [..., out] of x [..., in], in the precision of the autocast around it or the layer's
+        own."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         return self.product(x, dtype).add_(self.bias)

@@ -34,6 +34,7 @@ class W8A16Linear(QuantisedLinear):
     """y = x W^T + b, the weights turned into numbers of x's precision first."""
 
     def product(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The weights unpacked, then a product in `dtype`."""
         return F.linear(x.to(dtype), self.codes.to(dtype)) * self.factor.to(dtype)
 
 
@@ -41,6 +42,7 @@ class W8A8Linear(QuantisedLinear):
     """y = x W^T + b of whole numbers, summed without rounding."""
 
     def product(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Rows quantised as well, and a product of whole numbers."""
         codes_rn, factor_r1 = quantised(x.flatten(0, -2), 8)
         rows = len(codes_rn)
         if x.is_cuda and rows < LEAST_ROWS:

@@ -203,7 +203,7 @@ def seconds(value: float) -> str:
 
 
 def batches_of(run: Run, rows: list[Row]) -> list[int]:
-    """The batch sizes; at least two with a measured case.  Raises NoData."""
+    """The batch sizes; at least two with a measured case.  Raises NoDataError."""
     if len({row["batch_size"] for row in rows if "latency_s" in row}) < 2:
         again = f"{run.sweep.name} --set batch_size=1,8,64"
         raise lacks(run, "no two batch sizes that were measured", again)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bench.figures import canvas
 from bench.figures.registry import figure
 from bench.study.errors import UsageError
-from bench.tables.case_rows import NoData, Row
+from bench.tables.case_rows import NoDataError, Row
 from bench.tables.composition import Pair, pairs_of
 from bench.tables.frames import Run
 
@@ -23,7 +23,7 @@ def composition(run: Run, rows: list[Row]) -> Figure:
     try:
         names, pairs = pairs_of(run)
     except UsageError as e:
-        raise NoData(str(e)) from None
+        raise NoDataError(str(e)) from None
     n = len(names)
     drawn, (ax,) = canvas.panels(canvas.WIDE, 0.42 * n + 0.6)
     cells = np.full((n, n), math.nan)

@@ -143,7 +143,7 @@ def code_figure5b(run: Run, rows: list[Row]) -> Figure:
 
 
 def var_by_depth(run: Run, rows: list[Row]) -> list[list[Row]]:
-    """The rows of each VAR of which one was measured, by depth.  Raises NoData."""
+    """The rows of each VAR of which one was measured, by depth.  Raises NoDataError."""
     found = [row for row in rows if row["case"].method == "var" and "latency_s" in row]
     if not found:
         raise lacks(run, "no measured VAR", "code_figure5")
@@ -219,7 +219,7 @@ class Configurations:
     @classmethod
     def of_rows(cls, run: Run, rows: list[Row]) -> Configurations:
         """FIDs are measured where two subnets of a VAR have one, else the paper's of VAR-d30.
-        Raises NoData."""
+        Raises NoDataError."""
         same = [row for row in rows if row["stack"] == rows[0]["stack"]]
         same = [row for row in same if row["case"].method in ("var", "variant")]
         counts = Counter(r["case"].depth for r in same if is_subnet(r) and "fid" in r)

@@ -24,7 +24,7 @@ from bench.methods.plans.code import CoDe
 from bench.methods.plans.variant import VARiant
 from bench.study import papers
 from bench.study.cases import VARCase
-from bench.tables.case_rows import NoData, Row, footer, lacks, quality_note, starred
+from bench.tables.case_rows import NoDataError, Row, footer, lacks, quality_note, starred
 from bench.tables.frames import Run
 from codevar.scales import Scales
 
@@ -39,7 +39,7 @@ TRAINED: dict[str, Look] = {
 
 def evaluated(run: Run, rows: list[Row]) -> list[Row]:
     """The rows with a FID, each case's images once, whatever its batch sizes and stacks.
-    Raises NoData."""
+    Raises NoDataError."""
     found: dict[str, Row] = {}
     for row in rows:
         if "fid" in row and isinstance(row["case"], VARCase):
@@ -47,7 +47,7 @@ def evaluated(run: Run, rows: list[Row]) -> list[Row]:
             found.setdefault(drawn, row)
     if not found:
         name = run.sweep.name
-        raise NoData(f"{name} has no case with a FID; `bench.py reproduce {name}` measures it")
+        raise NoDataError(f"{name} has no case with a FID; `bench.py reproduce {name}` measures it")
     return list(found.values())
 
 

@@ -56,7 +56,7 @@ def speed(run: Run, rows: list[Row]) -> Figure:
 
 
 def with_scales(run: Run, rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """The rows of methods that have scales, and a word on those that have not.  Raises NoData."""
+    """The rows of methods with scales, and a word on the others.  Raises NoDataError."""
     scaled = [row for row in rows if isinstance(row["case"], VARCase)]
     if not scaled:
         raise lacks(run, "no method with scales", "quick")

@@ -13,7 +13,7 @@ from bench.figures.looks import BLUE, GREY, ORANGE
 from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
 from bench.study.cases import VARCase
-from bench.tables.case_rows import NoData, Row
+from bench.tables.case_rows import NoDataError, Row
 from bench.tables.frames import Run
 from codevar.plan import Plan
 from codevar.spans import write_spans
@@ -30,7 +30,7 @@ def plan(run: Run, rows: list[Row]) -> Figure:
     keeps after the scale."""
     plans = {c.label: meta_plan(c) for c in run.sweep.cases if isinstance(c, VARCase)}
     if not plans:
-        raise NoData(f"{run.sweep.name} has no method that is a plan")
+        raise NoDataError(f"{run.sweep.name} has no method that is a plan")
     shown = dict(list(plans.items())[:MOST])
     most = max(each.scales.K for each in shown.values())
     drawn, axes = canvas.panel_for_each(len(shown), 0.5 + 0.16 * most, 2, sharex=False)

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 import bench.figures
 from bench.figures import canvas, known
 from bench.figures.looks import STYLE
-from bench.tables.case_rows import NoData, Row, rows_of
+from bench.tables.case_rows import NoDataError, Row, rows_of
 from bench.tables.frames import Run
 
 Draw = Callable[[Run, list[Row]], Figure]
@@ -39,7 +39,7 @@ class RunFigure:
 
     suits: "every run" is drawn by `plot` where an experiment names no figures, and stands in every
     report; "every report" stands in every report; "its experiments" is drawn for experiments that
-    name it.  draw raises NoData for a run that lacks what it shows.
+    name it.  draw raises NoDataError for a run that lacks what it shows.
     """
 
     name: str
@@ -100,8 +100,8 @@ def draw(run: Run, names: Sequence[str], out: Path, called: str = "") -> list[Pa
     for name in asked:
         try:
             drawn = figures()[name].draw(run, rows)
-        except NoData as e:
-            lacking.append(NoData(f"figure {name}: {e}"))
+        except NoDataError as e:
+            lacking.append(NoDataError(f"figure {name}: {e}"))
         else:
             files = canvas.png_and_pdf(out / f"{called or run.sweep.name}-{name}")
             paths += canvas.save(drawn, files)
@@ -118,6 +118,6 @@ def for_report(run: Run) -> Iterator[tuple[RunFigure, Figure]]:
         if one.suits != "its experiments" or one.name in own:
             try:
                 drawn = one.draw(run, rows)
-            except NoData:
+            except NoDataError:
                 continue
             yield one, drawn

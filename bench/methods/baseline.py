@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from bench.study.cases import MINI, Case
-from bench.study.errors import NotInstalled
+from bench.study.errors import NotInstalledError
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ class Baseline(Case):
 def networks(case: Baseline) -> tuple[nn.Module, ImageDecoder]:
     """Transformer and image decoder on the meta device, where shapes are all there is.
 
-    Raises NotInstalled if a library of theirs is not installed.
+    Raises NotInstalledError if a library of theirs is not installed.
     """
     # Diffusers imports it where it is there, and it complains of kernels that nobody asked for.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -116,7 +116,7 @@ def networks(case: Baseline) -> tuple[nn.Module, ImageDecoder]:
         missing = (e.name or "").partition(".")[0]
         if missing not in ("diffusers", "timm"):
             raise
-        raise NotInstalled(
+        raise NotInstalledError(
             f"{case.method} needs {missing}: pip install -e '.[baselines]', or leave it out: "
             f"--set method=var,code,variant"
         ) from None

@@ -13,7 +13,7 @@ class UsageError(ValueError):
     """A mistake of the user's; the message is one line that says what to do."""
 
 
-class NotInstalled(UsageError):
+class NotInstalledError(UsageError):
     """A library that is an extra is not there; the message says how to get it."""
 
 

@@ -88,6 +88,7 @@ def to_json(data: pd.DataFrame) -> str:
 
 
 def as_text(table: Printed, format: str) -> str:
+    """The table as Markdown or LaTeX, its notes below."""
     if format == "md":
         text = table.text.map(lambda cell: str(cell).replace("|", "\\|"))
         lines = [f"### {table.title}", "", text.to_markdown(index=False, disable_numparse=True)]
@@ -173,6 +174,7 @@ def blocks(text: pd.DataFrame, names: int, width: int) -> list[dict[str, int]]:
 
 
 def missing(value: Any) -> bool:
+    """Whether a cell is empty: None, NA or NaN."""
     import pandas as pd
 
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)

@@ -70,6 +70,7 @@ class Candidate:
 
     @property
     def fid(self) -> float:
+        """The FID it is ranked by."""
         assert self.quality is not None
         return self.quality.fid
 
@@ -292,6 +293,7 @@ def choose(best: Sequence[Candidate], limits: Limits) -> str:
 
 
 def describe(candidate: Candidate) -> str:
+    """A candidate in a sentence: its label, cost and FID."""
     assert candidate.quality is not None
     time = f"{candidate.latency_s:.3g} s, " if candidate.latency_s is not None else ""
     fid = f"FID {candidate.fid:.2f} in {candidate.quality.table}"
@@ -317,6 +319,7 @@ def printed(advice: Advice, limits: Limits) -> Printed:
 
 
 def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
+    """A candidate's cells as they are printed."""
     timed = c.latency_s is not None
     return {
         "method": c.case.label,
@@ -333,6 +336,7 @@ def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
 
 
 def data_of(c: Candidate, advice: Advice) -> dict[str, Any]:
+    """A candidate's figures for csv and json."""
     return {
         "method": c.case.label,
         "best": c in advice.best,

@@ -16,7 +16,7 @@ from codevar.stacks import STACKS
 Row = frames.Row  # with `case`
 
 
-class NoData(UsageError):
+class NoDataError(UsageError):
     """The run lacks what a figure shows."""
 
 
@@ -26,8 +26,9 @@ def rows_of(run: Run) -> list[Row]:
     return [{**row, "case": case} for case, row in zip(run.sweep.cases, rows, strict=False)]
 
 
-def lacks(run: Run, what: str, experiment: str) -> NoData:
-    return NoData(f"{run.sweep.name} has {what}; `bench.py run {experiment}` measures it")
+def lacks(run: Run, what: str, experiment: str) -> NoDataError:
+    """What to say where a figure needs what the run has not measured."""
+    return NoDataError(f"{run.sweep.name} has {what}; `bench.py run {experiment}` measures it")
 
 
 def at_common_batch(run: Run, rows: list[Row], key: str = "latency_s") -> list[Row]:
@@ -41,10 +42,12 @@ def at_common_batch(run: Run, rows: list[Row], key: str = "latency_s") -> list[R
 
 
 def distinct(rows: Iterable[Row], key: str) -> list[Any]:
+    """Each value of a key once, in the order of the rows."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
 def stacks_of(rows: Iterable[Row]) -> list[str]:
+    """The stacks of the rows, in the order of `STACKS`."""
     return [stack for stack in STACKS if stack in distinct(rows, "stack")]
 
 

@@ -22,7 +22,7 @@ from bench.metrics import METRICS
 from bench.study.errors import UsageError
 from bench.study.records import FAILED, OUT_OF_MEMORY
 from bench.tables import frames, stats
-from bench.tables.sides import Measured, NotComparable, Rounds, Side, clean, of_run
+from bench.tables.sides import Measured, NotComparableError, Rounds, Side, clean, of_run
 
 Verdict = Literal["faster", "slower", "same", "undecided", "other", "invalid"]
 #: Relative change that matters, by figure.  The cache follows from shapes: any change is real.
@@ -152,7 +152,7 @@ class Comparison:
     def exit_code(self) -> int:
         """1 if anything regressed, else 2 if anything is inconclusive, else 0.
 
-        (2 is NotComparable's too, as any UsageError's.)
+        (2 is NotComparableError's too, as any UsageError's.)
         """
         return 1 if self.regressions else 2 if self.inconclusive else 0
 
@@ -207,7 +207,7 @@ def compare(
 
     threshold: relative change that matters, of latency, or by `KEYS`.  alpha: the chance of one
     false change in the whole table, after Holm's correction over all its figures.
-    Raises NotComparable where machine, experiment, precision or schema differ or nothing is
+    Raises NotComparableError where machine, experiment, precision or schema differ or nothing is
     measured in both, UsageError for an impossible threshold or alpha.
     """
     given = threshold if isinstance(threshold, Mapping) else {"latency": threshold}
@@ -245,20 +245,22 @@ def compare(
 
 
 def check_comparable(base: Side, new: Side) -> None:
-    """Raises NotComparable where the two say nothing of each other."""
+    """Raises NotComparableError where the two say nothing of each other."""
     common = [key for key in base.cases if key in new.cases]
     for name, value in base.same.items():
         other = new.same.get(name, value)  # older runs do not tell their hardware
         decides = name in ("experiment", "machine") or name.startswith("hardware")
         if value != other and (decides or not common):
-            raise NotComparable(f"other {name}: {value} in BASE, {other} in NEW")
+            raise NotComparableError(f"other {name}: {value} in BASE, {other} in NEW")
     if not common:
-        raise NotComparable(
+        raise NotComparableError(
             f"no case in common: {len(base.cases)} in BASE, {len(new.cases)} in NEW"
         )
     if all(side.cases[key].status != "ok" for side in (base, new) for key in common):
         found = "/".join(sorted({new.cases[key].status for key in common}))
-        raise NotComparable(f"nothing was measured in either: all {len(common)} cases are {found}")
+        raise NotComparableError(
+            f"nothing was measured in either: all {len(common)} cases are {found}"
+        )
 
 
 #: A finding and the logarithms of its samples on both sides.

@@ -22,7 +22,7 @@ from bench.metrics.frechet import DIFFERENCE
 from bench.predict.prediction import memory_differs, predict
 from bench.study import printing, records, storage
 from bench.study.cases import Case, Foreign, explain
-from bench.study.errors import NotInstalled, UsageError
+from bench.study.errors import NotInstalledError, UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
 from bench.study.folders import is_shipped
@@ -154,6 +154,7 @@ def known(data: pd.DataFrame) -> list[Row]:
 
 
 def case_columns(case: Case) -> dict[str, Any]:
+    """What is known of a case before it is measured."""
     names = ("batch_size", "stack", "precision", "attention", "device", "weights")
     return {
         "method": case.label,
@@ -183,7 +184,7 @@ def predicted_columns(case: Case, records: Sequence[Record]) -> dict[str, Any]:
     none."""
     try:
         predicted = prediction_of(case, records)
-    except NotInstalled as e:
+    except NotInstalledError as e:
         return {"not_predicted": str(e)}
     if predicted is None:
         return {}

@@ -50,6 +50,7 @@ def doubts_of(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def outcome(comparison: Comparison) -> str:
+    """The verdict in one line: regressions, doubtful cases, how many of each."""
     counts = Counter(found.verdict for found in comparison.findings)
     told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
     many, doubtful = len(comparison.regressions), len(comparison.inconclusive)
@@ -58,6 +59,7 @@ def outcome(comparison: Comparison) -> str:
 
 
 def row_of(figures: dict[str, Finding]) -> dict[str, str]:
+    """A case's cells: one column a figure, its change and verdict."""
     first = next(iter(figures.values()))
     row = {"case": first.case}
     for name in ("status", "case", "times"):

@@ -67,6 +67,7 @@ def row_of(found: list[Record], folder: Path) -> dict[str, Any]:
 
 
 def text_of(data: pd.DataFrame) -> pd.DataFrame:
+    """The cells as they are printed."""
     commits = zip(data["commit"], data["dirty"], strict=True)
     several = ["weights"] * (data["weights"].nunique() > 1)
     return pd.DataFrame(
@@ -87,6 +88,7 @@ def text_of(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes() -> list[str]:
+    """What its columns mean."""
     return [
         "Change: against the run before on the same machine; `bench.py compare` judges whether "
         "it is more than noise.",

@@ -33,6 +33,7 @@ class Terms:
 
 
 def decode_s(case: Case, rate: float) -> float:
+    """Seconds of a decode on a card that reaches so many FLOP/s."""
     return sum(predict(case).flops) / rate
 
 
@@ -125,5 +126,6 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
 
 
 def said(span: Span) -> str:
+    """A span in two digits: "0.5 to 1.2"."""
     least, most = f"{span.least:.2g}", f"{span.most:.2g}"
     return least if least == most else f"{least} to {most}"

@@ -70,6 +70,7 @@ def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -
 
 
 def speed_lines(row: dict[str, Any]) -> list[str]:
+    """What stands beside a case's pictures: speed-up, rate, memory."""
     speed = [f"{row['speedup']:.1f}x"] if "speedup" in row else []
     speed += [f"{row['throughput_img_s']:.3g} images/s"] if "throughput_img_s" in row else []
     memory = [f"{row['total_mib']:,.0f} MiB"] if "total_mib" in row else []
@@ -98,4 +99,5 @@ def best(runs: Sequence[Run], cases: Sequence[Case]) -> Run | None:
 
 
 def same_speed(case: Case) -> str:
+    """The case without what leaves its speed alone."""
     return case.model_dump_json(exclude=ELSEWHERE)

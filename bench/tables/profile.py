@@ -65,6 +65,7 @@ def page(run: Run, ceilings: Ceilings) -> Printed:
 
 
 def ceilings_table(run: Run, ceilings: Ceilings) -> Printed:
+    """What the machine reaches at best."""
     kinds = dict.fromkeys(product.precision for product in ceilings.products)
     lines = [
         (f"matrix product, {kind}", rate(best.flop_per_s), f"{best.M} x {best.K} x {best.N}")
@@ -88,10 +89,12 @@ def ceilings_table(run: Run, ceilings: Ceilings) -> Printed:
 
 
 def rate(flop_per_s: float) -> str:
+    """FLOP/s as text, in TFLOP/s."""
     return f"{flop_per_s / 1e12:.3g} TFLOP/s"
 
 
 def bandwidth(bytes_per_s: float) -> str:
+    """Bytes a second as text, in GiB/s."""
     return f"{bytes_per_s / 2**30:.3g} GiB/s"
 
 

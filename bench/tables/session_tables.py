@@ -47,6 +47,7 @@ def left(run: Run) -> Printed:
 
 
 def titles_of(run: Run) -> dict[str, list[str]]:
+    """Titles of a profile's items by letter."""
     found: dict[str, list[str]] = {}
     for item in items.items(items.kind_of(run.devices[0])):
         found.setdefault(item.letter, []).append(item.title)
@@ -54,6 +55,7 @@ def titles_of(run: Run) -> dict[str, list[str]]:
 
 
 def shortened(titles: Sequence[str]) -> list[str]:
+    """The first titles, and how many more there are."""
     return [*titles[:3], f"{len(titles) - 3} more"] if len(titles) > 4 else list(titles)
 
 

@@ -24,7 +24,7 @@ Rounds = dict[int, stats.Array]  # by the round's number
 MEMORY = {"total memory": "total_mib", "KV cache": "kv_cache_mib"}
 
 
-class NotComparable(UsageError):
+class NotComparableError(UsageError):
     """Two results that say nothing of each other; the message is one line that says why."""
 
 
@@ -72,11 +72,11 @@ def clean(text: object) -> str:
 
 
 def of_run(run: frames.Run) -> Side:
-    """The side that a run is.  Raises NotComparable where there is no record."""
+    """The side that a run is.  Raises NotComparableError where there is no record."""
     where = str(run.folder or run.sweep.name)
     if not run.records:
         why = f"none can be read, {run.complaints[0]}" if run.complaints else "it is empty"
-        raise NotComparable(f"{where}: no records ({why})")
+        raise NotComparableError(f"{where}: no records ({why})")
     by_key = run.by_key
     overs = {case.key: run.sweep.baseline_case(case) for case in run.sweep.cases}
     top = known_ceilings(run.folder, run.env) if run.folder else None
@@ -175,7 +175,7 @@ def of_benchmarks(path: Path) -> Side:
     found.where = str(path)
     for other in rounds[1:]:
         if other.same != found.same:
-            raise NotComparable(f"{path}: its files are of different machines")
+            raise NotComparableError(f"{path}: its files are of different machines")
         for name, value in other.told.items():
             if value not in found.told[name].split("/"):
                 found.told[name] += f"/{value}"
@@ -219,5 +219,5 @@ def of_benchmark(file: Path, round_: int) -> Side:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UsageError(f"{file}: not a JSON file of pytest-benchmark ({e!r})") from None
     if not cases:
-        raise NotComparable(f"{file}: no benchmarks")
+        raise NotComparableError(f"{file}: no benchmarks")
     return Side(str(file), same, told, cases)

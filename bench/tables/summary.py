@@ -84,16 +84,19 @@ for i, part in enumerate(("params", "KV cache", "running", "total")):
 
 
 def latency_by_round(records: Sequence[Record]) -> list[float]:
+    """Median seconds of each round."""
     return [statistics.median(s.latency_s) for s in samples_of(records)]
 
 
 @column("latency_s", "latency s", "{:.3g}", 20, lower_is_better=True)
 def latency_of_case(records: Sequence[Record]) -> float:
+    """Seconds of a decode: the median of the rounds' medians."""
     return statistics.median(latency_by_round(records))
 
 
 @column("latency_spread", "spread", "{:.1%}", 30)
 def latency_spread(records: Sequence[Record]) -> float | None:
+    """Range of the rounds' medians over their median; None for one round."""
     by_round = latency_by_round(records)
     spread = max(by_round) - min(by_round)
     return spread / statistics.median(by_round) if len(by_round) > 1 else None
@@ -101,6 +104,7 @@ def latency_spread(records: Sequence[Record]) -> float | None:
 
 @column("throughput_img_s", "images/s", "{:.3g}", 40, lower_is_better=False)
 def throughput(records: Sequence[Record]) -> float:
+    """Images a second of decodes alone."""
     return records[0].batch_size / latency_of_case(records)
 
 
@@ -143,11 +147,13 @@ def energy_per_image(records: Sequence[Record]) -> float | None:
 
 @column("rounds", "rounds", "{}", 10, section="how")
 def rounds(records: Sequence[Record]) -> int:
+    """How many rounds were measured."""
     return len(records)
 
 
 @column("samples", "samples", "{}", 20, section="how")
 def samples(records: Sequence[Record]) -> int:
+    """How many decodes were timed."""
     return sum(len(s.latency_s) for s in samples_of(records))
 
 
@@ -156,17 +162,20 @@ register(Column("pairs", "turns with the baseline", "{}", 30, section="how"))
 
 @column("stopped_by", "stopped by", "{}", 40, section="how")
 def stopped_by(records: Sequence[Record]) -> str:
+    """What ended the sampling, and how often."""
     ends = Counter(s.stopped_by for s in samples_of(records))
     return ", ".join(f"{why} {n}" if n > 1 else why for why, n in ends.items())
 
 
 @column("discarded", "discarded", "{}", 50, section="how")
 def discarded(records: Sequence[Record]) -> int:
+    """How many samples were thrown away, as the card was throttled."""
     return sum(len(s.discarded_latency_s) for s in samples_of(records))
 
 
 @column("other_load_cores", "other load", "{:.2f}", 60, section="how")
 def other_load_cores(records: Sequence[Record]) -> float | None:
+    """The most that other processes took in a round, in cores."""
     loads = [load for record in records if (load := record.other_load_cores) is not None]
     return max(loads, default=None)
 
@@ -191,17 +200,20 @@ for i, (name, heading) in enumerate(
 
 
 def vqvae_latency(records: Sequence[Record]) -> float | None:
+    """Seconds from features to pixels: the median of the rounds' medians."""
     known = [s.vqvae_latency_s for s in samples_of(records) if s.vqvae_latency_s]
     return statistics.median(map(statistics.median, known)) if known else None
 
 
 @column("warm_decode_s", "warm decode s", "{:.3g}", 130, section="how")
 def warm_decode(records: Sequence[Record]) -> float:
+    """Seconds of a decode once all is loaded."""
     return latency_of_case(records)
 
 
 @column("warm_image_s", "to warm image s", "{:.3g}", 140, section="how")
 def warm_image(records: Sequence[Record]) -> float | None:
+    """Seconds to images once all is loaded, VQVAE included."""
     vqvae = vqvae_latency(records)
     return latency_of_case(records) + vqvae if vqvae is not None else None
 

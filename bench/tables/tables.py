@@ -217,6 +217,7 @@ def merged(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def machine_of(run: Run) -> str:
+    """Name of the machine a run was measured on."""
     return run.env.get("machine", "")
 
 
@@ -512,6 +513,7 @@ def checked(found: Selfcheck, device: str, depth: int) -> Printed:
 
 
 def column(data: pd.DataFrame, name: str, form: str) -> list[str]:
+    """The cells of a column in one format; empty where the data lacks it."""
     if name not in data:
         return ["" for _ in data.index]
     return [
@@ -538,6 +540,7 @@ def millions(count: int) -> str:
 
 
 def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
+    """A 95 % interval as text: "1.2-1.4", "-0.3 to 0.1"."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     if low is None or missing(low) or missing(high):
         return ""
@@ -546,6 +549,7 @@ def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
 
 
 def status_text(row: Mapping[Any, Any]) -> str:
+    """A row's status, and what makes its figures doubtful."""
     ours = OUT_OF_MEMORY.get(row["status"], row["status"])
     differs = row.get("memory_differs")
     noted = f"; {differs}" if differs and not missing(differs) else ""

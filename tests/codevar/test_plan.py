@@ -116,13 +116,13 @@ def test_original_runs_all_layers_at_every_scale(d30):
 
 
 @pytest.mark.parametrize("N", range(1, 10))
-def test_code_hands_over_after_scale_N(d30, d16, N):
+def test_code_hands_over_after_its_last_drafted_scale(d30, d16, N):
     runs = runs_of(code(d30, d16, draft_steps=N), drafter=d30, refiner=d16)
     assert runs == [("drafter", ALL, N), ("refiner", ALL[:16], 10 - N)]
 
 
 @pytest.mark.parametrize("N", range(10))
-def test_variant_thins_out_after_scale_N(d30, N):
+def test_variant_thins_out_after_its_bridge(d30, N):
     runs = runs_of(variant(d30, depth=2, bridge_scales=N), d30=d30)
     assert runs == [("d30", ALL, N), ("d30", (0, 29), 10 - N)][N == 0 :]
 

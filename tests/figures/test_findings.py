@@ -181,11 +181,11 @@ def test_rows_that_differ_in_their_weights_alone_have_names_and_cells_of_their_o
 )
 def test_a_run_of_something_else_names_the_command(figure, name, command, swapped, paired):
     run = swapped if name == "mini_code_table4" else paired
-    with pytest.raises(case_rows.NoData) as error:
+    with pytest.raises(case_rows.NoDataError) as error:
         drawn(figure, run)
     assert command in str(error.value)
 
 
 def test_without_evaluations_it_says_what_makes_them():
-    with pytest.raises(case_rows.NoData, match="reproduce mini_code_table4"):
+    with pytest.raises(case_rows.NoDataError, match="reproduce mini_code_table4"):
         drawn("code_figure3a", fake_run("mini_code_table4"))

@@ -8,7 +8,7 @@ from matplotlib.collections import PolyCollection
 
 from bench.figures import registry
 from bench.study import experiment
-from bench.tables.case_rows import NoData
+from bench.tables.case_rows import NoDataError
 from bench.tables.frames import Run
 
 FILE = """
@@ -64,5 +64,5 @@ def test_what_blocks_do_not_show_is_said_where_it_begins(drawn):
 
 def test_baselines_have_no_plan():
     run = Run(experiment.load("code_table1", ["method=dit"]))
-    with pytest.raises(NoData, match="no method that is a plan"):
+    with pytest.raises(NoDataError, match="no method that is a plan"):
         registry.figures()["plan"].draw(run, [])

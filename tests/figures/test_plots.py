@@ -339,7 +339,7 @@ def test_folder_that_cannot_be_written(tmp_path):
     ],
 )
 def test_lack_of_data_names_the_command_that_makes_it(figure, name, command, tmp_path):
-    with pytest.raises(case_rows.NoData) as error:
+    with pytest.raises(case_rows.NoDataError) as error:
         registry.draw(run_of(name), [figure], tmp_path)
     assert one_line(error).startswith(f"figure {figure}: ")
     assert command in str(error.value)
@@ -353,7 +353,7 @@ def test_by_default_what_can_be_drawn_of_the_experiments_figures(tmp_path):
 
 def test_by_default_nothing_to_draw_is_an_error(tmp_path):
     run = fake_run("d30_cpu", measured=False, method="var")  # its figures are speed and scales
-    with pytest.raises(case_rows.NoData) as error:
+    with pytest.raises(case_rows.NoDataError) as error:
         registry.draw(run, [], tmp_path)
     assert "bench.py run d30_cpu`" in one_line(error)
 

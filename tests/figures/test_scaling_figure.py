@@ -207,7 +207,9 @@ def test_what_failed_is_named(tmp_path):
 def test_a_run_without_anything_that_changes_says_what_measures_it(tmp_path):
     text = TOML[: TOML.index("[[cases]]\ndepth = [2")]
     run = run_of(tmp_path, text, batch_size=1)
-    with pytest.raises(case_rows.NoData, match=r"`bench\.py run scaling` measures it") as error:
+    with pytest.raises(
+        case_rows.NoDataError, match=r"`bench\.py run scaling` measures it"
+    ) as error:
         registry.draw(run, ["scaling"], tmp_path)
     assert "\n" not in str(error.value)
 

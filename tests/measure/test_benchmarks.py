@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.tables import compare, sides
-from bench.tables.sides import NotComparable
+from bench.tables.sides import NotComparableError
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,5 +33,5 @@ def test_a_case_is_measured_and_compared(tmp_path, monkeypatch):
     told["machine_info"]["hardware"]["host"] = "another"
     other = tmp_path / "other.json"
     other.write_text(json.dumps(told))
-    with pytest.raises(NotComparable, match="other hardware, host"):
+    with pytest.raises(NotComparableError, match="other hardware, host"):
         compare.compare(sides.of_benchmarks(file.parent), sides.of_benchmarks(other))

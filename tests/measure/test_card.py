@@ -321,11 +321,11 @@ def test_the_environment_holds_the_cards_facts_as_json(nvml, monkeypatch):
 def test_whatever_measures_takes_a_gpu_without_a_number_for_the_first(monkeypatch):
     """torch itself wants to know which."""
 
-    class NoDriver(Exception):
+    class NoDriverError(Exception):
         pass
 
     def chosen(index):
-        raise NoDriver(index)
+        raise NoDriverError(index)
 
     monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen, raising=False)
     case = make_case({"method": "var", "depth": 2, "device": "cuda:0"})
@@ -335,7 +335,7 @@ def test_whatever_measures_takes_a_gpu_without_a_number_for_the_first(monkeypatc
         (lambda: find_ceilings.measure_ceilings(torch.device("cuda")), 0),
         (lambda: selfcheck.selfcheck(torch.device("cuda:1"), depth=2, pairs=1), 1),
     ):
-        with pytest.raises(NoDriver) as e:
+        with pytest.raises(NoDriverError) as e:
             measures()
         assert e.value.args == (wanted,)
 

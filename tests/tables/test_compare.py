@@ -22,7 +22,7 @@ from bench.study import printing, records, storage
 from bench.study.errors import UsageError
 from bench.tables import compare, frames, gate, sides, stats
 from bench.tables.links import Quality
-from bench.tables.sides import NotComparable
+from bench.tables.sides import NotComparableError
 from tests.synthetic import fake_run
 
 ROOT = Path(__file__).parents[2]
@@ -357,7 +357,7 @@ def test_other_hardware_is_refused_and_what_is_not_told_is_not_compared(run):
     base.env = {**base.env, "hardware": {"cpu_flags": "abc", "host": "1"}, "python": "3.11.0"}
     assert "python: 3.11.0 in BASE, unknown in NEW" in compare.compare(base, new).notes
     new.env = {**new.env, "hardware": {"cpu_flags": "abc", "host": "2"}}
-    with pytest.raises(NotComparable, match="other hardware, host: 1 in BASE, 2 in NEW"):
+    with pytest.raises(NotComparableError, match="other hardware, host: 1 in BASE, 2 in NEW"):
         compare.compare(base, new)
 
 
@@ -383,7 +383,7 @@ def renamed(run, name):
 )
 def test_what_cannot_be_compared_is_refused_in_a_line(run, break_it, words):
     for_new = break_it(run())
-    with pytest.raises(NotComparable) as caught:
+    with pytest.raises(NotComparableError) as caught:
         compare.compare(run(), for_new)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -393,7 +393,7 @@ def test_another_precision_is_refused(run):
     new = changed(run(), precision="bf16")
     for record in new.records:
         record.key = record.key[::-1]
-    with pytest.raises(NotComparable, match="other precision: fp16 in BASE, bf16 in NEW"):
+    with pytest.raises(NotComparableError, match="other precision: fp16 in BASE, bf16 in NEW"):
         compare.compare(run(), new)
 
 
@@ -401,13 +401,15 @@ def test_no_common_case_is_refused(run):
     new = run()
     for record in new.records:
         record.key = record.key[::-1]
-    with pytest.raises(NotComparable, match="no case in common"):
+    with pytest.raises(NotComparableError, match="no case in common"):
         compare.compare(run(), new)
 
 
 def test_a_table_without_a_measurement_is_refused(run):
     base, new = (changed(run(), status="oom") for _ in "ab")
-    with pytest.raises(NotComparable, match="nothing was measured in either: all 3 cases are oom"):
+    with pytest.raises(
+        NotComparableError, match="nothing was measured in either: all 3 cases are oom"
+    ):
         compare.compare(base, new)
 
 

@@ -9,7 +9,7 @@ from bench.figures import registry
 from bench.study import experiment
 from bench.study.errors import UsageError
 from bench.tables import composition, frames
-from bench.tables.case_rows import NoData
+from bench.tables.case_rows import NoDataError
 from bench.tables.composition import Pair
 from bench.tables.frames import Run
 
@@ -90,7 +90,7 @@ def test_a_run_without_pairs_is_one_line():
     alone = Run(experiment.load("mini_table1"))
     with pytest.raises(UsageError, match="no two methods alone and together"):
         composition.pairs_of(alone)
-    with pytest.raises(NoData):
+    with pytest.raises(NoDataError):
         registry.figures()["composition"].draw(alone, [])
 
 
