@@ -30,7 +30,7 @@ def table(
         str, typer.Option(help="by a column, the best row first; -NAME: the worst")
     ] = "",
     section: Annotated[
-        str, typer.Option(help="main, paper, how (measured), scale, or several: main,how")
+        str, typer.Option(help="main, paper, how (measured), scale, pairs, or several: main,how")
     ] = "",
     shipped: options.Shipped = False,
     format: options.OutputFormat = Format.rich,

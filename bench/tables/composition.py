@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +101,14 @@ def held_against(one: str, other: str, both: Any, a: Any, b: Any) -> Pair:
         loss=losses[0] - losses[1] - losses[2],
         loss_within=math.hypot(*halves),
     )
+
+
+def tables(runs: Iterable[Run]) -> list[Printed]:
+    """Of the runs whose experiment is of pairs."""
+    of_pairs = [run for run in runs if "composition" in run.sweep.experiment.figures]
+    with suppress(UsageError):  # --set has left none
+        return [table(run) for run in of_pairs]
+    return []
 
 
 def table(run: Run) -> Printed:

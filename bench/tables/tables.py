@@ -26,13 +26,14 @@ from bench.study.errors import UsageError, nearest
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed, missing
 from bench.study.records import DEGRADED, FAILED, OUT_OF_MEMORY
+from bench.tables import composition
 from bench.tables.frames import Run, frame, known
 from bench.tables.summary import FEW, ROUGH
 
 PARTS = ("params", "kv_cache", "running", "total")
 TENTHS = 10  # in which a baseline's steps are told
 CONTEXT_BYTES = 2**29  # CUDA's context and kernels
-SECTIONS = ("main", "paper", "how", "scale")
+SECTIONS = ("main", "paper", "how", "scale", "pairs")
 #: What a brief table has, and what it has of cases that were never run.
 BRIEF = ("steps", "speedup", "latency_s", "total_mib", "fid", DIFFERENCE, "status")
 PLANNED = ("steps", "params", "kv_cache_mib_predicted", "total_mib_predicted", "tflops_predicted")
@@ -88,6 +89,7 @@ def measured(*runs: Run, view: View = View()) -> Printed:
         "paper": [] if view.columns else [as_printed(data, columns, about)],
         "how": [how_measured(data)],
         "scale": [*by_part(data, cases)],
+        "pairs": composition.tables(runs) if "pairs" in view.sections else [],
     }
     shown = [part for name in view.sections for part in parts[name] if len(part.text)]
     if not shown:
