@@ -1,4 +1,5 @@
-"""Each part of `modern` on a CPU against what it stands in for, at sizes of a decode.
+"""Each part of `modern` on a CPU against what it stands in for, at sizes of a decode; and what
+methods that leave something out add to a layer.
 
     python benchmarks/kernels.py          # a minute, on a quiet machine
 
@@ -20,9 +21,11 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from bench.measure import machine
-from codevar import VQVAE, VQVAEConfig
+from codevar import VQVAE, VQVAEConfig, eviction, pruning
+from codevar.cache import quantised, restored
 from codevar.noise import Noise
 from codevar.packed import attend, can_pack, packed
+from codevar.quantised import KINDS, of_linear
 from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published
 from codevar.scales import PATCH_SIZES_256, Scales
 
@@ -41,10 +44,13 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
         fc2 = nn.Linear(4096, 1024).to(dtype)
         fast1 = packed(fc1[0].weight, fc1[0].bias, gelu=True)
         fast2 = packed(fc2.weight, fc2.bias)
+        eight = {kind: of_linear(one, fc2, fc2.bias) for kind, one in KINDS.items()}
         for n in (2, 50, 512):
             x, h = (torch.randn(1, n, C, dtype=dtype) for C in (1024, 4096))
             yield f"linear and GELU, {name}", f"n {n}, C 1024", *bound(fc1, fast1, x)
             yield f"linear, {name}", f"n {n}, C 4096 to 1024", *bound(fc2, fast2, h)
+            for kind, layer in eight.items():  # against the packed one
+                yield f"linear, {kind} {name}", f"n {n}, C 4096 to 1024", *bound(fast2, layer, h)
     for B, H, L, K, c in ((2, 16, 16, 30, 64), (2, 16, 256, 680, 64), (128, 4, 144, 448, 32)):
         q, k, v = (torch.randn(B, H, n, c).bfloat16() for n in (L, K, K))
         size = f"B {B}, H {H}, L {L}, K {K}, c {c}"
@@ -76,6 +82,33 @@ def parts() -> Iterator[tuple[str, str, Run, Run]]:
             "B 1, 256 px",
             *bound(plain.decode_features, last.decode_features, f_hat),
         )
+
+
+def added() -> Iterator[tuple[str, str, Run]]:
+    """What methods that leave something out add to a layer, at the last scale of VAR-d16."""
+    B, H, L, K, C = 2, 16, 256, 680, 1024
+    x_BlC, source_BmC = torch.randn(B, L, C), torch.randn(B, 100, C)
+    kept_Bk = pruning.farthest(x_BlC, L // 2)
+    some_BkC, full_BlC = pruning.taken(x_BlC, kept_Bk), pruning.enlarged(source_BmC, L)
+    salt_B = torch.arange(B)
+    size = f"B {B}, {L} tokens, half of them kept, C {C}"
+    yield "choose by distance", size, lambda: pruning.farthest(x_BlC, L // 2)
+    yield "choose at random", size, lambda: pruning.random(salt_B, (9, 0), L, L // 2)
+    yield "gather", size, lambda: pruning.taken(x_BlC, kept_Bk)
+    yield "enlarge what is restored", f"B {B}, 100 to {L}", lambda: pruning.enlarged(source_BmC, L)
+    yield "scatter", size, lambda: pruning.put(full_BlC, kept_Bk, some_BkC)
+    q, k = torch.randn(B, H, 16, C // H), torch.randn(B, H, K, C // H)
+    seen_o = torch.arange(K - L, K, L // 16)
+    size = f"B {B}, H {H}, {K} keys, 200 stay"
+    yield "choose keys by attention", size, lambda: eviction.observed(q, k, seen_o, 200)
+    yield "choose keys at random", size, lambda: eviction.random(salt_B, (9, 0), K, H, 200)
+    at_BHn1 = eviction.observed(q, k, seen_o, 200)[..., None].expand(-1, -1, -1, C // H)
+    yield "gather keys", size, lambda: k.gather(2, at_BHn1)
+    for bits in (8, 4):
+        codes, factor = quantised(k, bits)
+        size = f"B {B}, H {H}, {K} keys"
+        yield f"pack keys in {bits} bits", size, functools.partial(quantised, k, bits)
+        yield f"unpack keys of {bits} bits", size, functools.partial(restored, codes, factor, bits)
 
 
 def as_published(
@@ -111,8 +144,11 @@ def main() -> None:
     for part, size, plain, ours in parts():
         before, after = median_ms(plain), median_ms(ours)
         table.add_row(part, size, f"{before:.3g}", f"{after:.3g}", f"{before / after:.2f}")
+    block = Table("part", "size", "ms", title="What methods add to a layer, float32")
+    for part, size, run in added():
+        block.add_row(part, size, f"{median_ms(run):.3g}")
     env = machine.environment()
-    Console(width=110).print(table)
+    Console(width=110).print(table, block)
     told = f"{env['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{told}, commit {env['commit'][:9]}")
 

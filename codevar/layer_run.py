@@ -111,8 +111,9 @@ class LayerRun:
             full_BnC = out_BkC.new_zeros(B, prefix + length, C)
         else:
             of_map = self.sources[self.visit.layer, branch, source - 1][self.rows]
-            full_BlC = pruning.enlarged(of_map, length)
-            full_BnC = torch.nn.functional.pad(full_BlC, (0, 0, prefix, 0))
+            full_BnC = pruning.enlarged(of_map, length)
+            if prefix:
+                full_BnC = torch.nn.functional.pad(full_BnC, (0, 0, prefix, 0))
         return pruning.put(full_BnC, kept_Bk, out_BkC)
 
     def save(self, out_BnC: torch.Tensor, gamma_B1C: torch.Tensor, branch: int) -> None:

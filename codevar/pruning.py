@@ -17,7 +17,7 @@ from codevar.noise import hashed
 def farthest(x_BlC: torch.Tensor, kept: int) -> torch.Tensor:
     """(B, k) the tokens farthest from their map's mean, by falling distance (FastVAR, Section
     3.2: what changes quickly from place to place)."""
-    distance_Bl = (x_BlC - x_BlC.mean(dim=1, keepdim=True)).square().sum(dim=-1)
+    distance_Bl = torch.linalg.vector_norm(x_BlC - x_BlC.mean(dim=1, keepdim=True), dim=-1)
     return distance_Bl.topk(kept).indices
 
 
@@ -36,9 +36,13 @@ def enlarged(source_BmC: torch.Tensor, tokens: int) -> torch.Tensor:
 
 def taken(x_BlC: torch.Tensor, kept_Bk: torch.Tensor) -> torch.Tensor:
     """(B, k, C) these tokens."""
-    return x_BlC.gather(1, kept_Bk[..., None].expand(-1, -1, x_BlC.shape[-1]))
+    # By whole rows: a gather of all numbers would look up a place for each.
+    B, length, _ = x_BlC.shape
+    rows_Bk = kept_Bk + length * torch.arange(B, device=x_BlC.device)[:, None]
+    return x_BlC.flatten(0, 1).index_select(0, rows_Bk.flatten()).unflatten(0, kept_Bk.shape)
 
 
 def put(x_BlC: torch.Tensor, kept_Bk: torch.Tensor, new_BkC: torch.Tensor) -> torch.Tensor:
     """x with these tokens in their places, in place."""
-    return x_BlC.scatter_(1, kept_Bk[..., None].expand_as(new_BkC), new_BkC)
+    rows_B1 = torch.arange(len(x_BlC), device=x_BlC.device)[:, None]
+    return x_BlC.index_put_((rows_B1, kept_Bk), new_BkC)

@@ -44,6 +44,7 @@ PARTS = {"params": BLUE, "kv_cache": ORANGE, "running": "#333333"}
 PART_NAMES = {"params": "parameters", "kv_cache": "KV cache", "running": "running"}
 DOT: Look = {"ls": "", "ms": 6}
 HOLLOW: Look = {"mfc": "white"}
+CONTROL: Look = {"marker": "x"}
 LOST: Look = {"ls": "", "color": GREY}
 #: Where memory ran out, and where a case was not started because it would have.
 LOST_MARKERS = {"oom": "x", "oom_predicted": "+", "oom_implied": "1"}

@@ -21,7 +21,8 @@ HERE, PAPER = "measured here", "the paper, on its machine"
 @figure("tradeoff", "Trade-off", suits="every run")
 def tradeoff(run: Run, rows: list[Row]) -> Figure:
     """Cost against quality, and latency against memory. On the line, the Pareto front, nothing is
-    better in both. Hollow points are the paper's, on its machine. Point at one to read its row."""
+    better in both. Hollow points are the paper's, on its machine; crosses are controls. Point at
+    one to read its row."""
     used = [row for row in at_common_batch(run, rows) if "latency_s" in row]
     cases = [case_facts(row) for row in used] + paper_facts(run.sweep.experiment.paper)
     trades = [(x, y) for x, y in TRADES if sum(x in case and y in case for case in cases) > 1]
@@ -49,6 +50,10 @@ def tradeoff(run: Run, rows: list[Row]) -> Figure:
     if any(case["by"] == PAPER for case in cases):
         grey = looks.DOT | {"color": looks.GREY, "marker": "o"} | looks.HOLLOW
         handles.append(looks.entry("the paper's", **grey))
+    if any(case.get("control_of") for case in cases):
+        handles.append(
+            looks.entry("a control", **looks.DOT | {"color": looks.GREY}, **looks.CONTROL)
+        )
     quoted = any(case.get("fid_by") == "quoted" for case in cases)
     notes = ["FID is quoted from the paper."] if quoted else []
     return canvas.finish(drawn, "Trade-off", footer(run, used, *notes), handles, named)
@@ -57,7 +62,9 @@ def tradeoff(run: Run, rows: list[Row]) -> Figure:
 def case_facts(row: Row) -> Row:
     """What the figure knows of a case; its FID is the paper's where none was measured."""
     found = {
-        key: row[key] for key in ("name", "stack", *TITLES, "fid_low", "fid_high") if key in row
+        key: row[key]
+        for key in ("name", "stack", *TITLES, "fid_low", "fid_high", "control_of")
+        if key in row
     }
     if "fid" in row:
         found["fid_by"] = "measured"
@@ -79,8 +86,9 @@ def paper_facts(paper: str | None) -> list[Row]:
 
 
 def point_of(case: Row, x: str, y: str) -> Point:
-    """The case's marker: hollow if it is the paper's."""
+    """The case's marker: hollow if it is the paper's, a cross if it is a control."""
     look = looks.family_of(case["name"]) | (looks.HOLLOW if case["by"] == PAPER else {})
+    look |= looks.CONTROL if case.get("control_of") else {}
     interval = [case.get(f"{y}_low"), case.get(f"{y}_high")]
     return Point(case[x], case[y], case["name"], look, *interval)
 
@@ -97,4 +105,5 @@ def tooltip(case: Row, *keys: str) -> dict[str, str]:
     values = {k: f"{x:,.0f}" if x >= 1000 else f"{x:.4g}" for k, x in numbers.items()}
     stack = {"stack": case["stack"]} if "stack" in case else {}
     source = {"FID is": case["fid_by"]} if "fid" in keys else {}
+    source |= {"control of": case["control_of"]} if case.get("control_of") else {}
     return {"method": case["name"], **values, **stack, "how": case["by"], **source}

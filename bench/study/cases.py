@@ -216,14 +216,19 @@ class VARCase(Case):
         return self
 
     @functools.cached_property
-    def scale_count(self) -> int:
-        """K of its models' pyramid; of a file that cannot be read, that of the shipped models."""
+    def patch_sizes(self) -> tuple[int, ...]:
+        """Of its models' pyramid; of a file that cannot be read, those of the shipped models."""
         if not self.in_mini_world and not self.own_files():
-            return len(patch_sizes_of(self.depth))
+            return patch_sizes_of(self.depth)
         try:
-            return len(model_config(self.model_names()[0]).patch_sizes)
+            return model_config(self.model_names()[0]).patch_sizes
         except files.CheckpointError:  # which is told where the model is needed
-            return len(PATCH_SIZES_256)
+            return PATCH_SIZES_256
+
+    @property
+    def scale_count(self) -> int:
+        """K of its models' pyramid."""
+        return len(self.patch_sizes)
 
     @property
     def steps(self) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from bench.study import papers
+from bench.study import papers, savings
 from bench.study.cases import (
     SAMPLING_KEYS,
     Case,
@@ -44,6 +44,11 @@ from bench.study.papers import PaperRow
 
 # Keys that leave the model as it is; any other makes the paper's row no longer apply.
 SAME_MODEL = {*Case.model_fields, "sampling", "max_steps", *SAMPLING_KEYS}
+
+#: The baseline of a case is the case itself with nothing left out.
+WHOLE = {"leaves_out": "nothing"}
+
+MOST_CONTROLLED = 2  # that a table names
 
 # How thoroughly an experiment measures.
 EFFORT = ("rounds", "warmup", "samples", "target", "max_seconds", "paired", "stream_seconds")
@@ -72,8 +77,11 @@ class View(BaseModel):
 class Experiment(BaseModel):
     """An experiment file, checked.
 
+    controls: whether each case that leaves something out has its controls behind it
+    (`bench.study.savings`).
     figures: names in `bench.figures.registry`, which checks them.
-    baseline: keys of the case that speed-ups are over (`Sweep.baseline_of`).
+    baseline: keys of the case that speed-ups are over (`Sweep.baseline_of`); of a case that leaves
+    something out, { leaves_out = "nothing" } is the same one whole.
     rounds: how often the whole list of cases runs, each time in new processes and every other
     time backwards, so that a slow drift of the machine cancels out of speed-ups.  warmup,
     samples, target, max_seconds: `timing.Effort`, of one round.  paired: each case also takes
@@ -88,6 +96,7 @@ class Experiment(BaseModel):
     paper: str | None = None
     baseline: dict[str, str | int] = Field(default_factory=dict)
     figures: list[str] = Field(default_factory=list)
+    controls: bool = True
     rounds: int = Field(3, ge=1, le=100)
     warmup: int = Field(1, ge=0)
     samples: int = Field(6, ge=1)
@@ -110,6 +119,8 @@ class Experiment(BaseModel):
     def _baseline_can_be(cls, baseline: dict[str, str | int]) -> dict[str, str | int]:
         known = {key for kind in methods().values() for key in kind.model_fields}
         for key, value in baseline.items():
+            if baseline == WHOLE:
+                break
             if key not in known:
                 raise ValueError(f"baseline: {key}: no such key")
             if key == "method" and value not in methods():
@@ -132,6 +143,7 @@ class Sweep:
     paper_rows: by case key, what the paper prints of the case.
     foreign: facts of cases whose methods are not the project's, by what is written of them; those
     that a run kept serve where the plugin is not loaded.
+    controls: by case key, what is left out by the cases that the case is a control of.
     not_in_paper: why, for each case whose `paper_row` is not in the paper's table.  An experiment
     file with such a case is refused; one that `--set` has changed goes without that row.
 
@@ -154,6 +166,7 @@ class Sweep:
         self.paper_rows: dict[str, PaperRow] = {}
         self.not_in_paper: list[str] = []
         self.foreign: dict[str, dict[str, str]] = {}
+        self.controls: dict[str, list[str]] = {}
         paper = papers.load(experiment.paper) if experiment.paper else None
         if paper and paper.about.cases == "none":
             raise UsageError(f"{where}: paper: {paper.about.title} is of no cases")
@@ -186,12 +199,30 @@ class Sweep:
                         raise UsageError(f"{where}: paper_row {paper_row!r} has no {e}") from None
         if not self.cases:
             raise UsageError(f"{where}: no case is left")
+        if experiment.controls:
+            self._add_controls()
         in_part = next((case for case in self.cases if case.in_part), None)
         if in_part and (experiment.paired or experiment.stream_seconds):
             raise UsageError(
                 f"{where}: {in_part.label} with max_steps makes no images; pairs and streams need "
                 f"whole decodes"
             )
+
+    def _add_controls(self) -> None:
+        """Puts the controls of each case that leaves something out behind it."""
+        own, self.cases = self.cases, []
+        for case in own:
+            found: list[Case] = []
+            if isinstance(case, VARCase) and case.key not in self.controls:
+                found = [make_case(values) for values in savings.controls(case)]
+                for control in found:
+                    self.controls.setdefault(control.key, []).append(savings.label(case)[2:])
+            self.cases += [one for one in (case, *found) if one not in self.cases]
+
+    def controlled(self, case: Case) -> str:
+        """What the case is a control of, in a table's words; "" for nothing."""
+        labels = dict.fromkeys(self.controls.get(case.key, ()))
+        return "; ".join(labels) if len(labels) <= MOST_CONTROLLED else "all others"
 
     def further_paper_rows(self) -> list[PaperRow]:
         """What the paper's table prints of what is not a case here."""
@@ -216,6 +247,8 @@ class Sweep:
         baseline = self.experiment.baseline
         if not baseline:
             return None
+        if baseline == WHOLE:
+            return savings.whole(case)
         way = ("batch_size", "stack", "precision", "attention", "device", "memory_limit_gib")
         same = way if "method" in baseline else case
         return {**{key: case[key] for key in same}, **baseline}
@@ -272,7 +305,9 @@ def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None
 
 def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[Case]:
     if target in methods():
-        experiment = Experiment.model_validate({"title": target, "cases": [{"method": target}]})
+        experiment = Experiment.model_validate(
+            {"title": target, "controls": False, "cases": [{"method": target}]}
+        )
         for change in changes:
             apply(experiment, change)
         return Sweep(target, experiment, f"method {target}", device, changes).cases
@@ -288,7 +323,7 @@ def apply(experiment: Experiment, change: str) -> None:
     values = parse_list(text.strip("[]")) if text else []
     if not equals or not values:
         raise UsageError(f"--set {change}: write axis=value or axis=value,value")
-    if key in (*EFFORT, "timeout_s"):
+    if key in (*EFFORT, "timeout_s", "controls"):
         try:
             Experiment.__pydantic_validator__.validate_assignment(experiment, key, values[0])
         except ValidationError as e:
@@ -320,7 +355,7 @@ def apply(experiment: Experiment, change: str) -> None:
             if not (key in SAME_MODEL or key in told or f"{{{key}}}" in told[-1]):
                 block.pop("paper_row", None)
     if key not in axes:
-        known = nearest(key, [*sorted(axes), *EFFORT, "timeout_s"])
+        known = nearest(key, [*sorted(axes), *EFFORT, "timeout_s", "controls"])
         raise UsageError(f"--set {key}: no such axis here{known}")
 
 

@@ -17,6 +17,7 @@ Scales count from 1, layers from 0.  Nothing here needs torch until a plan is ma
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bench.study import calibrated
@@ -85,7 +86,7 @@ def check(case: VARCase, scales: int) -> None:
 
 def label(case: VARCase) -> str:
     """What a label says of it: ", no guidance from 9, int8 cache"; nothing if nothing is left
-    out."""
+    out.  Where pruned tokens are restored from, and in which layers, is left to the table."""
     words = {
         "guidance_off_from": "no guidance from {}",
         "skip_scales": "without scale {}",
@@ -93,12 +94,76 @@ def label(case: VARCase) -> str:
         "cache_policy": "cache {}",
         "early_exit": "exit {}",
     }
-    told = [say.format(getattr(case, key)) for key, say in words.items() if getattr(case, key)]
+    said = {key: value for key in words if (value := getattr(case, key))}
+    if case.prune:
+        said["prune"] = re.sub(r" (from|in) \S+", "", case.prune)
+    told = [words[key].format(value) for key, value in said.items()]
     told += [f"int{case.cache_bits} cache"] * (case.cache_bits < 16)
     told += [f"{case.weight_bits}{' emulated' * (case.weight_bits == 'W8A16')}"] * (
         case.weight_bits != 16
     )
     return "".join(f", {part}" for part in told)
+
+
+def whole(values: dict[str, Any]) -> dict[str, Any]:
+    """The keys and values of a case that leaves nothing out, and is otherwise the same."""
+    return values | {key: value for key, value in NONE.items() if key in values}
+
+
+def controls(case: VARCase) -> Iterator[dict[str, Any]]:
+    """The keys and values of what a case is to be held against: the same without its idea.
+
+    Of a choice of tokens, as many at random; of what the others get, zeros; of what makes fewer
+    FLOPs, skipped scales of about as many tokens; of fewer layers, as many spread evenly; of all,
+    the whole case by another seed.
+    """
+    values = case.model_dump()
+    if whole(values) == values:
+        return
+    tokens = [side * side for side in case.patch_sizes]
+    left_out = 0.0
+    if case.guidance_off_from:
+        left_out = sum(tokens[case.guidance_off_from - 1 :]) / 2
+    if case.prune:
+        p = parsed("prune", case.prune)
+        drop = by_scale(p["drop"])
+        within = p["layers"] and len(read_spans(p["layers"])) / case.depth
+        left_out += sum(share * tokens[k - 1] for k, share in drop.items()) * (within or 1)
+        if p["selector"] != "random":
+            yield values | {"prune": case.prune.replace(p["selector"], "random", 1)}
+        if p["source"]:
+            yield values | {"prune": re.sub(r" from \d+", " zeros", case.prune)}
+    if left_out and not case.skip_scales:
+        yield whole(values) | {"skip_scales": skipped_instead(tokens, left_out)}
+    if case.cache_policy:
+        p = parsed("cache_policy", case.cache_policy)
+        budget, within = p["budget"], f" in {p['layers']}" if p["layers"] else ""
+        if p["first"]:
+            last = len(tokens) - 1 - int(p["last"])  # as much as the last scale finds
+            budget = sum(n for k, n in enumerate(tokens[:-1]) if k < int(p["first"]) or k >= last)
+        chance = {"random", "recent"}
+        if p["method"] == "ams_kv":  # every layer alike
+            yield values | {"cache_policy": "window 2+1"}
+        elif not {p["score"], p["variant"]} & chance:
+            for score in sorted(chance):
+                policy = f"{p['method']} {p['file']} {score}"
+                yield values | {
+                    "cache_policy": policy if p["file"] else f"{score} {budget}{within}"
+                }
+    if case.early_exit and case.method == "var":
+        depths = by_scale(parsed("early_exit", case.early_exit)["depth"])
+        subnet = {"subnet_depth": max(2, round(sum(depths.values()) / len(depths)))}
+        subnet["bridge_scales"] = min(depths) - 1
+        yield values | subnet | {"method": "variant", "early_exit": None}
+    yield whole(values) | {"seed": case.seed + 1}
+
+
+def skipped_instead(tokens: list[int], left_out: float) -> str:
+    """The scale, or the last scales, that have about as many tokens as are left out."""
+    K = len(tokens)
+    ends = {f"{k}-{K}": sum(tokens[k - 1 :]) for k in range(2, K)}
+    found = {str(k): tokens[k - 1] for k in range(2, K + 1)} | ends
+    return min(found, key=lambda scales: abs(found[scales] - left_out))
 
 
 def applied(plan: Plan, case: VARCase) -> Plan:

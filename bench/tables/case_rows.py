@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.measure.machine import BUSY_CORES
 from bench.study.errors import UsageError
+from bench.study.experiment import WHOLE
 from bench.study.names import weights_in_words
 from bench.tables import frames
 from bench.tables.frames import Run
@@ -54,6 +55,8 @@ def stacks_of(rows: Iterable[Row]) -> list[str]:
 def baseline_name(run: Run, rows: Iterable[Row]) -> str | None:
     """What speed-ups are over: a method, or the same case with other keys."""
     baseline = run.sweep.experiment.baseline
+    if baseline == WHOLE:
+        return "itself with nothing left out"
     if baseline and "method" not in baseline:
         return "itself with " + ", ".join(f"{key} {value}" for key, value in baseline.items())
     for row in rows:

@@ -129,6 +129,7 @@ def frame(run: Run) -> pd.DataFrame:
                 "details": ", ".join(
                     distinguishing_settings(case, run.sweep.cases, ALIKE).values()
                 ),
+                "control_of": run.sweep.controlled(case),
                 **predicted_columns(case, own),
                 **summary.measured(own),
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),

@@ -29,14 +29,22 @@ from bench.study.records import DEGRADED, FAILED, OUT_OF_MEMORY
 from bench.tables import composition
 from bench.tables.frames import Run, frame, known
 from bench.tables.summary import FEW, ROUGH
+from bench.tables.touched import touched_scales
 
 PARTS = ("params", "kv_cache", "running", "total")
 TENTHS = 10  # in which a baseline's steps are told
 CONTEXT_BYTES = 2**29  # CUDA's context and kernels
-SECTIONS = ("main", "paper", "how", "scale", "pairs")
+SECTIONS = ("main", "paper", "how", "scale", "pairs", "saved")
 #: What a brief table has, and what it has of cases that were never run.
-BRIEF = ("steps", "speedup", "latency_s", "total_mib", "fid", DIFFERENCE, "status")
-PLANNED = ("steps", "params", "kv_cache_mib_predicted", "total_mib_predicted", "tflops_predicted")
+BRIEF = ("control_of", "steps", "speedup", "latency_s", "total_mib", "fid", DIFFERENCE, "status")
+PLANNED = (
+    "control_of",
+    "steps",
+    "params",
+    "kv_cache_mib_predicted",
+    "total_mib_predicted",
+    "tflops_predicted",
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ def measured(*runs: Run, view: View = View()) -> Printed:
         "how": [how_measured(data)],
         "scale": [*by_part(data, cases)],
         "pairs": composition.tables(runs) if "pairs" in view.sections else [],
+        "saved": [*map(touched_scales, runs)],
     }
     shown = [part for name in view.sections for part in parts[name] if len(part.text)]
     if not shown:
@@ -150,6 +159,7 @@ def columns_of(data: pd.DataFrame, about: papers.About | None, inside: bool) -> 
     rows = known(data)
     theirs = {name: quoted(data, name, "{}") for name in ("params", *only_printed(data))}
     found: Columns = {
+        "control_of": ("control of", column(data, "control_of", "{}")),
         "steps": ("steps", ours_or_papers(data, "steps")),
         "params": ("params", [f"{millions(n)}M" if not missing(n) else "" for n in data["params"]]),
         "status": ("status", [status_text(row) for row in rows]),
