@@ -81,7 +81,7 @@ def hub_file(name: str, repo: str, file: str, download: bool) -> Path:
     if not download:
         cached = try_to_load_from_cache(repo, file)
         if not isinstance(cached, str):
-            raise CheckpointError(f"{missing}; pass download=True (--download)")
+            raise CheckpointError(f"{missing}; pass download=True")
         return Path(cached)
     try:
         return Path(hf_hub_download(repo, file))

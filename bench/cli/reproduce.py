@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from bench.cli import options
-from bench.study import experiment, printing
+from bench.study import experiment, printing, storage
 from bench.study.cases import VARCase, sampled
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
@@ -88,6 +88,9 @@ def reproduce(
             ablations.check(absent, experiments)
         else:
             ablations.train(absent, train, sweeps[0].device or "cpu", Progress())
+    devices.check_weights(cases, download)
+    for folder in folders:
+        storage.prepare(folder)
     env, console = machine.environment(), Console()
     device_of = torch.device(sweeps[0].device or "cpu")
     network = features.extractor_of(features.default_for(reference), weights, download, device_of)

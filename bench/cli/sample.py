@@ -62,7 +62,9 @@ def sample(
 
     cases = experiment.cases_of(target, changes, devices.default_device())
     wanted = sets_of(cases, per_class, format.value, batch_size, seed)
-    devices.check_devices([one.case for one in wanted.values()])
+    asked = [one.case for one in wanted.values()]
+    devices.check_devices(asked)
+    devices.check_weights(asked, download or resume)  # what is sampled already needs none
     env, progress = machine.environment(), Progress()
     try:
         for name, one in wanted.items():

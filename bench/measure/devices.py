@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from bench.methods import sources
 from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
 
@@ -45,8 +47,9 @@ def check_cpu_cases(cases: list[Case]) -> None:
             raise UsageError(f"attention {case.attention} needs a GPU; auto, math and flash do not")
 
 
-def check_weights(cases: list[Case]) -> None:
-    """Refuses weights that are neither known by name nor a folder."""
+def check_weights(cases: Sequence[Case], download: bool = False) -> None:
+    """Refuses weights that are neither known by name nor a folder, and published ones that are not
+    here, unless they are to be downloaded."""
     for case in cases:
         named = case.in_mini_world or case.weights in ("seeded", "published", "finetuned")
         own = case.own_files() if isinstance(case, VARCase) and not case.in_mini_world else ()
@@ -57,6 +60,12 @@ def check_weights(cases: list[Case]) -> None:
                 "write seeded, published, finetuned, mini, mini-finetuned, a file of weights or a "
                 "training's folder (DRAFTER+REFINER for two models), or a folder of models"
             )
+    names = dict.fromkeys(name for case in cases for name in sources.absent(case))
+    if names and not download:
+        raise UsageError(
+            f"weights {', '.join(names)}: not downloaded yet; --download fetches them, "
+            "--set weights=seeded is right for speed and memory"
+        )
 
 
 def check_device(device: str) -> None:

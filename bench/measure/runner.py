@@ -54,8 +54,10 @@ def run(
     keep: of the only case, what `tracing` writes, and into which folder.
     """
     check_devices(sweep.cases)
-    check_weights(sweep.cases)
+    check_weights(sweep.cases, download)
     tracing.prepare_folders(keep or {}, sweep.cases)
+    for line in sweep.notes:
+        say(line, console)
     folder = RunFolder(path, describe_run(sweep), env, resume)
     try:
         todo = remaining_measurements(sweep, folder.records)

@@ -60,6 +60,14 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def is_here(name: str, place: tuple[str, str] | str | None) -> bool:
+    """Whether the file of a published name was downloaded before."""
+    try:
+        return published(name, place, download=False).is_file()
+    except CheckpointError:
+        return False
+
+
 def published(name: str, place: tuple[str, str] | str | None, download: bool) -> Path:
     """The file of a published name, from where it was downloaded to before."""
     if place is None:
@@ -70,7 +78,7 @@ def published(name: str, place: tuple[str, str] | str | None, download: bool) ->
     if path.is_file():
         return path
     if not download:
-        raise CheckpointError(f"{name}: not downloaded yet; pass --download")
+        raise CheckpointError(f"{name}: not downloaded yet; pass download=True")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         download_url_to_file(place, str(path), progress=False)

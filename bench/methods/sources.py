@@ -6,10 +6,11 @@ import functools
 from contextlib import suppress
 from pathlib import Path
 
+from bench.methods import published
 from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
 from codevar.checkpoints import weights_sha256
-from codevar.files import CheckpointError
+from codevar.files import PUBLISHED, CheckpointError
 
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
@@ -41,6 +42,16 @@ def sources_of(case: Case) -> list[str]:
     return [source_of(case, name) for name in names]
 
 
+def absent(case: Case) -> list[str]:
+    """Names of its published weights that were not downloaded before."""
+    if isinstance(case, VARCase):
+        places = {name: PUBLISHED[name] for name in sources_of(case) if name in PUBLISHED}
+    else:
+        asked = case.weights == "published"
+        places = {name: case.published.get(name) for name in case.model_names() if asked}
+    return [name for name, place in places.items() if not published.is_here(name, place)]
+
+
 def hashes_of(case: Case) -> dict[str, str]:
     """SHA-256 by source of those of its weights that are here; random ones have none."""
     found = {}
@@ -56,4 +67,5 @@ hash_of = functools.cache(weights_sha256)  # gigabytes are read for one
 def reason(e: Exception) -> str:
     """One line."""
     line = (str(e).strip().splitlines() or [""])[0]
+    line = line.replace("pass download=True", "--download fetches it")  # as the API has it
     return line if isinstance(e, CheckpointError | UsageError) else f"{type(e).__name__}: {line}"

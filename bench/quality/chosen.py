@@ -38,7 +38,7 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
         asked = Experiment.model_validate({"title": "", "cases": blocks})
         for change in changes:
             experiment.apply(asked, change)
-        found += Sweep("methods", asked, "methods", chosen).cases
+        found += Sweep("methods", asked, "methods", chosen, changes).cases
     else:
         for target in targets:
             if target in methods():

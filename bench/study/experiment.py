@@ -146,6 +146,10 @@ class Sweep:
     controls: by case key, what is left out by the cases that the case is a control of.
     not_in_paper: why, for each case whose `paper_row` is not in the paper's table.  An experiment
     file with such a case is refused; one that `--set` has changed goes without that row.
+    notes: what else a reader of its results is to know.
+
+    Precision `auto`, the default, is fp16 on a GPU and float32 on a CPU.  A CPU has no fp16: there
+    an experiment that repeats a paper's runs in float32, and `notes` says so.
 
     Raises UsageError for a key or value that cannot be, before anything runs.
     """
@@ -167,6 +171,8 @@ class Sweep:
         self.not_in_paper: list[str] = []
         self.foreign: dict[str, dict[str, str]] = {}
         self.controls: dict[str, list[str]] = {}
+        self.notes: list[str] = []
+        asked = {change.partition("=")[0] for change in changes}
         paper = papers.load(experiment.paper) if experiment.paper else None
         if paper and paper.about.cases == "none":
             raise UsageError(f"{where}: paper: {paper.about.title} is of no cases")
@@ -176,13 +182,19 @@ class Sweep:
                 if device and values.get("device", "auto") == "auto":
                     values["device"] = device
                 written = json.dumps(values, sort_keys=True)
+                on_cpu = values.get("device") == "cpu"
+                precision = values.setdefault("precision", "auto")
+                if precision == "fp16" and on_cpu and "precision" not in asked:
+                    precision = "auto"
+                    self.notes = ["precision: float32 in the place of fp16, which no CPU has"]
+                if precision == "auto":
+                    values["precision"] = "float32" if on_cpu else "fp16"
                 try:
                     known = written not in foreign or values["method"] in methods()
                     case = make_case(values) if known else make_foreign(values, foreign[written])
                 except UsageError as e:
-                    axis = str(e).split()[0].rstrip(":")
-                    asked = any(change.startswith(f"{axis}=") for change in changes)
-                    raise UsageError(f"--set {e}" if asked else f"{where}: {e}") from None
+                    by_set = str(e).split()[0].rstrip(":") in asked
+                    raise UsageError(f"--set {e}" if by_set else f"{where}: {e}") from None
                 if case not in self.cases:
                     self.cases.append(case)
                 if not is_ours(case):

@@ -131,7 +131,7 @@ PLACES = {name: place for kind in small.KINDS.values() for name, place in kind.p
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("mar_b", "not downloaded yet; pass --download"),
+        ("mar_b", "not downloaded yet; pass download=True"),
         ("llamagen_xxl_384", "not cached here; pass download"),
         ("dit_b2", "no published file is known"),
         ("/nowhere/dit_xl2.pth", "no such file"),

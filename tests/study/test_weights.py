@@ -89,10 +89,26 @@ def test_real_sizes_are_read_from_the_file_and_held_against_the_case(tmp_path):
     case = make_case({"method": "var", "depth": 4, "weights": str(folder)})
     assert configs(case)[0].depth == 4
     assert sources_of(case)[1] == "vae_ch160v4096z32"  # the published one, none being beside it
-    devices.check_weights([case])
+    with pytest.raises(UsageError, match=r"weights vae_ch160v4096z32: .* --download fetches them"):
+        devices.check_weights([case])
+    devices.check_weights([case], download=True)
     wrong = make_case({"method": "var", "depth": 30, "weights": str(folder)})
     with pytest.raises(UsageError, match="depth must be 4, not 30"):
         configs(wrong)
+
+
+def test_all_published_weights_that_are_missing_are_told_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    values = {"weights": "published"}
+    cases = [
+        make_case(values | {"method": "code", "draft_steps": 8}),
+        make_case(values | {"method": "dit"}),
+        make_case({"method": "var"}),
+    ]
+    names = "var_d30, var_d16, vae_ch160v4096z32, dit_xl2, sd_vae"
+    with pytest.raises(UsageError, match=f"weights {names}: not downloaded yet"):
+        devices.check_weights(cases)
 
 
 def test_files_and_models_must_be_as_many(tmp_path):
