@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from bench.cli import options
-from bench.cli.targets import check_measured, with_quality
+from bench.cli.targets import check_measured, forecast_here, with_quality
 from bench.study import experiment, printing, records
 from bench.study.errors import UsageError
 from bench.study.folders import RESULTS
@@ -34,6 +34,11 @@ def run(
         float | None, typer.Option(metavar="SECONDS", help="also a stream of batches, so long")
     ] = None,
     download: options.Download = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, callback=options.finite, help="measure no longer, less thoroughly"),
+    ] = None,
+    dry_run: options.DryRun = False,
     trace: Annotated[
         Path | None, typer.Option(help="folder for a profiler trace of the only case")
     ] = None,
@@ -55,6 +60,10 @@ def run(
         raise UsageError("--resume goes on with a run: name its folder with --out")
     if resume and keep:
         raise UsageError("--trace and --snapshot are of a case that runs; leave out --resume")
+    if resume and minutes is not None:
+        raise UsageError("--minutes chooses how thorough a new run is; --resume keeps that")
+    if cluster is not None and (minutes is not None or dry_run):
+        raise UsageError("--minutes and --dry-run are of this machine; `predict --rate` of others")
     if on is not None and cluster is None:
         raise UsageError("--on goes with --cluster")
     if device is not None:
@@ -82,12 +91,26 @@ def run(
         return
     from bench.figures import known
     from bench.measure import devices, machine, runner, tracing
-    from bench.tables import frames, tables
+    from bench.tables import frames, hours, tables
 
-    sweep = experiment.load(experiment_, changes, device=devices.default_device())
+    device = devices.default_device()
+    sweep = experiment.load(experiment_, changes, device)
     known.check(sweep.experiment.figures)
+    devices.check_devices(sweep.cases)
     found = machine.environment()
     folder = out or RESULTS / found["machine"] / f"{sweep.name}-{now}"
+    forecast = forecast_here(device, found, sweep.experiment)
+    if minutes is not None:
+        fitted = hours.shortened(sweep, forecast, 60 * minutes)
+        sweep = experiment.load(experiment_, [*changes, *fitted], device)
+        if fitted:
+            say(f"{minutes:g} minutes: --set {' --set '.join(fitted)}", console)
+    left = runner.remaining_measurements(sweep, records.read_lines(folder / records.FILE)[0])
+    planned = hours.before_a_run(sweep, forecast, [case for _, case in left])
+    if dry_run:
+        printing.show(planned, Format.rich)
+        return
+    say(planned.notes[0], console)
     runner.run(sweep, folder, found, console, resume, download, keep)
     measured = with_quality([frames.load(folder)])
     printing.show(tables.measured(*measured, view=tables.IN_BRIEF), Format.rich)

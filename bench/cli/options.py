@@ -43,6 +43,9 @@ Plugins = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="only say how many minutes, how much memory and disk")
+]
 Download = Annotated[
     bool, typer.Option("--download", help="fetch published weights that are not cached")
 ]

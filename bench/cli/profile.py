@@ -81,7 +81,7 @@ def profile(
     found = machine.environment()
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = out or RESULTS / found["machine"] / f"profile-{now}"
-    forecast, say = Forecast(chosen, sweep), Progress(Console()).say
+    forecast, say = Forecast(chosen, sweep.experiment), Progress(Console()).say
     if dry_run:
         measured, _ = records.read_lines(folder / records.FILE)
         planned = Session(folder, jobs, forecast, lambda *_: {}, lambda: measured)

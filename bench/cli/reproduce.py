@@ -54,6 +54,7 @@ def reproduce(
         ),
     ] = None,
     download: options.Download = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Experiments from nothing to their tables and figures: images, quality, speed, memory.
 
@@ -66,14 +67,15 @@ def reproduce(
         experiment.load(name, changes)  # what it refuses, it refuses before torch is imported
     import torch
 
-    from bench.cli.targets import check_measured, with_quality
+    from bench.cli.sample import show_before_sampling
+    from bench.cli.targets import check_measured, forecast_here, with_quality
     from bench.figures import known, registry
     from bench.measure import devices, machine, runner
     from bench.quality import ablations, features
     from bench.quality import reproduce as whole
     from bench.quality.evaluate import Protocol
     from bench.quality.reference import Reference
-    from bench.tables import frames, tables
+    from bench.tables import frames, hours, tables
     from codevar.progress import Progress
 
     chosen = devices.default_device()
@@ -83,6 +85,14 @@ def reproduce(
     cases = [case for sweep in sweeps for case in sweep.cases]
     devices.check_devices(cases)
     wanted = sampled(cases, ", ".join(sweep.name for sweep in sweeps))
+    env, console = machine.environment(), Console()
+    if dry_run:
+        show_before_sampling("images", wanted, per_class, env)
+        for sweep in sweeps if speed else []:
+            forecast = forecast_here(chosen, env, sweep.experiment)
+            left = sweep.cases * sweep.experiment.rounds
+            printing.show(hours.before_a_run(sweep, forecast, left), Format.rich)
+        return
     if absent := ablations.missing(wanted):
         if train is None:
             ablations.check(absent, experiments)
@@ -91,7 +101,6 @@ def reproduce(
     devices.check_weights(cases, download)
     for folder in folders:
         storage.prepare(folder)
-    env, console = machine.environment(), Console()
     device_of = torch.device(sweeps[0].device or "cpu")
     network = features.extractor_of(features.default_for(reference), weights, download, device_of)
     shared = folders[0] if len(folders) == 1 else folders[0].parent

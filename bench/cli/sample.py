@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli import options
-from bench.study import experiment
+from bench.cli.targets import forecast_here
+from bench.study import experiment, printing
+from bench.study.cases import VARCase
 
 if TYPE_CHECKING:
     from bench.quality.sample_set import Manifest
@@ -49,6 +52,7 @@ def sample(
     device: options.Device = None,
     resume: options.Resume = False,
     download: options.Download = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Images of every class, equally many, to disk; torchrun in front of it shares the work."""
     axes = {"device": device, "sampling": preset and preset.value}
@@ -64,6 +68,9 @@ def sample(
     wanted = sets_of(cases, per_class, format.value, batch_size, seed)
     asked = [one.case for one in wanted.values()]
     devices.check_devices(asked)
+    if dry_run:
+        show_before_sampling(target, asked, per_class, machine.environment())
+        return
     devices.check_weights(asked, download or resume)  # what is sampled already needs none
     env, progress = machine.environment(), Progress()
     try:
@@ -78,6 +85,18 @@ def sample(
         raise typer.Exit(2) from None
     finally:
         parallel.leave()
+
+
+def show_before_sampling(
+    title: str, cases: Sequence[VARCase], per_class: int, env: dict[str, Any]
+) -> None:
+    """What --dry-run prints.  env: `machine.environment()`."""
+    from bench.quality.reproduce import sizes
+    from bench.tables import hours
+
+    images = {case: (per_class * sizes(case)[0], sizes(case)[1]) for case in cases}
+    planned = hours.before_sampling(title, images, forecast_here(cases[0].device, env))
+    printing.show(planned, printing.Format.rich)
 
 
 def summary_lines(manifest: Manifest) -> list[str]:

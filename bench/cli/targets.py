@@ -8,17 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from bench.study import evaluations, experiment, records, storage
 from bench.study.cases import methods
 from bench.study.errors import UsageError
-from bench.study.experiment import Sweep
+from bench.study.experiment import Experiment, Sweep
 from bench.study.folders import PROGRAM, RESULTS, SHIPPED
 
 if TYPE_CHECKING:
+    from bench.measure.profile.forecast import Forecast
     from bench.tables.frames import Run
 
 
@@ -99,6 +100,20 @@ def check_targets(targets: Sequence[str], changes: Sequence[str]) -> None:
     for target in targets:
         if target not in methods():
             experiment.load(target, changes)
+
+
+def forecast_here(device: str, env: dict[str, Any], effort: Experiment | None = None) -> Forecast:
+    """How long things take here, by the ceilings and the newest runs of this machine.
+
+    env: `machine.environment()`.  effort: of what is measured.
+    """
+    from bench.measure.profile.forecast import Forecast
+    from bench.measure.validity import known_ceilings
+
+    home = RESULTS / env["machine"]
+    found = Forecast(device, effort, known_ceilings(home / "next", env))
+    found.learn(records.newest(home), [])
+    return found
 
 
 def record_folder(out: Path | None, name: str) -> Path:

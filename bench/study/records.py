@@ -291,6 +291,12 @@ def other_machine(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{key} {old[key]}, this is {new[key]}" for key in found)
 
 
+def newest(folder: Path, runs: int = 3) -> list[Record]:
+    """The records of the newest runs in a folder of runs, such as that of a machine."""
+    files = sorted(folder.glob(f"*/{FILE}"), key=lambda file: file.stat().st_mtime)
+    return [record for file in files[-runs:] for record in read_lines(file)[0]]
+
+
 def check_unclaimed(folder: Path) -> None:
     """Raises UsageError for records of which no run.json says what they are."""
     if (folder / FILE).exists() and not (folder / "run.json").exists():

@@ -1,24 +1,36 @@
-"""Hours and cost of a sweep, or of sampling a set of images, from FLOPs and a rate.
+"""How long measuring a sweep or sampling its images takes, said before anything runs.
 
-An estimate before anything runs: one rate for all cases, though small batches reach less of it.
+At a rate (`Rate`), one for all cases, though small batches reach less of it: `bench.py predict`
+tells hours and cost of cards that are not here.  On this machine (`Forecast`): every --dry-run.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import pandas as pd
 
+from bench.measure.limit import format_bytes
 from bench.predict import durations
 from bench.predict.durations import Span, decoder_flops
 from bench.predict.prediction import predict
 from bench.predict.shares import families
-from bench.study.cases import Case, sampled
+from bench.study.cases import Case, VARCase, sampled
+from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed
+from bench.study.units import MIB
 
 # Assumed of a process: to start, to import torch, to load or make its weights.
 START_S = 20.0
+RECORD_BYTES = 20_000  # of a measurement, its log too
+PNG_SHARE = 0.62  # of three bytes a pixel
+SHARES = tuple(0.5**k for k in range(7))  # of an effort's seconds, that `--minutes` tries
 
 
 @dataclass(frozen=True)
@@ -32,32 +44,119 @@ class Terms:
     images: int | None = None
 
 
-def decode_s(case: Case, rate: float) -> float:
-    """Seconds of a decode on a card that reaches so many FLOP/s."""
-    return sum(predict(case).flops) / rate
+class Speed(Protocol):
+    """Seconds of a case's parts: its decode, its images, and its process until the first decode,
+    with the weights of a baseline in it."""
+
+    def decode_s(self, case: Case) -> float: ...
+    def images_s(self, case: Case) -> float: ...
+    def starting_s(self, case: Case, baseline: Case | None) -> Span: ...
 
 
-def images_s(case: Case, rate: float) -> float:
-    """Of the image decoder, one batch."""
-    return case.batch_size * decoder_flops(case) / rate
+@dataclass(frozen=True)
+class Rate:
+    """So many FLOP/s for all cases."""
+
+    flop_per_s: float
+
+    def decode_s(self, case: Case) -> float:
+        return sum(predict(case).flops) / self.flop_per_s
+
+    def images_s(self, case: Case) -> float:
+        return case.batch_size * decoder_flops(case) / self.flop_per_s
+
+    def starting_s(self, case: Case, baseline: Case | None) -> Span:
+        return Span(START_S, START_S if baseline is None else 2 * START_S)
 
 
-def sampling(case: Case, images: int, rate: float, gpus: int = 1) -> Span:
+def sampling(case: Case, images: int, speed: Speed, gpus: int = 1) -> Span:
     """Of so many images by cards that share the batches, decoder included, writing not."""
     batches = -(-images // (case.batch_size * gpus))
-    seconds = START_S + batches * (decode_s(case, rate) + images_s(case, rate))
+    start = speed.starting_s(case, None).least
+    seconds = start + batches * (speed.decode_s(case) + speed.images_s(case))
     return Span(seconds, seconds)
 
 
-def measuring(case: Case, sweep: Sweep, rate: float) -> Span:
-    """Of all rounds of a case."""
+def measuring(case: Case, sweep: Sweep, speed: Speed) -> Span:
+    """Of one round of a case."""
     baseline = sweep.baseline_case(case) if sweep.experiment.paired else None
-    pair = None
-    if baseline is not None and baseline != case:
-        pair = decode_s(case, rate) + decode_s(baseline, rate)
-    spent = durations.measuring(sweep.experiment, decode_s(case, rate), images_s(case, rate), pair)
-    starts = Span(START_S, START_S if pair is None else 2 * START_S)
-    return (starts + spent) * sweep.experiment.rounds
+    baseline = None if baseline == case else baseline
+    decode = speed.decode_s(case)
+    pair = None if baseline is None else decode + speed.decode_s(baseline)
+    spent = durations.measuring(sweep.experiment, decode, speed.images_s(case), pair)
+    return speed.starting_s(case, baseline) + spent
+
+
+def before_a_run(sweep: Sweep, speed: Speed, left: Sequence[Case]) -> Printed:
+    """The table of `run --dry-run`.  left: the cases still to be measured, one for each round."""
+    spans = {case.key: measuring(case, sweep, speed) for case in sweep.cases}
+    total = sum((spans[case.key] for case in left), Span(0, 0))
+    rounds = Counter(case.key for case in left)
+    shown = [(case, spans[case.key] * rounds[case.key]) for case in sweep.cases]
+    needs = f"{len(left)} measurements of {len(rounds)} cases: {minutes(total)} minutes."
+    return before(sweep.experiment.title, shown, needs, len(left) * RECORD_BYTES)
+
+
+def before_sampling(title: str, images: Mapping[VARCase, tuple[int, int]], speed: Speed) -> Printed:
+    """The table of `sample --dry-run`.  images: of each case, how many and the side of one."""
+    shown = [(case, sampling(case, count, speed)) for case, (count, _) in images.items()]
+    total = sum((span for _, span in shown), Span(0, 0))
+    disk = sum(PNG_SHARE * count * 3 * side**2 for count, side in images.values())
+    count = sum(count for count, _ in images.values())
+    counted = f"{count} images of {len(images)} cases: {minutes(total)} minutes."
+    return before(title, shown, counted, disk)
+
+
+def before(title: str, spans: Sequence[tuple[Case, Span]], needs: str, disk: float) -> Printed:
+    """Minutes and memory of each case; what all of it needs, as a note."""
+    rows = [
+        {
+            "method": case.label,
+            "batch": case.batch_size,
+            "stack": case.stack,
+            "prec.": case.precision,
+            "minutes": minutes(span),
+            "memory MiB": f"{predict(case).total_bytes / MIB:,.0f}",
+        }
+        for case, span in spans
+    ]
+    most = max(predict(case).total_bytes for case, _ in spans)
+    notes = [
+        f"{needs}  Memory: {format_bytes(most)}.  Disk: {format_bytes(max(disk, MIB))}.",
+        "Disk without weights.  Estimated from shapes and what was measured on this machine; "
+        "`profile` measures most of it.",
+    ]
+    data = pd.DataFrame(rows)
+    return Printed(f"{title}: before it runs", data, data.astype(str), notes)
+
+
+def minutes(span: Span) -> str:
+    """Of seconds."""
+    return said(span * (1 / 60))
+
+
+def shortened(sweep: Sweep, speed: Speed, seconds: float) -> list[str]:
+    """The most thorough effort that fits into the time, as `--set` has it; as it is, if it fits.
+
+    Raises UsageError where not even one round of the shortest does.
+    """
+    own, tried = sweep.experiment, []
+    for rounds, share in itertools.product(range(own.rounds, 0, -1), SHARES):
+        effort = own.model_copy(update={"rounds": rounds, "max_seconds": own.max_seconds * share})
+        planned = copy.copy(sweep)
+        planned.experiment = effort
+        took = sum(measuring(case, planned, speed).most for case in sweep.cases) * rounds
+        tried.append((took, effort))
+    fitting = [(took, effort) for took, effort in tried if took <= seconds]
+    if not fitting:
+        least = min(took for took, _ in tried) / 60
+        raise UsageError(
+            f"--minutes: a round of all {len(sweep.cases)} cases takes {least:.2g}; give so many, "
+            "or choose fewer cases with --set"
+        )
+    best = max(fitting, key=lambda one: one[0])[1]
+    names = ("rounds", "max_seconds")
+    return [f"{n}={v:g}" for n in names if (v := getattr(best, n)) != getattr(own, n)]
 
 
 def on_cards(jobs: list[float], gpus: int) -> float:
@@ -72,10 +171,11 @@ def on_cards(jobs: list[float], gpus: int) -> float:
 def estimate(sweep: Sweep, terms: Terms) -> Printed:
     """The table of `bench.py predict --rate`; to sample, of what can be sampled."""
     cases = sampled(sweep.cases, sweep.name) if terms.images else sweep.cases
+    speed = Rate(terms.rate)
     spans = {
-        case.key: sampling(case, terms.images, terms.rate)
+        case.key: sampling(case, terms.images, speed)
         if terms.images
-        else measuring(case, sweep, terms.rate)
+        else measuring(case, sweep, speed) * sweep.experiment.rounds
         for case in cases
     }
     rows = [
@@ -85,8 +185,8 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
             "stack": case.stack,
             "precision": case.precision,
             "tflops": sum(predict(case).flops) / 1e12,
-            "decoder_tflops": images_s(case, 1e12),
-            "decode_s": decode_s(case, terms.rate),
+            "decoder_tflops": Rate(1e12).images_s(case),
+            "decode_s": speed.decode_s(case),
             "hours_least": spans[case.key].least / 3600,
             "hours_most": spans[case.key].most / 3600,
         }
@@ -103,7 +203,7 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
     ):
         text[heading] = data[name].map("{:.3g}".format)
     if terms.images:  # all cards share the images of each case
-        shared = [sampling(case, terms.images, terms.rate, terms.gpus).most for case in cases]
+        shared = [sampling(case, terms.images, speed, terms.gpus).most for case in cases]
         ends = Span(sum(shared) / 3600, sum(shared) / 3600)
     else:
         jobs = [[spans[case.key] for case in family.cases] for family in families(sweep, "any")]
@@ -126,6 +226,6 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
 
 
 def said(span: Span) -> str:
-    """A span in two digits: "0.5 to 1.2"."""
+    """The least and the most, or one number where they are the same."""
     least, most = f"{span.least:.2g}", f"{span.most:.2g}"
     return least if least == most else f"{least} to {most}"

@@ -28,7 +28,7 @@ def left(run: Run) -> Printed:
     assert run.folder is not None
     lines, jobs = session.read(run.folder), jobs_of(run)
     todo = session.left_to_do(jobs, lines)
-    forecast = Forecast(run.devices[0], run.sweep)
+    forecast = Forecast(run.devices[0], run.sweep.experiment)
     forecast.learn(run.records, lines)
     rows = [
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -25,13 +26,11 @@ def hours(sweep, **terms):
 def test_measuring_takes_what_the_effort_says(tmp_path):
     sweep = tiny(tmp_path, "max_seconds=1000", "samples=7", "warmup=0", "rounds=1")
     case = sweep.cases[0]
-    decode, images = sum(predict(case).flops) / RATE, cost.images_s(case, RATE)
-    span = cost.measuring(case, sweep, RATE)
+    decode, images = sum(predict(case).flops) / RATE, cost.Rate(RATE).images_s(case)
+    span = cost.measuring(case, sweep, cost.Rate(RATE))
     assert span.least == pytest.approx(cost.START_S + (2 + 7) * decode + (1 + 7) * images)
     most = cost.START_S + 2 * decode + images + (1000 + decode) + (500 + images)
     assert span.most == pytest.approx(most)
-    twice = cost.measuring(case, tiny(tmp_path, "max_seconds=1000", "samples=7", "rounds=2"), RATE)
-    assert twice.most == pytest.approx(2 * most)
 
 
 def test_the_decoder_counts_its_images():
@@ -82,3 +81,22 @@ def test_predict_prints_hours_and_takes_nothing_without_a_rate():
         assert result.exit_code == 2
         assert line in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+def test_before_a_run_it_is_told_how_long_it_takes_and_a_time_shortens_it(tmp_path, capsys):
+    def bench(*words):
+        with pytest.raises(SystemExit) as e:
+            app.app(["run", "quick", "--set", "method=var", "--device", "cpu", *words])
+        return e.value.code, capsys.readouterr()
+
+    code, said = bench("--dry-run", "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert re.search(
+        r"2 measurements of 2 cases: [\d.to ]+ minutes.  Memory: .* MiB.  Disk", said.out
+    )
+    assert not (tmp_path / "run").exists()
+    code, said = bench("--dry-run", "--minutes", "1.5")
+    assert re.match(r"1.5 minutes: --set max_seconds=[\d.]+\n", said.out)
+    code, said = bench("--minutes", "0.1")
+    assert (code, said.err.count("\n")) == (2, 1)
+    assert "a round of all 2 cases takes" in said.err

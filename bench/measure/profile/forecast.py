@@ -10,6 +10,7 @@ import functools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,12 @@ from bench.methods.baseline import Baseline
 from bench.methods.meta import meta_plan
 from bench.predict import baselines
 from bench.predict.ceilings import Ceilings, Product
-from bench.predict.durations import decoder_flops, measuring
+from bench.predict.durations import Span, decoder_flops, measuring
 from bench.predict.floor import floor_of
 from bench.study import storage
-from bench.study.cases import Case, VARCase
+from bench.study.cases import Case, VARCase, make_case
 from bench.study.errors import UsageError
-from bench.study.experiment import Sweep
+from bench.study.experiment import Experiment
 from bench.study.records import Record
 from codevar.stacks import stack
 
@@ -109,13 +110,14 @@ UNKNOWN_S = 60.0  # of a case that cannot be predicted here: its libraries are m
 class Forecast:
     """Seconds of jobs on one device.
 
-    ceilings: those measured, or assumed.  `learn` takes what a run has measured so far.
+    effort: of jobs.  ceilings: those measured, or assumed.  `learn` takes what was measured so far.
     """
 
-    def __init__(self, device: str, sweep: Sweep, ceilings: Ceilings | None = None) -> None:
+    def __init__(
+        self, device: str, effort: Experiment | None = None, ceilings: Ceilings | None = None
+    ) -> None:
         self.assumed = ASSUMED["cpu" if device == "cpu" else "cuda"]
-        self.effort = sweep.experiment
-        self.cases = {case.key: case for case in sweep.cases}
+        self.effort = effort
         self.use(ceilings or self.assumed.ceilings(device))
         self.learn([], [])
 
@@ -127,11 +129,11 @@ class Forecast:
     def learn(self, records: Sequence[Record], lines: Sequence[Line]) -> None:
         """Corrects what is assumed by all records of the run, and by its session's lines of what
         is no case: they tell how much slower than assumed this machine is, the ceilings aside."""
-        self.measured = [
-            Measured(record, self.cases[record.key])
-            for record in records
-            if record.ok and record.key in self.cases
-        ]
+        self.measured = []
+        for record in records:
+            with suppress(UsageError):  # of a method, or of models, that are no longer here
+                if record.ok:
+                    self.measured.append(Measured(record, make_case(record.case)))
         tasks = {line.key: line.took_s for line in lines if line.status == "ok"}
         known = self.assumed.tasks.keys() & tasks
         slower = [(tasks[name] or 0.0) / self.assumed.tasks[name] for name in known]
@@ -157,15 +159,21 @@ class Forecast:
 
     def _of_case(self, job: Job, case: Case, started: bool) -> float:
         alone = case.device == "cpu" or case.stack == "compiled"
-        found = self.rest_s + (0.0 if started and not alone else self.start_s) + self.load_s(case)
+        found = self.starting_s(case, job.baseline).most
+        found -= self.start_s if started and not alone else 0.0
+        assert self.effort is not None
         pair = None
         if job.baseline is not None:
-            found += self.load_s(job.baseline)
             pair = self.decode_s(case) + self.decode_s(job.baseline)
-        if case.stack == "compiled":
-            found += self.compile_s
         effort = self.effort.model_copy(update=dict(job.effort))
         return found + measuring(effort, self.decode_s(case), self.images_s(case), pair).most
+
+    def starting_s(self, case: Case, baseline: Case | None) -> Span:
+        """Of a process until its first decode, with the weights of a baseline in it."""
+        loading = self.load_s(case) + (self.load_s(baseline) if baseline else 0.0)
+        compiling = self.compile_s if case.stack == "compiled" else 0.0
+        seconds = self.rest_s + self.start_s + loading + compiling
+        return Span(seconds, seconds)
 
     def load_s(self, case: Case) -> float:
         """To make the weights: random ones are drawn, in float32."""

@@ -182,7 +182,7 @@ def test_it_stops_in_time_however_slow_the_machine_is(machine, minutes, slower):
 
 
 def test_five_minutes_give_ceilings_and_a_row_of_each_method(machine, listed):
-    gpu = machine(forecast=lambda: Forecast("cuda", listed[0]))
+    gpu = machine(forecast=lambda: Forecast("cuda", listed[0].experiment))
     gpu.run(minutes=5)
     assert "ceilings" in [job.task for job in gpu.order]
     assert {job.case.method for job in gpu.order if job.case} >= {"var", "code", "variant"}
@@ -301,7 +301,7 @@ def test_a_decode_below_its_floor_has_the_ceilings_measured_again_once(machine, 
 
 def test_what_was_measured_corrects_what_was_assumed(whole):
     sweep, jobs = whole
-    forecast = Forecast("cuda", sweep, CEILINGS)
+    forecast = Forecast("cuda", sweep.experiment, CEILINGS)
     cases = [job for job in jobs if job.item == "c"]
     before = forecast.decode_s(cases[0].case)
     record = record_of(cases[0], 30, latency_s=3 * before)
@@ -311,9 +311,9 @@ def test_what_was_measured_corrects_what_was_assumed(whole):
     assert forecast.start_s == 2.0
     # The same stack at another batch, by the same factor; another stack, not.
     assert forecast.decode_s(cases[6].case) == pytest.approx(
-        3 * Forecast("cuda", sweep, CEILINGS).decode_s(cases[6].case)
+        3 * Forecast("cuda", sweep.experiment, CEILINGS).decode_s(cases[6].case)
     )
-    other = Forecast("cuda", sweep, CEILINGS).decode_s(cases[3].case)
+    other = Forecast("cuda", sweep.experiment, CEILINGS).decode_s(cases[3].case)
     assert forecast.decode_s(cases[3].case) == other
 
 
