@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.methods.baseline import Baseline
-from bench.methods.meta import meta_plan
+from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.study.cases import Case
 from bench.study.experiment import Experiment
@@ -35,15 +35,15 @@ def decoder_flops(case: Case) -> int:
     """Of the image decoder, one image."""
     if isinstance(case, Baseline):
         return baselines.decoder_flops(case)
-    return vqvae_flops(meta_plan(case).scales.patch_sizes)
+    patch_sizes = meta_plan(case).scales.patch_sizes
+    return vqvae_flops(replace(vqvae_config(case), patch_sizes=patch_sizes))
 
 
 @functools.cache
-def vqvae_flops(patch_sizes: tuple[int, ...]) -> int:
+def vqvae_flops(config: VQVAEConfig) -> int:
     """FLOPs of decoding one image's features to pixels."""
-    config = VQVAEConfig(patch_sizes=patch_sizes)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        side = patch_sizes[-1]
+        side = config.patch_sizes[-1]
         VQVAE(config).decode_features(torch.empty(1, config.channels, side, side))
     return counter.get_total_flops()
 

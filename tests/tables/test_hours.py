@@ -13,6 +13,7 @@ from bench.predict import durations
 from bench.predict.prediction import predict
 from bench.study import experiment
 from bench.tables import hours as cost
+from codevar import VQVAEConfig
 from tests.measure.cluster.nodes import tiny
 
 RATE = 1e12
@@ -34,8 +35,9 @@ def test_measuring_takes_what_the_effort_says(tmp_path):
 
 
 def test_the_decoder_counts_its_images():
-    one = durations.vqvae_flops((1, 2, 16))
-    assert durations.vqvae_flops((1, 2, 32)) > 4 * one > 1e12  # 0.39 TFLOP at 256 pixels
+    small, large = (VQVAEConfig(patch_sizes=(1, 2, side)) for side in (16, 32))
+    one = durations.vqvae_flops(small)
+    assert durations.vqvae_flops(large) > 4 * one > 1e12  # 0.39 TFLOP at 256 pixels
 
 
 def test_baselines_are_measured_with_their_own_decoders_and_not_sampled():
@@ -62,8 +64,9 @@ def test_more_cards_help_until_each_has_one_family(tmp_path):
 
 def test_images_are_shared_by_the_cards(tmp_path):
     sweep = tiny(tmp_path, "batch_size=2", "method=var")
-    batch = cost.decode_s(sweep.cases[0], RATE) + cost.images_s(sweep.cases[0], RATE)
-    assert cost.sampling(sweep.cases[0], 100, RATE, 4).most == pytest.approx(
+    batch = cost.Rate(RATE).decode_s(sweep.cases[0])
+    batch += cost.Rate(RATE).images_s(sweep.cases[0])
+    assert cost.sampling(sweep.cases[0], 100, cost.Rate(RATE), 4).most == pytest.approx(
         cost.START_S + 13 * batch
     )
     data, notes = hours(sweep, images=100, gpus=4)
@@ -91,9 +94,8 @@ def test_before_a_run_it_is_told_how_long_it_takes_and_a_time_shortens_it(tmp_pa
 
     code, said = bench("--dry-run", "--out", str(tmp_path / "run"))
     assert code == 0
-    assert re.search(
-        r"2 measurements of 2 cases: [\d.to ]+ minutes.  Memory: .* MiB.  Disk", said.out
-    )
+    told = r"2 measurements of 2 cases: [\d.to ]+ minutes.  Memory: .* GiB.  Disk: 1 MiB"
+    assert re.search(told, said.out)
     assert not (tmp_path / "run").exists()
     code, said = bench("--dry-run", "--minutes", "1.5")
     assert re.match(r"1.5 minutes: --set max_seconds=[\d.]+\n", said.out)
