@@ -97,8 +97,8 @@ def test_before_a_run_it_is_told_how_long_it_takes_and_a_time_shortens_it(tmp_pa
     told = r"2 measurements of 2 cases: [\d.to ]+ minutes.  Memory: .* GiB.  Disk: 1 MiB"
     assert re.search(told, said.out)
     assert not (tmp_path / "run").exists()
-    code, said = bench("--dry-run", "--minutes", "1.5")
-    assert re.match(r"1.5 minutes: --set max_seconds=[\d.]+\n", said.out)
+    code, said = bench("--dry-run", "--minutes", "0.5")
+    assert re.match(r"0.5 minutes: --set max_seconds=[\d.]+\n", said.out)
     code, said = bench("--minutes", "0.1")
     assert (code, said.err.count("\n")) == (2, 1)
     assert "a round of all 2 cases takes" in said.err
