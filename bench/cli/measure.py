@@ -106,11 +106,14 @@ def run(
         if fitted:
             say(f"{minutes:g} minutes: --set {' --set '.join(fitted)}", console)
     left = runner.remaining_measurements(sweep, records.read_lines(folder / records.FILE)[0])
-    planned = hours.before_a_run(sweep, forecast, [case for _, case in left])
-    if dry_run:
-        printing.show(planned, Format.rich)
-        return
-    say(planned.notes[0], console)
+    try:
+        planned = hours.before_a_run(sweep, forecast, [case for _, case in left])
+        if dry_run:
+            printing.show(planned, Format.rich)
+            return
+        say(planned.notes[0], console)
+    except ImportError as e:  # of a baseline whose libraries are missing, which its record tells
+        say(f"how long it takes cannot be told: {e}", console)
     runner.run(sweep, folder, found, console, resume, download, keep)
     measured = with_quality([frames.load(folder)])
     printing.show(tables.measured(*measured, view=tables.IN_BRIEF), Format.rich)

@@ -48,9 +48,14 @@ class Speed(Protocol):
     """Seconds of a case's parts: its decode, its images, and its process until the first decode,
     with the weights of a baseline in it."""
 
-    def decode_s(self, case: Case) -> float: ...
-    def images_s(self, case: Case) -> float: ...
-    def starting_s(self, case: Case, baseline: Case | None) -> Span: ...
+    def decode_s(self, case: Case) -> float:
+        """Of a decode."""
+
+    def images_s(self, case: Case) -> float:
+        """Of a batch's images."""
+
+    def starting_s(self, case: Case, baseline: Case | None) -> Span:
+        """Of a process until its first decode."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,15 @@ class Rate:
     flop_per_s: float
 
     def decode_s(self, case: Case) -> float:
+        """By the FLOPs of all scales."""
         return sum(predict(case).flops) / self.flop_per_s
 
     def images_s(self, case: Case) -> float:
+        """By the FLOPs of the image decoder."""
         return case.batch_size * decoder_flops(case) / self.flop_per_s
 
     def starting_s(self, case: Case, baseline: Case | None) -> Span:
+        """As long for all; a baseline in the same process may be a process of its own."""
         return Span(START_S, START_S if baseline is None else 2 * START_S)
 
 
