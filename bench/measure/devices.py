@@ -27,7 +27,7 @@ def chosen_device(asked: str | None) -> str:
     return device
 
 
-def check_devices(cases: list[Case]) -> None:
+def check_devices(cases: Sequence[Case]) -> None:
     """Refuses what this machine cannot run, before anything runs."""
     for case in cases:
         check_device(case.device)
@@ -36,7 +36,7 @@ def check_devices(cases: list[Case]) -> None:
     check_cpu_cases(cases)
 
 
-def check_cpu_cases(cases: list[Case]) -> None:
+def check_cpu_cases(cases: Sequence[Case]) -> None:
     """Refuses what no CPU can run."""
     for case in cases:
         if case.device != "cpu":

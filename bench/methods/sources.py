@@ -44,6 +44,7 @@ def sources_of(case: Case) -> list[str]:
 
 def absent(case: Case) -> list[str]:
     """Names of its published weights that were not downloaded before."""
+    places: dict[str, tuple[str, str] | str | None]
     if isinstance(case, VARCase):
         places = {name: PUBLISHED[name] for name in sources_of(case) if name in PUBLISHED}
     else:
