@@ -12,6 +12,9 @@ as well; what is damaged or newer is left out with its file and line number.
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +25,7 @@ from bench.study import storage
 from bench.study.errors import UsageError
 from bench.study.experiment import EFFORT
 from bench.study.storage import NEWER, Line, Part, append_line, read_json, write_json, write_lines
+from codevar.files import atomic_write
 
 FILE, SESSION = "records.jsonl", "session.jsonl"
 
@@ -234,8 +238,8 @@ class RunFolder:
         before = read_json(self.path / "run.json")
         if before is None:
             check_unclaimed(self.path)
+            write_json(self.path / "env.json", env)  # first: a run that has begun has its machine
             write_json(self.path / "run.json", run)
-            write_json(self.path / "env.json", env)
             return []
         if not resume:
             raise UsageError(f"{self.path}: holds a run already; --resume it or choose --out")
@@ -253,7 +257,10 @@ class RunFolder:
         if newer := [complaint for complaint in complaints if NEWER in complaint]:
             raise UsageError(newer[0])
         kept = [record for record in records if record.status not in FAILED]  # tried again
-        if complaints or len(kept) < len(records):  # a line cut short by a crash: the rest is kept
+        if complaints:  # a crash cut a line short, or another program wrote the file
+            aside = kept_aside(self.file)
+            print(f"{complaints[0]}; the file as it was is kept as {aside}", file=sys.stderr)
+        if complaints or len(kept) < len(records):
             write_lines(self.file, kept)
         return kept
 
@@ -297,6 +304,18 @@ def newest(folder: Path, runs: int = 3) -> list[Record]:
     return [record for file in files[-runs:] for record in read_lines(file)[0]]
 
 
+def kept_aside(file: Path) -> Path:
+    """Copies a file beside itself under a name that was free.  Raises UsageError."""
+    names = (file.with_name(f"{file.name}.{number}.bak") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    try:
+        with atomic_write(aside) as part:
+            shutil.copyfile(file, part)
+    except OSError as e:
+        raise UsageError(f"{aside}: cannot be written ({e.strerror})") from None
+    return aside
+
+
 def check_unclaimed(folder: Path) -> None:
     """Raises UsageError for records of which no run.json says what they are."""
     if (folder / FILE).exists() and not (folder / "run.json").exists():
@@ -322,8 +341,14 @@ def read(path: Path) -> tuple[list[Record], list[str]]:
 
 
 def read_lines(file: Path) -> tuple[list[Record], list[str]]:
-    """The records that can be read, and a complaint for each line that cannot; none of no file."""
-    return storage.read_lines(file, Record)
+    """The records that can be read, and a complaint for each line that cannot; none of no file.  Of
+    several of one case, round and kind of machine the last one counts, which is a complaint too."""
+    lines, complaints = storage.read_lines(file, Record)
+    last = {(line.key, line.round, line.on): line for line in lines}
+    if again := len(lines) - len(last):
+        complaints.append(f"{file}: {again} records stand there again; the last of each counts")
+        lines = [line for line in lines if last[line.key, line.round, line.on] is line]
+    return lines, complaints
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -163,6 +163,39 @@ def test_resume_skips_exactly_what_is_finished(tiny, children, tmp_path):
     assert complaints == []
 
 
+@pytest.mark.parametrize("kind", ["utf-16", "junk", "again"])
+def test_resume_keeps_aside_what_it_cannot_read_and_counts_a_record_once(
+    kind, tiny, children, tmp_path, capsys
+):
+    done = len(run(tiny, tmp_path / "run"))
+    file = tmp_path / "run" / "records.jsonl"
+    text = file.read_text()
+    data = {"utf-16": text.encode("utf-16"), "junk": b"{}\n" + text.encode()}
+    file.write_bytes(data.get(kind, 3 * text.encode()))
+    damaged = file.read_bytes()
+    assert len(records.read(tmp_path / "run")[0]) == (0 if kind == "utf-16" else done)
+    assert len(run(tiny, tmp_path / "run", resume=True)) == done
+    assert file.with_name("records.jsonl.1.bak").read_bytes() == damaged
+    assert "records.jsonl.1.bak" in capsys.readouterr().err
+    assert records.read(tmp_path / "run")[1] == []
+
+
+def test_a_run_that_began_says_on_which_machine(tiny, children, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "write_json", full_disk_for("env.json"))
+    with pytest.raises(UsageError, match="full"):
+        run(tiny, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def full_disk_for(name):
+    def write(file, values):
+        if file.name == name:
+            raise UsageError("disk full")
+        storage.write_json(file, values)
+
+    return write
+
+
 def test_rounds_run_all_cases_again_in_turn_and_resume_where_they_stopped(tiny, children, tmp_path):
     tiny.experiment.rounds = 3
     keys = [case.key for case in tiny.cases]
