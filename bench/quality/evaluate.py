@@ -33,10 +33,6 @@ FEW = 10_000  # images below which FID and IS are mostly bias
 Tell = Callable[[str, int, int], None]
 
 
-def tell_nobody(what: str, done: int, total: int) -> None:
-    """Shows no progress."""
-
-
 @dataclass(frozen=True)
 class Protocol:
     """How images are measured.
@@ -52,7 +48,7 @@ class Protocol:
     wanted: Sequence[str] | None = None
     intervals: bool = True
     as_published: bool = False
-    tell: Tell = tell_nobody
+    tell: Tell = lambda *_: None
     lpips: Distance | None = None
 
     def features(self, what: str, images: ImageSet, names: Iterable[str]) -> Features:

@@ -196,6 +196,8 @@ def measure(
         tell(done)
     of_all = {name: torch.cat(parts).double() for name, parts in found.items()}
     mse, floor = (float(of_all.pop(f"psnr_outside{of}_db").mean()) for of in ("", "_vqvae"))
+    if not math.isfinite(mse + floor):
+        raise UsageError(f"{loaded.case.label}: its pictures are not finite; no figure is valid")
     figures: dict[str, Any] = {
         "psnr_outside_db": 10 * math.log10(1 / mse) if mse else None,
         "psnr_outside_vqvae_db": 10 * math.log10(1 / floor) if floor else None,
@@ -204,12 +206,6 @@ def measure(
     for name, right_N in of_all.items():
         figures[name] = float(right_N.mean())
         figures[f"{name}_interval"] = list(interval_of_share(int(right_N.sum()), done))
-    if any(
-        value is not None and not math.isfinite(value)
-        for value in figures.values()
-        if not isinstance(value, list)
-    ):
-        raise UsageError(f"{loaded.case.label}: its pictures are not finite; no figure is valid")
     return {
         "task": "editing" if another_class else "inpainting",
         "images": done,
