@@ -307,8 +307,8 @@ class TrainVAR(VARRecipe):
 
     @model_validator(mode="after")
     def _one_start(self) -> TrainVAR:
-        if not self.init and self.model is None:
-            raise ValueError("give the sizes of a new model in [model], or init")
+        if bool(self.init) == (self.model is not None):
+            raise ValueError("give either init or, of a new model, the sizes in [model]")
         return self
 
     def weights(self, step: Step, K: int) -> list[float]:

@@ -10,6 +10,7 @@ import pytest
 import codevar
 from codevar.progress import Progress
 from codevar.train import loop, recipes
+from codevar.train.errors import TrainError
 from codevar.train.recipes import TrainDrafter, TrainRefiner, TrainVariant
 from codevar.train.step import Step
 
@@ -103,6 +104,30 @@ def test_variant_is_trained_as_its_tables_6_and_7_say(depth, epochs):
     assert (run.optimizer.weight_decay, run.optimizer.clip) == (0.05, 1.0)
     assert (run.batch_size, run.mixup, run.bridge_scales) == (1024, 0.2, 6)
     assert (run.data.flip, run.data.randaugment, run.precision) == (True, True, "fp16")
+
+
+DRAFTERS = FOLDER / "mini-cpu" / "5-drafters.toml"
+SMALL = FOLDER / "mini-cpu" / "4-small.toml"
+SHIPPED = {"vqvae": '"mini_vqvae"', "init": '"mini_large"'}
+
+
+def test_one_value_may_stand_where_a_config_has_a_list():
+    (run,) = recipes.load(DRAFTERS, {**SHIPPED, "draft_steps": "9"})
+    run.check_files()
+    assert run.out == "runs/mini-cpu/drafter_9"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "line"),
+    [
+        (DRAFTERS, {"draft_steps": "10"}, "draft_steps must be 1..9, not 10"),
+        (DRAFTERS, {"data.side": "50"}, "data.side"),
+        (SMALL, {}, "either init or, of a new model, the sizes in"),
+    ],
+)
+def test_what_a_config_and_headers_tell_is_refused_before_any_work(file, changes, line):
+    with pytest.raises(TrainError, match=line):
+        recipes.load(file, SHIPPED | changes)[0].check_files()
 
 
 def test_the_ratio_rises_as_eq_5_says():
