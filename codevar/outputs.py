@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from PIL import Image
 
 #: Called with 0 before the first scale and with k after scale k = 1..K.
 OnScale = Callable[[int], None]
@@ -28,9 +30,27 @@ class Generated:
     kv_cache_bytes: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decoded:
     """tokens: (B, L) of all scales.  images: (B, 3, H, W) in [0, 1]."""
 
     tokens: torch.Tensor
     images: torch.Tensor
+
+    def __repr__(self) -> str:
+        B, _, H, W = self.images.shape
+        return f"Decoded({B} images of {H} x {W}, {self.tokens.shape[1]} tokens each)"
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes the images: one as `path`, several as `path` with a number, "cats-1.png".
+
+        The ending says the format.  Raises OSError, or ValueError for an ending of no format.
+        """
+        # Cut off, not rounded, as the published sampling of VAR and CoDe does.
+        pixels_BHWC = self.images.mul(255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        path = Path(path)
+        paths = [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(pixels_BHWC) + 1)]
+        paths = paths if len(paths) > 1 else [path]
+        for file, pixels in zip(paths, pixels_BHWC, strict=True):
+            Image.fromarray(pixels).save(file)
+        return paths
