@@ -44,6 +44,13 @@ def test_list_waits_for_no_torch():
     assert "mini_protocol" in said
 
 
+def test_the_reference_page_is_current_and_made_without_torch():
+    code = "from bench.cli import reference as r; print(r.page() == r.PAGE.read_text())"
+    command = [sys.executable, "-c", f"{code}; import sys; print('torch' in sys.modules)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"], "python -m bench.cli.reference makes it anew"
+
+
 def test_an_experiment_whose_file_sets_how_it_samples_needs_no_torch_to_be_read():
     code, _, complaints = answer("table", "mini_protocol", "--colour")
     assert (code, complaints.count("\n")) == (2, 1)
