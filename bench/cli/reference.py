@@ -20,8 +20,9 @@ PAGE = CODE / "docs" / "guide" / "reference.md"
 HEAD = """# Reference
 
 Made by `python -m bench.cli.reference` from the models that check the files, so that it is current.
-What the parts are for: [experiments and commands](experiments.md), [measuring](measuring.md).  A list of
-values is an axis.  Precision `auto`, which a file has by default, is fp16 on a GPU and float32 on a CPU.
+What the parts are for: [experiments and commands](experiments.md), [measuring](measuring.md).
+A list of values is an axis.  Precision `auto`, which a file has by default, is fp16 on a GPU and
+float32 on a CPU.
 """
 
 
