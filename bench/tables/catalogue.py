@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
 import pandas as pd
 
 from bench.study import experiment
@@ -28,5 +31,8 @@ def catalogue() -> Printed:
 
 
 def shown(place: tuple[str, str] | str) -> str:
-    """Where a model is to be had: a URL, or a file of a repository."""
-    return place.partition("?")[0] if isinstance(place, str) else f"{place[1]} of {place[0]}"
+    """Where a model is to be had: a file of a repository or of a site."""
+    if isinstance(place, str):
+        url = urlsplit(place)
+        place = (url.netloc, PurePosixPath(url.path).name)
+    return f"{place[1]} of {place[0]}"
