@@ -151,7 +151,7 @@ def blocks(text: pd.DataFrame, names: int, width: int) -> list[dict[str, int]]:
         cells = [str(cell) for cell in text[name]]
         widest_word = longest(word for cell in (name, *cells) for word in cell.split())
         least[name] = max(widest_word, min(longest(cells), NARROW))
-        whole[name] = max(widest_word, longest(cells))
+        whole[name] = max(widest_word, longest([name, *cells]))
 
     def room(columns: Iterable[str], widths: dict[str, int]) -> int:
         return width - sum(widths[name] + GAP for name in columns) + GAP

@@ -249,7 +249,7 @@ def test_a_quality_loss_beyond_its_interval_is_a_regression(run, name, old, now,
     base, new = sides.of_run(run()), sides.of_run(run())
     for side, (figure, *interval) in ((base, old), (new, now)):
         case = next(iter(side.cases.values()))
-        case.quality = Quality({name: figure}, {name: tuple(interval)}, {name: 1000}, {})
+        case.quality = Quality({name: figure}, {name: tuple(interval)}, {name: 1000}, {}, {})
     found = compare.compare(base, new)
     assert verdicts(found, METRICS[name].heading) == [verdict]
     assert found.exit_code == (verdict == "slower")
