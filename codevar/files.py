@@ -46,6 +46,9 @@ class CheckpointError(ValueError):
     """A source that cannot be loaded; the message is one line that names it."""
 
 
+#: What `tomllib` raises: also for other encodings, for numbers of thousands of digits, and for
+#: deep nesting.
+NO_TOML = (ValueError, RecursionError)
 CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 

@@ -47,6 +47,7 @@ class OneLineErrors(TyperGroup):
         progress.only_warnings = "--quiet" in args  # of every command, before or behind its name
         args = [word for word in args if word != "--quiet"]
         with boundary.one_line():
+            boundary.check_words(args)
             # Without "standalone mode" an exit code is returned.
             code = super().main(args or ["--help"], **{**kwargs, "standalone_mode": False})
         sys.exit(code)

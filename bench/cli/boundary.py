@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import typer
@@ -19,6 +20,7 @@ import typer
 from bench.study.errors import UsageError
 from bench.study.folders import PROGRAM
 from bench.study.signals import stopping
+from codevar.files import is_oom
 
 # The base of typer's own complaints (its module has moved between versions).
 Complaint: Any = typer.BadParameter.__mro__[-4]
@@ -54,11 +56,27 @@ def one_line() -> Iterator[None]:
             drop_output()
             fail("standard output cannot be written (No space left on device)")
         fail(f"{e.filename or 'the system'}: {e.strerror or e}")
-    except MemoryError:
-        fail("this machine's memory does not suffice; choose a smaller batch or fewer images")
-    except Exception:  # a fault of the program; Python's exit code, 1, is a verdict of `compare`
-        traceback.print_exc()
-        sys.exit(2)
+    except Exception as e:
+        if is_oom(e):
+            fail("this machine's memory does not suffice; choose a smaller batch or fewer images")
+        traceback.print_exc()  # a fault of the program
+        sys.exit(2)  # Python's own exit code, 1, is a verdict of `compare`
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises UsageError for what no record or page could hold, as a file's name that is no UTF-8,
+    and for a pipe or a device, of which nobody knows whether it ever ends."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{word}: is no UTF-8; rename the file") from None
+        for path in word.rpartition("=")[2].split("+"):
+            kind = stat.S_IFREG
+            with suppress(OSError, ValueError):  # no path at all; who opens it says so
+                kind = stat.S_IFMT(os.stat(path).st_mode)
+            if path != os.devnull and kind not in (stat.S_IFREG, stat.S_IFDIR):
+                raise UsageError(f"{path}: is a pipe or a device; give a file or a folder")
 
 
 def drop_output() -> None:

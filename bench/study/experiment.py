@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from bench.study.cases import (
 from bench.study.errors import UsageError, nearest
 from bench.study.folders import EXPERIMENTS
 from bench.study.papers import PaperRow
+from codevar.files import NO_TOML
 
 # Keys that leave the model as it is; any other makes the paper's row no longer apply.
 SAME_MODEL = {*Case.model_fields, "sampling", "max_steps", *SAMPLING_KEYS}
@@ -52,6 +54,8 @@ MOST_CONTROLLED = 2  # that a table names
 
 # How thoroughly an experiment measures.
 EFFORT = ("rounds", "warmup", "samples", "target", "max_seconds", "paired", "stream_seconds")
+
+MOST_CASES = 10_000  # of a block of an experiment
 
 
 class View(BaseModel):
@@ -176,6 +180,7 @@ class Sweep:
         paper = papers.load(experiment.paper) if experiment.paper else None
         if paper and paper.about.cases == "none":
             raise UsageError(f"{where}: paper: {paper.about.title} is of no cases")
+        cases: dict[Case, None] = {}  # each once
         for block in experiment.cases:
             for values in multiply({**experiment.defaults, **block}):
                 paper_row = values.pop("paper_row", None)
@@ -195,8 +200,7 @@ class Sweep:
                 except UsageError as e:
                     by_set = str(e).split()[0].rstrip(":") in asked
                     raise UsageError(f"--set {e}" if by_set else f"{where}: {e}") from None
-                if case not in self.cases:
-                    self.cases.append(case)
+                cases[case] = None
                 if not is_ours(case):
                     self.foreign[written] = kept_facts(case)
                 if paper_row and not paper:
@@ -209,6 +213,7 @@ class Sweep:
                         self.not_in_paper.append(f"{where}: {e}")
                     except (KeyError, IndexError, ValueError) as e:
                         raise UsageError(f"{where}: paper_row {paper_row!r} has no {e}") from None
+        self.cases += cases
         if not self.cases:
             raise UsageError(f"{where}: no case is left")
         if experiment.controls:
@@ -267,12 +272,15 @@ class Sweep:
 
 
 def multiply(block: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the block's lists; a list of tables is one value."""
+    """Every combination of the block's lists; a list of tables is one value.
+    Raises UsageError for more than MOST_CASES."""
     tables = [isinstance(value, list) and dict in map(type, value) for value in block.values()]
     axes = [
         value if isinstance(value, list) and not table else [value]
         for value, table in zip(block.values(), tables, strict=True)
     ]
+    if (count := math.prod(map(len, axes))) > MOST_CASES:
+        raise UsageError(f"an experiment's axes make {count:,} cases; {MOST_CASES:,} is the most")
     return [dict(zip(block, values, strict=True)) for values in itertools.product(*axes)]
 
 
@@ -294,10 +302,10 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
         text = path.read_text("utf-8-sig")
         raw = tomllib.loads(text)
         experiment = Experiment.model_validate(raw)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
-        raise UsageError(f"{path}: {e}") from None
     except ValidationError as e:
         raise UsageError(f"{path}: {explain(e, Experiment)}") from None
+    except NO_TOML as e:
+        raise UsageError(f"{path}: {e}") from None
     if experiment.paper or not changes:
         sweep = Sweep(path.stem, experiment, str(path), device)
         if sweep.not_in_paper:
@@ -375,7 +383,7 @@ def parse_list(text: str) -> list[Any]:
     """Values with commas between them; one with a comma of its own is quoted."""
     try:
         return tomllib.loads(f"v = [{text}]")["v"]
-    except tomllib.TOMLDecodeError:
+    except NO_TOML:
         return [parse(part) for part in text.split(",")]
 
 
@@ -383,7 +391,7 @@ def parse(text: str) -> Any:
     """A number where it is one, else the text."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except NO_TOML:
         return text
 
 

@@ -159,7 +159,10 @@ class PaperTable:
         Raises UsageError where no value fits, or two of one metric.
         """
         asked = wanted if isinstance(wanted, Mapping) else {"method": wanted}
-        keys = {key: str(text).format(**case) for key, text in asked.items()}
+        keys = {
+            key: re.sub(r"\{(\w+)\}", lambda name: str(case[name[1]]), str(text))
+            for key, text in asked.items()
+        }
         own = {key: str(case[key]) for key in self.about.keys if key in case and key != "method"}
         found = [v for v in self.values if (own | keys).items() <= dict(v.keys).items()]
         metrics = [value.metric for value in found]

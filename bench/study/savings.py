@@ -69,7 +69,13 @@ def parsed(key: str, text: str) -> dict[str, Any]:
     match = re.fullmatch(form, text)
     if not match:
         raise ValueError(f"{key} must be like {example}, not {text!r}")
-    return match.groupdict()
+    parts = match.groupdict()
+    for numbers in filter(None, (parts.get("scales"), parts.get("layers"))):
+        try:
+            read_spans(numbers)
+        except ValueError as e:
+            raise ValueError(f"{key} {e}") from None
+    return parts
 
 
 def check(case: VARCase, scales: int) -> None:

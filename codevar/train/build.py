@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
+import psutil
 import torch
+from torch import nn
 
 import codevar
 from codevar import VAR, VQVAE, VARConfig, VQVAEConfig
@@ -25,6 +28,8 @@ from codevar.train.recipes import (
     VARRecipe,
 )
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def build(recipe: Recipe, group: Group, say: Callable[[str], None]) -> tuple[Objective, Source]:
     """What is trained, on the group's device, and the source of its batches.
@@ -39,7 +44,8 @@ def build(recipe: Recipe, group: Group, say: Callable[[str], None]) -> tuple[Obj
     say(source.told())
     torch.manual_seed(recipe.seed)
     if isinstance(recipe, TrainVQVAE):
-        vqvae = VQVAE(VQVAEConfig(**recipe.model.model_dump()))
+        sizes = VQVAEConfig(**recipe.model.model_dump())
+        vqvae = _new(lambda: VQVAE(sizes), recipe, group.device)
         vqvae.to(group.device).to(memory_format=torch.channels_last)
         if recipe.compile:
             vqvae.encoder.compile()
@@ -51,7 +57,8 @@ def build(recipe: Recipe, group: Group, say: Callable[[str], None]) -> tuple[Obj
             reader.compile()
         return Reading(reader), source
     assert isinstance(recipe, TrainClassifier)
-    classifier = Classifier(len(source.classes), recipe.width).to(group.device)
+    classes, width = len(source.classes), recipe.width
+    classifier = _new(lambda: Classifier(classes, width), recipe, group.device).to(group.device)
     if recipe.compile:
         classifier.compile()
     return Classification(classifier), source
@@ -70,7 +77,7 @@ def _prediction(
         teacher = _loaded(recipe.teacher, vqvae).to(group.device).requires_grad_(False)
         _check_fit("teacher", teacher, vqvae, classes)
     if isinstance(recipe, TrainVAR) and not recipe.init:
-        var = _new(recipe, vqvae.config, classes)
+        var = _new_var(recipe, vqvae.config, classes, group.device)
     else:
         var = _loaded(recipe.init, vqvae)
         _check_fit("init", var, vqvae, classes)
@@ -82,7 +89,7 @@ def _prediction(
     return Prediction(var, vqvae.quantize, recipe, teacher), source
 
 
-def _new(recipe: TrainVAR, vqvae: VQVAEConfig, classes: int) -> VAR:
+def _new_var(recipe: TrainVAR, vqvae: VQVAEConfig, classes: int, device: torch.device) -> VAR:
     assert recipe.model is not None
     config = VARConfig(
         **recipe.model.model_dump(),
@@ -91,7 +98,28 @@ def _new(recipe: TrainVAR, vqvae: VQVAEConfig, classes: int) -> VAR:
         channels=vqvae.channels,
         patch_sizes=vqvae.patch_sizes,
     )
-    return teacher_forcing.initialise(VAR(config), recipe.seed, recipe.class_scale)
+    var = _new(lambda: VAR(config), recipe, device)
+    return teacher_forcing.initialise(var, recipe.seed, recipe.class_scale)
+
+
+def _new(make: Callable[[], Model], recipe: Recipe, device: torch.device) -> Model:
+    """A new model.  Raises TrainError, before it is made, where the device cannot hold it with its
+    gradients and Adam's two moments, and the images of a forward."""
+    with torch.device("meta"):
+        numbers = sum(p.numel() for p in make().parameters())
+    images = recipe.micro_batch or recipe.batch_size
+    needed = 4 * (4 * numbers + images * 3 * recipe.data.side**2)
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = psutil.virtual_memory().total
+    if needed > there:
+        raise TrainError(
+            f"{numbers / 1e6:,.0f} M parameters and forwards of {images} images take "
+            f"{needed / 2**30:,.0f} GiB at least, {device} has {there / 2**30:.0f}: choose a "
+            "smaller model or micro_batch"
+        )
+    return make()
 
 
 def _loaded(source: str, vqvae: VQVAE) -> VAR:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from codevar.checkpoints import weights_sha256
-from codevar.files import atomic_write
+from codevar.files import atomic_write, is_oom
 from codevar.progress import Progress
 from codevar.train import checkpoint, gradients, optim, parallel
 from codevar.train.build import build
@@ -71,7 +71,9 @@ def train(
             return Run(recipe, out, group, resume, progress, limit).go()
     except Timeout:
         raise TrainError(f"{out}: another run is training there") from None
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as e:
+        if not is_oom(e):
+            raise
         raise TrainError("out of memory; a smaller micro_batch needs less") from None
     except OSError as e:
         raise TrainError(f"{out}: {e}; {checkpoint.describe_last(out)}") from None

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Share = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Length = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=64)]
 Sizes = TypeVar("Sizes")
 
 
@@ -58,14 +58,14 @@ class DataConfig(Table):
     """
 
     source: Literal["mini", "folder"]
-    side: int = Field(64, ge=8)
+    side: int = Field(64, ge=8, le=4096)
     split: Literal["train", "test"] = "train"
-    images: int = Field(1 << 18, ge=1)
-    seed: int = Field(0, ge=0)
+    images: int = Field(1 << 18, ge=1, le=1 << 40)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     folder: str = ""
     flip: bool = False
     randaugment: bool = False
-    workers: int = Field(4, ge=0)
+    workers: int = Field(4, ge=0, le=256)
     tokens: str = "runs/tokens"
 
     @model_validator(mode="after")
@@ -99,13 +99,13 @@ class OptimizerConfig(Table):
 class VQVAESizes(Table):
     """The `[model]` table of a VQVAE."""
 
-    width: int = Field(160, ge=32)
-    multipliers: tuple[Count, ...] = Field((1, 1, 2, 2, 4), min_length=1)
-    res_blocks: int = Field(2, ge=1)
-    vocab: int = Field(4096, ge=2)
-    channels: int = Field(32, ge=1)
-    phis: int = Field(4, ge=1)
-    pixels: int = Field(1, ge=1)
+    width: int = Field(160, ge=32, le=1 << 13)
+    multipliers: tuple[Count, ...] = Field((1, 1, 2, 2, 4), min_length=1, max_length=8)
+    res_blocks: int = Field(2, ge=1, le=64)
+    vocab: int = Field(4096, ge=2, le=1 << 20)
+    channels: int = Field(32, ge=1, le=1 << 12)
+    phis: int = Field(4, ge=1, le=64)
+    pixels: int = Field(1, ge=1, le=64)
     patch_sizes: tuple[int, ...] = PATCH_SIZES_256
 
 
@@ -113,10 +113,10 @@ class VARSizes(Table):
     """The `[model]` table of a VAR.  Vocabulary, channels and patch sizes are the VQVAE's, classes
     the data's."""
 
-    depth: int = Field(ge=1)
-    width: int = Field(0, ge=0)
+    depth: int = Field(ge=1, le=256)
+    width: int = Field(0, ge=0, le=1 << 16)
     heads: int = Field(0, ge=0)
-    ffn_ratio: float = Field(4.0, gt=0)
+    ffn_ratio: float = Field(4.0, gt=0, le=64)
     shared_adaln: bool = False
 
     @model_validator(mode="after")
@@ -141,11 +141,11 @@ class Recipe(Table):
 
     recipe: str
     out: str
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(ge=1)
+    steps: int | None = Field(None, ge=1, le=10**9)
+    epochs: float | None = Field(None, gt=0, le=10**6)
+    batch_size: int = Field(ge=1, le=1 << 20)
     micro_batch: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     compile: bool = False
     recompute: bool = False
@@ -230,7 +230,7 @@ class TrainClassifier(Recipe):
     """The mini world's feature extractor."""
 
     recipe: Literal["classifier"] = "classifier"
-    width: int = Field(32, ge=8, multiple_of=8)
+    width: int = Field(32, ge=8, le=1 << 13, multiple_of=8)
 
 
 class TrainFactorReader(Recipe):
@@ -475,7 +475,7 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
+    except (OSError, *files.NO_TOML) as e:
         raise TrainError(f"{path}: {e.strerror if isinstance(e, OSError) else e}") from None
     for key, text in (changes or {}).items():
         *tables, last = key.split(".")
@@ -513,7 +513,7 @@ def load(path: Path, changes: dict[str, str] | None = None) -> list[Recipe]:
 def _value(text: str) -> Any:
     lists = [f"[{text}]"] if "," in text else []  # 0.1,1.0 is a list, as with --set elsewhere
     for toml in (text, *lists):
-        with suppress(tomllib.TOMLDecodeError):
+        with suppress(*files.NO_TOML):
             return tomllib.loads(f"value = {toml}")["value"]
     return text
 

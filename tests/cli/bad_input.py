@@ -8,9 +8,12 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -20,8 +23,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
+TRAINING = ROOT / "experiments" / "train" / "mini-cpu"
+SECONDS = 300  # after which a command hangs
 CONTROL = "\x1b[31mred\x07\r\n[/bold] =1+1 <b> & _"
 
+SMALL = "--set depth=1 --set precision=float32 --device cpu"
 #: How each command takes a path: {} stands for it, `out` for a place to write to.
 COMMANDS = [
     "run {}",
@@ -44,21 +50,52 @@ COMMANDS = [
     "eval {} --reference mini:test:100",
     "eval {} --reference {}",
     "eval mini:test:100 --reference {}",
-    "fidelity {} {}",
+    "eval {} --against {}",
     "iqa {}",
     "grid quick --run {} -o out/grid.png",
-    "grid var --set weights={} --device cpu -o out/grid.png",
-    "spectra var --set weights={} --device cpu -o out/spectra.png",
-    "sample var --set weights={} --device cpu --out out/samples",
-    "sample quick --per-class 1 --set weights={} --device cpu --out out",
-    "edit {} --class 1 --box 0 0 9 9 --plan var --device cpu -o out/edit.png",
-    "inpaint var --images {} --device cpu --out out/inpaint",
+    "grid var --set weights={} SMALL -o out/grid.png",
+    "spectra var --set weights={} SMALL -o out/spectra.png",
+    "sample var --set weights={} SMALL --out out/samples",
+    "sample quick --per-class 1 --set weights={} SMALL --out out",
+    "edit {} --class 1 --box 0 0 9 9 --plan var SMALL -o out/edit.png",
+    "inpaint var --images {} --count 1 SMALL --out out/inpaint",
     "reproduce {} --reference mini:test:100 --out out/r",
     "reproduce quick --reference {} --out out/r",
     "train var --config {}",
     "train code-refiner --config {}",
     "train all --config {}",
+    "train classifier --config 2-classifier.toml --out out --set data.images={}",
+    "train classifier --config 2-classifier.toml --out out --set batch_size={} --set steps=1",
+    "train classifier --config 2-classifier.toml --out out --set {}",
+    "train var --config 3-large.toml --out out --set model.width={} --set steps=1",
+    "train var --config 3-large.toml --out out --set vqvae={}",
+    "train all --config 2-classifier.toml --minutes {}",
+    "predict quick --set {}",
+    "predict quick --set batch_size={}",
+    "predict quick --set skip_scales={}",
+    "predict quick --set prune={}",
+    "predict quick --set cfg={}",
+    "predict quick --set seed={} --set batch_size={}",
+    "predict --memory {} --max-batch",
+    "run quick --set method=var --set timeout_s={} --set depth=99",
+    "compare quick quick --threshold {}",
+    "grid var --classes {} SMALL -o out/grid.png",
+    "edit {} --class 1 --mask {} --plan var SMALL -o out/edit.png",
+    "inpaint var --mask {} --set weights=mini --count 1 --device cpu --out out/inpaint",
+    "eval mini:test:{} --reference mini:test:100",
+    "eval {} --extractor {} --device cpu",
+    "import {} --out out/import",
+    "pack {} --out out/pack",
 ]
+
+
+#: What is typed where a number, a name or a list is meant.
+VALUES = [
+    "", "nan", "inf", "-1", "0", "1e999", "99999999999999999999", "1-99999999999", "[[1]]", "[]",
+    "true", "a=b=c", "scales=1-99999999999", "tokens=0.5:scales=1-99999999", "1x999,1x999",
+    "{depth.foo}", "$\\frac{$", "\udcff", "\n", "-", "1" * 5000, "[" * 5000,
+    ",".join(map(str, range(10_000))),
+]  # fmt: skip
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
@@ -78,6 +115,8 @@ def bad_files(folder: Path) -> dict[str, Path]:
     write("deep.toml", "a = " + "[" * 100_000)
     write("types.toml", 'title = 1\nrounds = "x"\n[cases]\nmethod = 3\n')
     write("huge.toml", 'title = "x"\n[cases]\nmethod = "var"\nseed = [' + "1," * 100_000 + "]\n")
+    axes = "".join(f"{key} = {[*range(1, 1001)]}\n" for key in ("depth", "batch_size", "seed"))
+    write("axes.toml", f'title = "x"\n[[cases]]\nmethod = "var"\n{axes}')
     write("hostile.toml", 'title = "{x.__class__} {0:>99999999999}"\n[cases]\nmethod = "{y}"\n')
     write("text.pth", "no pickle")
     write("text.safetensors", "no tensors")
@@ -93,6 +132,22 @@ def bad_files(folder: Path) -> dict[str, Path]:
     whole = (folder / "small.png").read_bytes()
     write("cut.png", whole[: len(whole) // 2])
     Image.new("I;16", (40, 40)).save(folder / "deep.png")
+    write("bomb.png", bomb(60_000))
+    torch.save({"w": torch.zeros(1).expand(1 << 40)}, folder / "stride0.pth")
+    torch.save({"w": torch.zeros(3, 3).to_sparse()}, folder / "sparse.pth")
+    torch.save({"w": torch.empty(3, device="meta")}, folder / "meta.pth")
+    with (
+        zipfile.ZipFile(folder / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data/0", "w") as entry,
+    ):
+        for _ in range(256):
+            entry.write(bytes(1 << 20))
+    header = b'{"w":{"dtype":"F32","shape":[99999999,99999999],"data_offsets":[0,4]}}'
+    write("lies.safetensors", len(header).to_bytes(8, "little") + header + bytes(4))
+    write("far.safetensors", b"\xff" * 8 + header)
+    for end in ("", ".toml", ".png", ".safetensors"):
+        if not (folder / f"pipe{end}").exists():
+            os.mkfifo(folder / f"pipe{end}")
     for name, files in {
         "run": {
             "run.json": "{}",
@@ -103,6 +158,9 @@ def bad_files(folder: Path) -> dict[str, Path]:
             "run.json": "[" * 99_999,
             "records.jsonl": b"\xff\xfe\x00",
         },
+        "folder.toml": {"x": ""},
+        "folder.png": {"x": ""},
+        "bombs": {"a/1.png": bomb(60_000)},
         "images": {"a/1.png": whole, "a/2.png": whole[:50], "b/x.txt": "x"},
         "set": {"samples.json": '{"schema": 1, "count": "x"}', "0/0.png": whole},
     }.items():
@@ -119,20 +177,36 @@ def bad_files(folder: Path) -> dict[str, Path]:
         "long name": folder / ("n" * 300),
         "control characters": Path(CONTROL),
         "braces": Path("{depth:1999999999}"),
-        "/dev/null": Path("/dev/null"),
-        "/proc": Path("/proc/nowhere"),
+        **{name: Path(name) for name in ("/dev/null", "/dev/zero", "/proc/self/mem", "/", ".")},
     }
 
 
-def words_of(command: str, files: list[Path], out: Path) -> list[str]:
-    """The words of a command with files in the places of {}."""
-    left = itertools.cycle(files)
-    return [
-        word.replace("{}", str(next(left))).replace("out", str(out), 1)
-        if "{}" in word or word.startswith("out")
-        else word
-        for word in command.split()
-    ]
+def bomb(side: int) -> bytes:
+    """A PNG of a few KB that says it has `side` pixels a side."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    size = side.to_bytes(4, "big") * 2
+    rows = zlib.compress(bytes(8 << 20), 9)
+    head = chunk(b"IHDR", size + b"\x08\x02\0\0\0")
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def words_of(command: str, bad: list[str], out: Path) -> list[str]:
+    """The words of a command with bad input in the places of {}."""
+    left = itertools.cycle(bad)
+    words = []
+    for word in command.replace("SMALL", SMALL).split():
+        if "{}" in word:
+            word = word.replace("{}", next(left))
+        elif word.startswith("out"):
+            word = word.replace("out", str(out), 1)
+        elif word.endswith(".toml"):
+            word = str(TRAINING / word)
+        words.append(word)
+    return words
 
 
 def complaint_of(code: int, stderr: str) -> str:
@@ -153,28 +227,31 @@ def complaint_of(code: int, stderr: str) -> str:
 def main(count: int) -> None:
     """Runs `count` commands in processes of their own; prints and counts what is wrong."""
     with tempfile.TemporaryDirectory() as folder:
-        files = list(bad_files(Path(folder) / "bad").values())
-        trials = list(itertools.product(COMMANDS, files))
-        random.Random(0).shuffle(trials)
+        bad = [*map(str, bad_files(Path(folder) / "bad").values()), *VALUES]
+        chance = random.Random(0)
+        trials = list(itertools.product(COMMANDS, bad))
+        chance.shuffle(trials)
         counts: Counter[str] = Counter()
-        for command, file in itertools.islice(itertools.cycle(trials), count):
-            words = words_of(command, [file, random.choice(files)], Path(folder) / "out")
+        for number, (command, value) in enumerate(itertools.islice(itertools.cycle(trials), count)):
+            words = words_of(command, [value, chance.choice(bad)], Path(folder) / f"out{number}")
             try:
                 ran = subprocess.run(
                     [sys.executable, str(ROOT / "bench.py"), *words],
-                    cwd=folder, capture_output=True, text=True, timeout=300,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"}, errors="replace",
+                    cwd=folder, capture_output=True, text=True, timeout=SECONDS,
+                    stdin=subprocess.DEVNULL, errors="replace",
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
                 )  # fmt: skip
                 wrong = complaint_of(ran.returncode, ran.stderr)
                 said = ran.stderr.strip().splitlines()[-1:]
             except subprocess.TimeoutExpired:
                 wrong, said = "hang", []
-            except ValueError:  # a NUL in an argument: no shell passes it on
-                continue
-            counts[wrong or "told in a line, or done"] += 1
+            counts[wrong or f"exit code {ran.returncode}, told in a line"] += 1
             if wrong:
-                print(wrong, words, *said, sep="\n    ", flush=True)
-        print(sum(counts.values()), "inputs:", dict(counts))
+                print(wrong, [word[:200] for word in words], *said, sep="\n    ", flush=True)
+            if (number + 1) % 100 == 0:
+                print(number + 1, "inputs:", dict(counts), flush=True)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        print(count, "inputs:", dict(counts), f"{peak:.1f} GiB of memory at most")
 
 
 if __name__ == "__main__":

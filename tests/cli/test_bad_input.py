@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bench.cli import app
-from tests.cli.bad_input import COMMANDS, bad_files, complaint_of, words_of
+from tests.cli.bad_input import COMMANDS, VALUES, bad_files, complaint_of, words_of
 
 SECONDS = 60
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return bad_files(tmp_path_factory.mktemp("bad"))
+    return {**bad_files(tmp_path_factory.mktemp("bad")), **{value: value for value in VALUES}}
 
 
 def test_no_bad_file_ends_in_a_traceback(files, tmp_path, monkeypatch):
@@ -33,7 +33,7 @@ def test_no_bad_file_ends_in_a_traceback(files, tmp_path, monkeypatch):
     def answered(command, first, second):
         if time.monotonic() > ends:
             return
-        words = words_of(command, [files[first], files[second]], tmp_path / "out")
+        words = words_of(command, [str(files[first]), str(files[second])], tmp_path / "out")
         result = CliRunner().invoke(app.app, words)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise AssertionError(f"{words} ended in a traceback") from result.exception

@@ -28,6 +28,14 @@ def test_a_fault_of_the_disk_is_one_line(monkeypatch):
     assert result.stderr == "bench.py: /data/x.json: No space left on device\n"
 
 
+@pytest.mark.parametrize("words", ["train var --config {}", "grid var --set weights=a.pth+{}"])
+def test_a_pipe_is_refused_before_it_is_opened(words, tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    result = CliRunner().invoke(app.app, words.format(tmp_path / "pipe.toml").split())
+    assert result.exit_code == 2
+    assert "pipe.toml: is a pipe or a device; give a file or a folder" in result.stderr
+
+
 def test_control_characters_of_a_name_are_shown_as_text():
     result = CliRunner().invoke(app.app, ["table", "\x1b[31mred"])
     assert result.exit_code == 2

@@ -215,6 +215,7 @@ def test_grid_draws_the_same_classes_and_seeds_by_each_method(bench, weights, tm
     [
         ("grid nope -o a.png", "nope: no such folder or experiment"),
         ("grid var --classes 1,x -o a.png", "--classes 1,x: write numbers like 0,3,7 or 0-9"),
+        ("grid var --classes 0-99999999999 -o a.png", "is more than 10,000 numbers"),
         ("grid var --classes 0-20 --seeds 0,1 -o a.png", "24 pictures in a row at most"),
         ("grid var --classes 0 -o a.gif", "a.gif: name a .png or .pdf"),
         ("grid var --classes 0 -o /proc/x/a.png", "cannot be written"),

@@ -134,6 +134,26 @@ def test_set_measurement(tmp_path):
             'paper = "variant_table6"\n[[cases]]\nmethod = "var"',
             "paper: VARiant, Table 6 is of no cases",
         ),
+        (
+            'paper = "code_table1"\n[[cases]]\nmethod = "var"\npaper_row = "{depth:1999999999}"',
+            "paper_row: code_table1 has no value for method {depth:1999999999}",
+        ),
+        (
+            'paper = "code_table1"\n[[cases]]\nmethod = "var"\npaper_row = "{depth.foo}"',
+            "paper_row: code_table1 has no value for method {depth.foo}",
+        ),
+        (
+            f'[[cases]]\nmethod = "var"\nseed = {[*range(9999)]}\nbatch_size = {[*range(9999)]}',
+            "axes make 99,980,001 cases; 10,000 is the most",
+        ),
+        (
+            '[[cases]]\nmethod = "var"\nskip_scales = "1-99999999999"',
+            "skip_scales 1-99999999999 is more than 10,000 numbers",
+        ),
+        (
+            '[[cases]]\nmethod = "var"\nprune = "random 10:0.5 zeros in 1-99999999999"',
+            "prune 1-99999999999 is more than 10,000 numbers",
+        ),
         ("[[cases]", "mine.toml"),
         (
             'paper = "code_table9"\n[[cases]]\nmethod = "var"',

@@ -17,6 +17,7 @@ from codevar.train.step import Step
 FOLDER = Path(__file__).parents[2] / "experiments" / "train"
 FILES = sorted(FOLDER.rglob("*.toml"))
 PAPERS = FOLDER / "papers"
+MINI = FOLDER / "mini-cpu"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(FOLDER)))
@@ -160,3 +161,28 @@ def test_the_refiners_weight_falls_from_one_to_zero():
     at = [run.weights(replace(step, number=n), 10) for n in (0, 50, 100)]
     assert [w[:6] for w in at] == [[1.0] * 6, [0.5] * 6, [0.0] * 6]
     assert all(w[6:] == [1.0] * 4 for w in at)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("1-vqvae.toml", "model.width"),
+        ("2-classifier.toml", "batch_size"),
+        ("2-classifier.toml", "steps"),
+        ("2-classifier.toml", "seed"),
+        ("2-classifier.toml", "data.images"),
+        ("2-classifier.toml", "data.side"),
+        ("3-large.toml", "model.depth"),
+        ("3-large.toml", "model.width"),
+    ],
+)
+def test_a_number_out_of_all_range_is_refused_with_its_key(file, key):
+    with pytest.raises(TrainError, match=f"{key}: must be less than"):
+        recipes.load(MINI / file, {key: "99999999999999999999"})
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(tmp_path):
+    sizes = {"width": "8192", "batch_size": "1048576", "data.side": "4096"}
+    (run,) = recipes.load(MINI / "2-classifier.toml", sizes)
+    with pytest.raises(TrainError, match="GiB at least, cpu has"):
+        loop.train(run, tmp_path, device="cpu")
