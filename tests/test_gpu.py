@@ -22,7 +22,15 @@ from bench.study.cases import make_case
 from codevar import graphs
 from codevar.compiled import cannot_compile
 from codevar.decoding import generate
-from codevar.plan import code, original, variant
+from codevar.plan import (
+    code,
+    evict_cache,
+    original,
+    prune_tokens,
+    quantise_cache,
+    unguided,
+    variant,
+)
 from tests.conftest import reference_state_dict
 
 pytestmark = pytest.mark.gpu
@@ -92,10 +100,38 @@ def test_compiled_decodes_what_modern_does_and_never_waits(models, ready, labels
     assert (got.tokens == wanted.tokens).float().mean() > 0.95  # but for ties
 
 
+@computes
+@pytest.mark.parametrize("name", ["pruned, unguided", "observed, in 8 bits"])
+def test_what_is_left_out_is_chosen_without_waiting(ready, name):
+    vqvae, *transformers = ready
+    run = (PLANS[name](*transformers), vqvae, [1, 2], GREEDY)
+    with graphs.launched():
+        generate(*run, stack=codevar.stack("compiled"))
+        with never_waiting():
+            generate(*run, stack=codevar.stack("compiled"))
+
+
+@computes
+def test_products_of_whole_numbers_are_those_of_the_cpu(models):
+    """Of one row too, which cuBLAS has no product for."""
+    layers = []
+    for device in ("cpu", "cuda"):
+        model = codevar.quantise_weights(copy.deepcopy(models[1]).to(device), "W8A8")
+        layers.append(model.blocks[0].ffn.fc1)
+    for rows in (1, 64):
+        x = torch.randn(rows, layers[0].codes.shape[1])
+        cpu, gpu = (layer(x.to(layer.codes.device)).cpu() for layer in layers)
+        assert torch.allclose(cpu, gpu, rtol=1e-4, atol=1e-4)
+
+
 PLANS = {
     "var": lambda drafter, refiner: original(drafter),
     "code": lambda drafter, refiner: code(drafter, refiner, 6),
     "variant": lambda drafter, refiner: variant(drafter, 2, 6),
+    "pruned, unguided": lambda drafter, refiner: unguided(
+        prune_tokens(drafter, {9: 0.4, 10: 0.5}, restore_from=8), [9, 10]
+    ),
+    "observed, in 8 bits": lambda drafter, refiner: quantise_cache(evict_cache(drafter, 64), 8),
 }
 
 

@@ -167,3 +167,7 @@ Metric(
 
 #: FID less that of the table's baseline (`bench.quality.against`).
 DIFFERENCE = register(Column("fid_difference", "FID - baseline's", "{:+.2f}", 301)).name
+#: How near an image is to the baseline's of its seed and class, in the mean.
+SAME_SEED = register(
+    Column("same_seed_psnr_db", "PSNR to baseline's dB", "{:.1f}", 302, lower_is_better=False)
+).name

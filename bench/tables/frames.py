@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from bench.metrics import METRICS
-from bench.metrics.frechet import DIFFERENCE
+from bench.metrics.frechet import DIFFERENCE, SAME_SEED
 from bench.predict.prediction import memory_differs, predict
 from bench.study import printing, records, storage
 from bench.study.cases import Case, Foreign, explain
@@ -214,7 +214,8 @@ def quality_columns(quality: Quality | None) -> dict[str, Any]:
     fid_from, ... `Quality.source`, as fid_differs, ... what was not measured alike."""
     if quality is None:
         return {}
-    columns = {name: metric.column for name, metric in METRICS.items()} | {DIFFERENCE: DIFFERENCE}
+    columns = {name: metric.column for name, metric in METRICS.items()}
+    columns |= {name: name for name in (DIFFERENCE, SAME_SEED)}
     there = {name: column for name, column in columns.items() if name in quality.figures}
     found: dict[str, Any] = {column: quality.figures[name] for name, column in there.items()}
     for name, column in there.items():

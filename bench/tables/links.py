@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.metrics import METRICS
-from bench.metrics.frechet import DIFFERENCE
+from bench.metrics.frechet import DIFFERENCE, SAME_SEED
 from bench.metrics.metric import of_features, of_pixels
 from bench.study.cases import SAMPLING_KEYS, Case, make_case
 from bench.study.errors import UsageError
@@ -30,7 +30,7 @@ MARKED = {
 #: and a reference in common, each of `bench.py iqa` has weights of its own and no reference.
 ALONE = tuple(of_pixels())
 TOGETHER = (
-    {*of_features(), *(f"{name}_std" for name in of_features()), DIFFERENCE},
+    {*of_features(), *(f"{name}_std" for name in of_features()), DIFFERENCE, SAME_SEED},
     *({*of_features(network)} for network in {m.network for m in METRICS.values()} - {""}),
     *({metric} for metric in ALONE),
 )
@@ -209,6 +209,10 @@ def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
             figures[DIFFERENCE] = against["differences"]["fid"]
             low, high = against["difference_intervals"]["fid"]
             intervals[DIFFERENCE] = low, high
+        if distances := against.get("distances"):
+            figures[SAME_SEED] = distances["psnr_db"]["mean"]
+            low, high = distances["psnr_db"]["interval"]
+            intervals[SAME_SEED] = low, high
         joined = "" if pair.own else f" @{evaluation.source}"
         for name in metrics & figures.keys() - quality.figures.keys():
             quality.figures[name] = figures[name]
