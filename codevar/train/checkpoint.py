@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Optimizer
 
@@ -106,6 +107,16 @@ def restore(folder: Path, objective: nn.Module, optimizers: list[Optimizer]) -> 
                         state[key] = torch.empty_like(parameter).copy_(
                             distribute_like(loaded, parameter)
                         )
+
+
+def restore_model(folder: Path, model: nn.Module) -> None:
+    """Puts the weights of a finished model back, without its optimisers.  Raises TrainError."""
+    path = folder / MODEL
+    try:
+        kept = load_file(path)
+        model.load_state_dict({name: kept[name].float() for name in model.state_dict()})
+    except (OSError, SafetensorError, KeyError, RuntimeError) as e:
+        raise TrainError(f"{path}: not this recipe's model ({first_line(e)})") from None
 
 
 def export(

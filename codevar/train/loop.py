@@ -55,9 +55,10 @@ def train(
     limit: ends the run in a given time: its length, and with it every schedule, follows from the
     speed, with the recipe's steps as the most.
 
-    resume: goes on from the folder's checkpoint, if it has one, and leaves a finished model as it
-    is.  A run that is killed at any moment and resumed ends with the weights of one that was not,
-    bit for bit on one CPU.
+    resume: goes on from the folder's checkpoint, if it has one, else from the weights of a model
+    of fewer steps than the recipe's, with a new warm-up; a finished model is left as it is.  A
+    run that is killed at any moment and resumed ends with the weights of one that was not, bit
+    for bit on one CPU.
     Raises TrainError for what stops it; the last good checkpoint is then intact.
     """
     group = parallel.join(device)
@@ -114,6 +115,9 @@ class Run:
         torch._dynamo.config.recompile_limit = 64
         self.objective, self.source = build(recipe, group, self.progress.say)
         self.base = _base(recipe, self.objective.model) if group.first else {}
+        model = checkpoint.read_card(out) if resume and not before else None
+        if model:
+            checkpoint.restore_model(out, self.objective.model)
         self.objective.to(group.device).train()
         if recipe.average:
             self.objective.average = averaged(self.objective.model, recipe.average)
@@ -129,14 +133,20 @@ class Run:
         self.scaler = torch.amp.GradScaler(
             group.device.type, enabled=recipe.precision == "fp16", init_scale=2.0**14
         )
-        self.done = before["step"] if before else 0
+        self.done = before["step"] if before else model["steps"] if model else 0
         if self.done > self.steps:
             raise TrainError(
                 f"{out} is at step {self.done} already, which is more than {self.steps}"
             )
         self.lengths = before["config"].get("lengths", []) if before else []
+        if model:
+            past = model.get("lengths") or [{"from": 0, "steps": self.done}]
+            self.lengths = [*past, {"from": self.done, "steps": self.steps, "weights_only": True}]
         if not self.lengths or self.lengths[-1]["steps"] != self.steps:
             self.lengths = [*self.lengths, {"from": self.done, "steps": self.steps}]
+        self.begun = max(
+            (part["from"] for part in self.lengths if "weights_only" in part), default=0
+        )
         if before:
             checkpoint.restore(out, self.objective, self.optimizers)
             self.scaler.load_state_dict(before["scaler"])
@@ -225,7 +235,7 @@ class Run:
     def _step(self, batches) -> None:
         recipe = self.recipe
         parts = recipe.batch_size // (self.micro * self.group.size)
-        optim.set_rate(self.optimizers, recipe.optimizer, self.done, self.steps)
+        optim.set_rate(self.optimizers, recipe.optimizer, self.done, self.steps, self.begun)
         total: dict[str, torch.Tensor] = {}
         for part in range(parts):
             step, batch = next(batches)
@@ -356,7 +366,7 @@ class Run:
 
 
 def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
-    """Whether the folder has the recipe's finished model without a checkpoint to go on from.
+    """Whether the folder has the recipe's finished model, of all its steps, without a checkpoint.
 
     Raises TrainError before a model is written over unasked.
     """
@@ -372,6 +382,8 @@ def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
     if card is None:
         raise TrainError(f"{model}: damaged, or of no training; choose another --out")
     _check_same(out, card["recipe"], now)
+    if recipe.steps and recipe.steps > card["steps"]:
+        return False  # goes on from the weights
     if any(card["recipe"].get(length) != now[length] for length in ("steps", "epochs")):
         raise TrainError(
             f"{model} is of {card['steps']} steps, without the checkpoint that another length "
@@ -382,7 +394,7 @@ def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any], table: str = "") -> None:
     for key, value in now.items():
-        was = before.get(key)
+        was = before.get(key, value)  # a key that is newer had its default
         if isinstance(value, dict) and isinstance(was, dict):
             _check_same(out, was, value, f"{key}.")
         elif key not in _FREE and was != value:

@@ -13,6 +13,8 @@ from codevar.train.recipes import OptimizerConfig
 #: Never decayed, as in VAR's own training; nor are biases, gains and the VQVAE's codes.
 _NEVER_DECAYED = ("embedding.weight", "lvl_embed.weight", "pos_1LC", "pos_start", "ada_gss")
 
+SECOND_WARMUP = 20  # steps at least, of a run that goes on from weights alone
+
 
 def make_optimizers(
     model: nn.Module, config: OptimizerConfig, device: torch.device
@@ -44,9 +46,17 @@ def make_optimizers(
     return optimizers
 
 
-def set_rate(optimizers: list[Optimizer], config: OptimizerConfig, step: int, steps: int) -> float:
-    """Sets the rates of a step (from 0) and gives the share of the full rate."""
+def set_rate(
+    optimizers: list[Optimizer], config: OptimizerConfig, step: int, steps: int, begun: int = 0
+) -> float:
+    """Sets the rates of a step (from 0) and gives the share of the full rate.
+
+    begun: the step at which the optimisers were new, which then warm up a second time.
+    """
     share = rate(config, step, steps)
+    if begun:
+        warmup = max(SECOND_WARMUP, round(config.warmup * steps))
+        share *= min(1.0, (step - begun + 1) / (warmup + 1))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * share

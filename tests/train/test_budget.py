@@ -38,8 +38,8 @@ class World:
             if self.kill_at == (run.recipe.recipe, run.done + 1):
                 raise KeyboardInterrupt
 
-        def rating(optimizers, settings, done, steps):
-            share = set_rate(optimizers, settings, done, steps)
+        def rating(optimizers, settings, done, steps, begun):
+            share = set_rate(optimizers, settings, done, steps, begun)
             self.rates.setdefault(id(optimizers[0]), []).append(share)
             return share
 

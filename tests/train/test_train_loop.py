@@ -23,7 +23,7 @@ from codevar.mini.cards import row
 from codevar.mini.classifier import load_classifier
 from codevar.mini.factors import OUTPUTS, load_factor_reader
 from codevar.progress import Progress
-from codevar.train import checkpoint, loop, parallel
+from codevar.train import checkpoint, loop, optim, parallel
 from codevar.train.recipes import TrainVAR, TrainVQVAE
 from codevar.train.step import Step
 from tests.train.small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
@@ -465,7 +465,7 @@ def test_a_finished_model_without_its_checkpoint_is_not_overwritten(folder, tmp_
     with refused("begun with batch_size = 8, not 16"):
         train(values | {"batch_size": 16}, resume=True)
     with refused("of 6 steps", "choose another --out"):
-        train(values | {"steps": 8}, resume=True)
+        train(values | {"steps": 4}, resume=True)
     assert train(values, resume=True) == path
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
     path.write_bytes(b"no model")
@@ -473,6 +473,33 @@ def test_a_finished_model_without_its_checkpoint_is_not_overwritten(folder, tmp_
         train(values, resume=True)
     path.unlink()
     assert train(values) == path
+
+
+def test_weights_without_a_checkpoint_go_on_with_a_new_warm_up(folder, tmp_path, monkeypatch):
+    """As on another machine: the model and its card are all that came along."""
+    values = config(folder, "var", out=str(tmp_path / "o"), half=False)
+    path = train(values)
+    path.with_name(checkpoint.FILE).unlink()
+    before, rates = load_file(path), []
+    set_rate = optim.set_rate
+    monkeypatch.setattr(optim, "set_rate", lambda *given: rates.append(set_rate(*given)))
+    longer = values | {"steps": 9, "optimizer": {"lr": 1e-9}}
+    with refused("begun with optimizer.lr = 0.001"):
+        train(longer, resume=True)
+    train(values | {"steps": 9}, resume=True)
+    wanted = [(n + 1) / (optim.SECOND_WARMUP + 1) for n in range(3)]
+    assert rates == pytest.approx(wanted)
+    card = json.loads(path.with_name(checkpoint.CARD).read_text())
+    assert card["steps"] == 9
+    assert card["lengths"] == [
+        {"from": 0, "steps": 6},
+        {"from": 6, "steps": 9, "weights_only": True},
+    ]
+    moved = max(float((load_file(path)[name] - before[name]).abs().max()) for name in before)
+    assert 0 < moved < 3e-3  # three small steps away: not trained anew
+    rates.clear()
+    train(values | {"steps": 10}, resume=True)  # now from the checkpoint, still warming up
+    assert rates == pytest.approx([4 / (optim.SECOND_WARMUP + 1)])
 
 
 def test_all_goes_on_past_a_model_that_is_finished(folder, tmp_path):
