@@ -14,7 +14,9 @@ class".
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -24,10 +26,10 @@ from codevar import graphs
 from codevar.cache import Form
 from codevar.checks import labels_of, shown
 from codevar.layer_run import LayerRun, Sources
-from codevar.noise import Noise, Seed, by_images, discard, noise_of, salt_of
+from codevar.noise import ImageNoise, Noise, Seed, by_images, discard, noise_of, salt_of
 from codevar.outputs import Decoded, Generated, OnScale
 from codevar.packed import rows_that_fit_cache
-from codevar.plan import Plan, original
+from codevar.plan import Branch, Plan, original
 from codevar.sampling import ScaleSampling, draw, draw_as_published, smooth_codes
 from codevar.sampling_settings import Sampling
 from codevar.stacks import PRECISIONS, Stack
@@ -41,6 +43,8 @@ MIN_TOKENS_PER_MATMUL = 1024  # smaller products waste the time it takes to read
 
 #: (f_hat, h, k from 0) -> f_hat with the feature map h of scale k added.
 Add = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+#: (f_hat of the last scale but one, of the last, salt (B,)) -> (B,) numbers of plans.
+Look = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 #: (logits (B, l, V) that are left to draw from, k from 0) -> (B, l) tokens.
 Choose = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -115,17 +119,34 @@ def generate(
         raise ValueError(f"sampling must be a codevar.Sampling, not {shown(sampling)}")
     labels_2B = guidance_labels(plan, vqvae, labels, stack)
     at = [sampling.at(k, plan.scales) for k in range(plan.scales.K)]
-    if not (all(s.guided for s in plan.steps) or any(scale.guidance for scale in at)):
+    paths = (plan, *(plan.branch.plans if plan.branch else ()))
+    guided = all(step.guided for path in paths for step in path.steps)
+    if not (guided or any(scale.guidance for scale in at)):
         raise ValueError("the plan turns guidance off at some scales, but cfg is 0 at all")
+    if plan.branch and (add or choose):
+        raise ValueError("a plan that branches can neither edit an image nor be led")
     noise = noise_of(seed, len(labels_2B) // 2, labels_2B.device)
     quantizer = vqvae.quantize
-    loop = partial(scale_by_scale, plan, quantizer, sampling, stack, add, choose)
+    look = _look(plan.branch, vqvae, stack) if plan.branch else None
+    loop = partial(scale_by_scale, plan, quantizer, sampling, stack, add, choose, look)
     # The stack alone says what is autocast, not what this is called under.
     with torch.autocast(labels_2B.device.type, enabled=False):
-        if stack.graphs and graphs.can_capture(labels_2B.device) and not (add or choose):
+        captured = stack.graphs and graphs.can_capture(labels_2B.device)
+        if captured and not (add or choose or look):
             how = sampling, stack
             return graphs.replayed(loop, plan, quantizer, how, labels_2B, noise, on_scale)
         return loop(labels_2B, noise, on_scale)
+
+
+def _look(branch: Branch, vqvae: VQVAE, stack: Stack) -> Look:
+    """What decides, of the images that feature maps stand for."""
+
+    def look(before: torch.Tensor, now: torch.Tensor, salt_B: torch.Tensor) -> torch.Tensor:
+        with stack.running(now.device):
+            before, now = vqvae.decode_features(before), vqvae.decode_features(now)
+        return branch.decide(before.float(), now.float(), salt_B)
+
+    return look
 
 
 def scale_by_scale(
@@ -135,53 +156,153 @@ def scale_by_scale(
     stack: Stack,
     add: Add | None,
     choose: Choose | None,
+    look: Look | None,
     labels_2B: torch.Tensor,
     noise: Noise,
     on_scale: OnScale,
 ) -> Generated:
-    """The loop.  From on_scale(0) on it neither waits for a GPU nor asks what is on it."""
+    """The loop.  From on_scale(0) on it neither waits for a GPU nor asks what is on it, but where
+    the plan branches."""
     scales, images = plan.scales, len(labels_2B) // 2
-    passes = work(plan, images, stack)
-    settings = [sampling.at(k, scales) for k in range(scales.K)]
-    readers: dict[VAR, Reader] = {}
-    input_maps: list[torch.Tensor] = []  # not tokens: an editing changes them
-    tokens_BL = labels_2B.new_empty(images, scales.L)
-    kv_cache_bytes = []
-    f_hat = h_BZhw = torch.zeros(0)
-
+    trunk = work(replace(plan, branch=None), images, stack)
+    groups = [Group(plan, trunk, quantizer, sampling, stack, labels_2B, noise)]
+    kv_cache_bytes: list[int] = []
+    decisions: tuple[int, ...] = ()
     on_scale(0)
-    for k, step in enumerate(plan.steps):
-        here = [p for p in passes if p.scale == k]
-        if here and here[0].is_first:
-            own = [p for p in passes if p.model is step.model]
-            readers[step.model] = Reader(own, labels_2B, stack, noise)
-        if here:
-            reader = readers[step.model]
-            tokens_Bl, codes_BlZ = drawn(
-                reader, here, input_maps, settings, sampling, quantizer, choose, noise
-            )
-        elif k < passes[-1].scale:
-            for _ in range(1 + sampling.more_smooth):
-                discard(noise, images, scales.tokens[k], step.model.config.vocab, labels_2B.device)
-        kv_cache_bytes.append(sum(r.cache_bytes for r in readers.values()))
-        if here and here[-1].is_last:
-            del readers[step.model], reader
-        elif here and here[-1].is_last_unguided:
-            reader.release_unguided()
-
-        if here:
-            h_BZhw = quantizer.feature_map(codes_BlZ, k, scales)
-            tokens_BL[:, scales.slices[k]] = tokens_Bl
-        else:
-            h_BZhw = torch.zeros_like(f_hat)
-            tokens_BL[:, scales.slices[k]].fill_(-1)
-        if k == 0:
-            f_hat = torch.zeros_like(h_BZhw)
-        f_hat = add(f_hat, h_BZhw, k) if add else f_hat + h_BZhw
-        if k < passes[-1].scale:
-            input_maps.append(quantizer.input_map(f_hat, k + 1, scales))
+    for k in range(scales.K):
+        if plan.branch and look and k == plan.branch.at:
+            (whole,) = groups
+            decisions, groups = whole.parted(plan.branch, look)
+            del whole
+        for group in groups:
+            group.scale(k, add, choose)
+        kv_cache_bytes.append(sum(group.cache_bytes for group in groups))
+        for group in groups:
+            group.end(k, add)
         on_scale(k + 1)
-    return Generated(tokens_BL, f_hat, tuple(kv_cache_bytes))
+    tokens_BL, f_hat = groups[0].tokens_BL, groups[0].f_hat
+    if plan.branch:
+        order_B = torch.cat([group.images_B for group in groups]).argsort()
+        tokens_BL = torch.cat([group.tokens_BL for group in groups])[order_B]
+        f_hat = torch.cat([group.f_hat for group in groups])[order_B]
+    return Generated(tokens_BL, f_hat, tuple(kv_cache_bytes), decisions)
+
+
+class Group:
+    """Images that go through the same passes: all of a batch or, after a branch, some.
+
+    images_B: which of the batch.  f_before: f_hat one scale earlier, for a branch.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        passes: Sequence[Pass],
+        quantizer: Quantizer,
+        sampling: Sampling,
+        stack: Stack,
+        labels_2B: torch.Tensor,
+        noise: Noise,
+    ) -> None:
+        self.plan, self.passes, self.quantizer = plan, passes, quantizer
+        self.sampling, self.stack = sampling, stack
+        self.labels_2B, self.noise = labels_2B, noise
+        self.images = len(labels_2B) // 2
+        self.images_B = torch.zeros(0)
+        if plan.branch:
+            self.images_B = torch.arange(self.images, device=labels_2B.device)
+        self.settings = [sampling.at(k, plan.scales) for k in range(plan.scales.K)]
+        self.readers: dict[VAR, Reader] = {}
+        self.input_maps: list[torch.Tensor] = []  # not tokens: an editing changes them
+        self.tokens_BL = labels_2B.new_empty(self.images, plan.scales.L)
+        self.f_hat = self.f_before = self.h_BZhw = torch.zeros(0)
+        self._drawn: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Held in caches at the end of the last pass."""
+        return sum(reader.cache_bytes for reader in self.readers.values())
+
+    def scale(self, k: int, add: Add | None, choose: Choose | None) -> None:
+        """The tokens of scale k, from 0."""
+        here = [p for p in self.passes if p.scale == k]
+        if here and here[0].is_first:
+            own = [p for p in self.passes if p.model is here[0].model]
+            self.readers[own[0].model] = Reader(own, self.labels_2B, self.stack, self.noise)
+        if here:
+            reader, sampling = self.readers[here[0].model], self.sampling
+            self._drawn = drawn(
+                reader,
+                here,
+                self.input_maps,
+                self.settings,
+                sampling,
+                self.quantizer,
+                choose,
+                self.noise,
+            )
+        elif k < self.passes[-1].scale:
+            tokens, vocab = self.plan.scales.tokens[k], self.plan.steps[k].model.config.vocab
+            for _ in range(1 + self.sampling.more_smooth):
+                discard(self.noise, self.images, tokens, vocab, self.labels_2B.device)
+
+    def end(self, k: int, add: Add | None) -> None:
+        """Lets go of what no later pass reads, and joins the scale to the image."""
+        here, scales = [p for p in self.passes if p.scale == k], self.plan.scales
+        if here and here[-1].is_last:
+            del self.readers[here[-1].model]
+        elif here and here[-1].is_last_unguided:
+            self.readers[here[-1].model].release_unguided()
+        if self.plan.branch and k == self.plan.branch.at - 1:
+            self.f_before = self.f_hat
+        if here:
+            tokens_Bl, codes_BlZ = self._drawn
+            self.h_BZhw = self.quantizer.feature_map(codes_BlZ, k, scales)
+            self.tokens_BL[:, scales.slices[k]] = tokens_Bl
+        else:
+            self.h_BZhw = torch.zeros_like(self.f_hat)
+            self.tokens_BL[:, scales.slices[k]].fill_(-1)
+        if k == 0:
+            self.f_hat = torch.zeros_like(self.h_BZhw)
+        joined = add(self.f_hat, self.h_BZhw, k) if add else self.f_hat + self.h_BZhw
+        self.f_hat = joined
+        if k < self.passes[-1].scale:
+            self.input_maps.append(self.quantizer.input_map(self.f_hat, k + 1, scales))
+
+    def parted(self, branch: Branch, look: Look) -> tuple[tuple[int, ...], list[Group]]:
+        """Of which plan each image goes on by; and the images of each plan, together."""
+        salt_B = salt_of(self.noise, self.images, self.labels_2B.device)
+        decided_B = look(self.f_before, self.f_hat, salt_B)
+        if len(branch.plans) == 1:  # all go that way, so that its cost can be told
+            return (0,) * self.images, [self.part(branch.plans[0], self.images_B)]
+        decisions = tuple(decided_B.tolist())
+        if len(decisions) != self.images or not {*decisions} <= {*range(len(branch.plans))}:
+            raise ValueError(f"decide must give {self.images} numbers of plans, not {decisions}")
+        return decisions, [
+            self.part(branch.plans[j], (decided_B == j).nonzero()[:, 0])
+            for j in sorted({*decisions})
+        ]
+
+    def part(self, plan: Plan, images_n: torch.Tensor) -> Group:
+        """Some of the images, which go on by a plan of their own from here."""
+        assert self.plan.branch
+        at = self.plan.branch.at
+        rows_2n = torch.cat((images_n, images_n + self.images))
+        part = copy.copy(self)
+        part.plan, part.images, part.images_B = plan, len(images_n), images_n
+        part.labels_2B = self.labels_2B[rows_2n]
+        if isinstance(self.noise, ImageNoise):
+            part.noise = self.noise.for_images(images_n)
+        every = work(plan, part.images, self.stack)
+        part.passes = [p for p in every if p.scale >= at] or every[-1:]
+        part.input_maps = [map_BlZ[images_n] for map_BlZ in self.input_maps]
+        part.tokens_BL, part.f_hat = self.tokens_BL[images_n], self.f_hat[images_n]
+        part.f_before = part.h_BZhw = torch.zeros(0)
+        part._drawn, part.readers = (), {}
+        for model, reader in self.readers.items():
+            if own := [p for p in part.passes if p.model is model and p.scale >= at]:
+                part.readers[model] = reader.for_images(images_n, own, part.noise)
+        return part
 
 
 def drawn(
@@ -267,6 +388,36 @@ class Reader:
         self._modulations: dict[int, Modulation] = {}
         self._sources: Sources = {}
         self._held: tuple[torch.Tensor, ...] = ()
+
+    def for_images(self, images_n: torch.Tensor, passes: Sequence[Pass], noise: Noise) -> Reader:
+        """Of these images alone, with what the passes that are left read."""
+        part, halves = copy.copy(self), len(self.cond_RC) // self.images
+        rows_R = torch.cat([images_n + half * self.images for half in range(halves)])
+        part.noise, part.images = noise, len(images_n)
+        part.cond_RC, part.block_condition = self.cond_RC[rows_R], self.block_condition[rows_R]
+        part._modulations = {
+            layer: tuple(m_R1C[rows_R] for m_R1C in found)
+            for layer, found in self._modulations.items()
+        }
+        part._sources = {key: kept_BmC[rows_R] for key, kept_BmC in self._sources.items()}
+        part._held, part.rooms = (), list(rooms(passes, self.model))
+        part.cache = self.stack.cache(self.cache.form, part.rooms[0])
+        known: set[tuple[int, int]] = set()
+        for half, visit in ((half, v) for p in passes for v in p.visits for half in p.halves):
+            if (half, visit.layer) in known:
+                continue
+            known.add((half, visit.layer))
+            first, count = half * self.images, len(images_n)
+            rows = slice(first, first + self.images)
+            if self.cache.in_place:  # also where nothing of it is left
+                part.cache.allocate(self.cache.read(visit.layer, rows, 1))
+            if visit.past:
+                held = self.cache.read(visit.layer, rows, visit.past)
+                of_images = tuple(part_BHLc[images_n] for part_BHLc in held)
+                rows = slice(half * count, (half + 1) * count)
+                part.cache.write(visit.layer, rows, of_images)
+        part.cache_bytes = part.cache.nbytes
+        return part
 
     def logits(self, passes: Sequence[Pass], input_maps: list[torch.Tensor]) -> torch.Tensor:
         """(R, n, V) float32 of the last `Pass.logit_tokens` positions; the rows of all passes.

@@ -7,8 +7,20 @@ with each.  Scales count from 1, layers from 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
-from codevar.plan import Plan, evict_cache, keep_cache, original, prune_tokens, unguided
+from codevar.checks import one_of
+from codevar.plan import (
+    Plan,
+    branch,
+    evict_cache,
+    keep_cache,
+    original,
+    prune_tokens,
+    skip_scales,
+    unguided,
+)
+from codevar.skipvar import Decision, Regression
 from codevar.var import VAR
 
 
@@ -82,5 +94,45 @@ def refiner_budget(depth: int, uniform: int, drafters: int, drafter_budget: int)
     return (depth * uniform - drafters * drafter_budget) // (depth - drafters)
 
 
+def skipvar(
+    model: VAR | Plan,
+    scales: Iterable[int],
+    at: int,
+    decision: Mapping[str, Any],
+    score: str = "observed",
+) -> Plan:
+    """SkipVAR (Section 4): after scale `at` each image goes on whole, or without some of the last
+    scales, or without guidance from some scale on.
+
+    scales: those of the model that the decision is of; all, or it cannot know what it leaves out.
+    decision: the parts of a `codevar.skipvar.Decision`, with the shares of each decision.
+    score: controls: "random" draws each with its share, and by "only0", "only1", ... all go.
+    """
+    plan = original(model)
+    K, ways = plan.scales.K, skipvar_plans(plan, at)
+    one_of("variant", score, ("observed", "random", *(f"only{i}" for i in range(len(ways)))))
+    if [*scales] != [*range(1, K + 1)]:
+        raise ValueError("SkipVAR decides for one model alone")
+    skip, guidance = (
+        Regression(tuple(map(tuple, decision[stage]["weights"])), tuple(decision[stage]["bias"]))
+        for stage in ("skip", "guidance")
+    )
+    mean, std, shares = (tuple(decision[name]) for name in ("mean", "std", "shares"))
+    decide = Decision(mean, std, skip, guidance, shares if score == "random" else ())
+    branching = branch(plan, at, decide, ways)
+    return branching.paths[int(score[4:])] if score.startswith("only") else branching
+
+
+def skipvar_plans(plan: Plan, at: int) -> list[Plan]:
+    """What SkipVAR decides between, the whole plan first."""
+    K = plan.scales.K
+    skipped = [skip_scales(plan, range(k, K + 1)) for k in range(K, at, -1)]
+    return [plan, *skipped, *(unguided(plan, range(k, K + 1)) for k in range(at + 1, K + 1))]
+
+
 #: Methods whose settings are calibrated: each takes a plan, scales of one model and its settings.
-CALIBRATED: dict[str, Callable[..., Plan]] = {"scalekv": scalekv, "ams_kv": ams_kv}
+CALIBRATED: dict[str, Callable[..., Plan]] = {
+    "scalekv": scalekv,
+    "ams_kv": ams_kv,
+    "skipvar": skipvar,
+}

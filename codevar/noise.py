@@ -58,7 +58,7 @@ class ImageNoise:
         u_BlV = halves_BlV[..., :V].float().add_(0.5).mul_(2**-31)
         return u_BlV.clamp_(max=1 - 2**-24).neg_().log1p_().neg_()
 
-    def for_images(self, images: slice) -> ImageNoise:
+    def for_images(self, images: slice | torch.Tensor) -> ImageNoise:
         """The noise of these images."""
         part = copy.copy(self)
         part.start_B = self.start_B[images]

@@ -23,11 +23,13 @@ class Generated:
     tokens: (B, L) of all scales.
     f_hat: (B, Z, h, w) the feature map; NaN if the models gave anything that is not finite.
     kv_cache_bytes: K numbers, held in caches while scale k was predicted.
+    decisions: B numbers, of which of its branch's plans each image went on by; () without a branch.
     """
 
     tokens: torch.Tensor
     f_hat: torch.Tensor
     kv_cache_bytes: tuple[int, ...]
+    decisions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,18 +15,37 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from codevar import plan_data
 from codevar.checks import shown, whole
 from codevar.scales import Scales
 from codevar.steps import Eviction, Rule, Step, Tokens, Window, equidistant, holds, numbers
 from codevar.var import VAR
 
+#: (images (B, 3, H, W) of the last scale but one, and of the last; (B,) what tells them apart, for
+#: random choices) -> (B,) of which plan each goes on by.
+Decide = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """After scale `at` each image goes on by the one of the plans that is decided."""
+
+    at: int
+    decide: Decide
+    plans: tuple[Plan, ...]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """One step for each scale, coarse to fine."""
+    """One step for each scale, coarse to fine.
+
+    branch: how images go on after some scale, if not by these steps.
+    """
 
     steps: tuple[Step, ...]
+    branch: Branch | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, tuple) or not all(isinstance(s, Step) for s in self.steps):
@@ -45,6 +64,9 @@ class Plan:
         for model in self.models:
             _check_cache(model, [step for step in self.steps if step.model is model])
         _check_restored(self)
+        if self.branch:
+            for plan in self.branch.plans:
+                _check_branch(self.steps, plan, self.branch.at)
 
     @property
     def scales(self) -> Scales:
@@ -54,13 +76,24 @@ class Plan:
     @property
     def models(self) -> list[VAR]:
         """Each model once, in order of first use."""
-        return list(dict.fromkeys(step.model for step in self.steps))
+        plans = (self, *(self.branch.plans if self.branch else ()))
+        return list(dict.fromkeys(step.model for plan in plans for step in plan.steps))
+
+    @property
+    def paths(self) -> tuple[Plan, ...]:
+        """The plan itself or, where it branches, one for each way that all images may go."""
+        if not self.branch:
+            return (self,)
+        branch = self.branch
+        return tuple(replace(self, branch=replace(branch, plans=(p,))) for p in branch.plans)
 
     def to_dict(self, relative: bool = False) -> dict[str, Any]:
         """The plan as data (`codevar.plan_data`), which JSON and TOML can hold.
 
         relative: layers and budgets as shares, so that models of any size can follow it.
         """
+        if self.branch:
+            raise ValueError("a plan that branches cannot be told as data")
         return plan_data.to_dict(self.steps, relative)
 
     @classmethod
@@ -79,7 +112,7 @@ def code(drafter: VAR | Plan, refiner: VAR | Plan, draft_steps: int) -> Plan:
 
     With the small model as drafter it is the paper's reversed order (Fig. 3c).
     """
-    drafts, refines = _plan_of("drafter", drafter), _plan_of("refiner", refiner)
+    drafts, refines = _part_of("drafter", drafter), _part_of("refiner", refiner)
     _must_agree(drafts.models[0], refines.models[0])
     K = drafts.scales.K
     draft_steps = whole("draft_steps", draft_steps)
@@ -108,7 +141,7 @@ def subnet(model: VAR | Plan, depth: int, scales: Iterable[int]) -> Plan:
 
 def swap_scale(base: VAR | Plan, other: VAR | Plan, scale: int) -> Plan:
     """The base throughout, but one scale by another model (CoDe, Table 4 and Fig. 3a)."""
-    plan, swapped = _plan_of("base", base), _plan_of("other", other)
+    plan, swapped = _part_of("base", base), _part_of("other", other)
     _must_agree(plan.models[0], swapped.models[0])
     (scale,) = _scales([whole("scale", scale)], plan.scales.K)
     steps = list(plan.steps)
@@ -196,6 +229,21 @@ def early_exit(model: VAR | Plan, depth: Mapping[int, int]) -> Plan:
     return _changed(model, depth, first_layers)
 
 
+def branch(model: VAR | Plan, at: int, decide: Decide, plans: Sequence[Plan]) -> Plan:
+    """After scale `at`, which the plan predicts, each image goes on by one of the plans.
+
+    Until there all are alike.  What a plan goes on with, the first one must have kept: scales that
+    it does not skip, halves, maps to restore from.
+    """
+    plan = original(model)
+    _scales([whole("at", at)], plan.scales.K)
+    if not 2 <= at < plan.scales.K:
+        raise ValueError(f"at must be 2..{plan.scales.K - 1}, not {at}")
+    if not plans or not all(isinstance(p, Plan) and not p.branch for p in (plan, *plans)):
+        raise ValueError("a branch needs plans, and none that branches itself")
+    return replace(plan, branch=Branch(at, decide, tuple(plans)))
+
+
 def reads(plan: Plan) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """What is read: (scale that is predicted, half of the batch, scales read), all from 0.
 
@@ -217,6 +265,13 @@ def _plan_of(name: str, model: VAR | Plan) -> Plan:
         raise ValueError(f"{name} must be a VAR or a plan, not {shown(model)}")
     step = Step(model, tuple(range(model.config.depth)))
     return Plan((step,) * model.scales.K)
+
+
+def _part_of(name: str, model: VAR | Plan) -> Plan:
+    plan = _plan_of(name, model)
+    if plan.branch:
+        raise ValueError(f"{name} branches, so it cannot be part of another plan: branch last")
+    return plan
 
 
 def _must_agree(one: VAR, other: VAR) -> None:
@@ -258,6 +313,35 @@ def _check_restored(plan: Plan) -> None:
                 )
 
 
+def _check_branch(steps: tuple[Step, ...], plan: Plan, at: int) -> None:
+    """A plan can go on after scale `at` with what the steps have left."""
+    if plan.steps[:at] != steps[:at]:
+        raise ValueError(f"the plans of a branch must be alike up to scale {at}")
+    ours, theirs = Plan(steps), plan
+    done = _visited(ours, range(at))
+    on, over = (_visited(p, range(at, plan.scales.K)) for p in (ours, theirs))
+    halves = [{(model, half) for model, half, *_ in done | later} for later in (on, over)]
+    begun = {model for model, *_ in done} & {model for model, *_ in over}
+    unlike = [{h for h in which if h[0] in begun} for which in halves]
+    kept = {visit for visit in over if visit[:3] in {v[:3] for v in done}}
+    if not {v[:3] for v in kept} <= {v[:3] for v in on} or unlike[0] != unlike[1]:
+        raise ValueError("a plan of a branch needs keys that the branching plan gives up before")
+    if not {v for v in over if v[3] and v[3] <= at} <= on:
+        raise ValueError("a plan of a branch restores from a map that is not kept for it")
+
+
+def _visited(plan: Plan, scales: range) -> set[tuple[VAR, int, int, int | None]]:
+    """(model, half, layer, scale that it restores from) of what predicts these scales, from 0."""
+    found: set[tuple[VAR, int, int, int | None]] = set()
+    for k, half, _ in reads(plan):
+        step = plan.steps[k]
+        for layer in step.layers if k in scales else ():
+            found.add((step.model, half, layer, None))
+            if step.prunes(layer) and step.tokens:
+                found.add((step.model, half, layer, step.tokens.restore_from))
+    return found
+
+
 def _changed(
     model: VAR | Plan, scales: Iterable[int], change: Callable[[Step, int], dict[str, Any]]
 ) -> Plan:
@@ -265,7 +349,11 @@ def _changed(
     plan = original(model)
     chosen = _scales(scales, plan.scales.K)
     steps = enumerate(plan.steps, 1)
-    return Plan(tuple(replace(s, **change(s, k)) if k in chosen else s for k, s in steps))
+    changed = tuple(replace(s, **change(s, k)) if k in chosen else s for k, s in steps)
+    if not plan.branch:
+        return Plan(changed)
+    plans = tuple(_changed(p, chosen, change) for p in plan.branch.plans)
+    return Plan(changed, replace(plan.branch, plans=plans))
 
 
 def _with_rules(model: VAR | Plan, rules: Mapping[int, Rule]) -> Plan:

@@ -113,8 +113,14 @@ def work(plan: Plan, batch_size: int, stack: Stack) -> list[Pass]:
 
     A pass reads all scales that its half of the model has not read yet, up to the one it predicts.
     A layer that is left out caches nothing of it and never catches up.  Two halves that have read
-    the same and hold the same run as one pass.
+    the same and hold the same run as one pass.  Of a plan that branches, the images go on by its
+    first.
     """
+    if plan.branch:
+        before, after = Plan(plan.steps), plan.branch.plans[0]
+        passes = [p for p in work(before, batch_size, stack) if p.scale < plan.branch.at]
+        later = work(after, batch_size, stack)
+        return passes + [p for p in later if p.scale >= plan.branch.at]
     walk, passes = _Walk(plan, batch_size, stack), []
     for k, found in groupby(reads(plan), key=lambda read: read[0]):
         scales = {half: scales for _, half, scales in found}

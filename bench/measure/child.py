@@ -116,6 +116,7 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
         "memory": asdict(used),
         "tokens_sha256": hashlib.sha256(made.tokens.cpu().numpy().tobytes()).hexdigest(),
         "sources": loaded.sources,
+        "decisions": getattr(made, "decisions", ()) or None,
         "torch_threads": torch.get_num_threads(),
     }
     if case.stack == "compiled" and (why := cannot_compile(device)):

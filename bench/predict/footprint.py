@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from bench.methods.baseline import Baseline
-from bench.methods.meta import meta_plan
+from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.predict.simulate import PRIME, Footprint, watched
 from bench.study.cases import Case, VARCase, make_case
@@ -54,23 +54,30 @@ def _footprint(case: Case, images: int) -> Footprint:
         return baselines.footprint(case)
     assert isinstance(case, VARCase)
     run = stack(case.stack, case.precision, case.attention)
-    plan = copy.deepcopy(meta_plan(case))  # whose models are everybody's
-    return of_plan(plan, run, case.sampling_settings(), case.device, images)
+    plan = copy.deepcopy(meta_plan(case)).paths[0]  # a copy, whose models are everybody's
+    sampling = case.sampling_settings()
+    return of_plan(plan, run, sampling, case.device, images, vqvae_config(case))
 
 
 def of_plan(
-    plan: Plan, run: Stack, sampling: Sampling, device: str, images: int = PRIME
+    plan: Plan,
+    run: Stack,
+    sampling: Sampling,
+    device: str,
+    images: int = PRIME,
+    vqvae_sizes: VQVAEConfig | None = None,
 ) -> Footprint:
     """The footprint of a plan whose models are on the meta device, ready for the stack; they are
     used up.
 
     device: "cpu" or "cuda", which need not be there: operators and autocast differ.
     images: PRIME for lines over the batch size; any other number for that batch alone.
+    vqvae_sizes: of what decodes images where the plan branches; without a branch all are alike.
     """
+    shared = ("vocab", "channels", "patch_sizes")
+    config = VQVAEConfig(**{name: getattr(plan.models[0].config, name) for name in shared})
     with torch.device("meta"):
-        shared = ("vocab", "channels", "patch_sizes")
-        config = VQVAEConfig(**{name: getattr(plan.models[0].config, name) for name in shared})
-        vqvae = VQVAE(config).cast(run.weights)
+        vqvae = VQVAE(vqvae_sizes or config).cast(run.weights)
     passes = work(plan, images, run)
     for model in plan.models:
         own = [p.visits for p in passes if p.model is model]

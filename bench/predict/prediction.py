@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -149,14 +149,18 @@ def params_bytes(plan: Plan, vqvae_sizes: VQVAEConfig, run: Stack) -> int:
 def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     """By scale.  A cache that is allocated once is there from its model's first pass on, another
     grows pass by pass.  Both are gone after the model's last scale, and what the unguided half
-    has in them after that half's."""
-    totals = [0] * plan.scales.K
-    passes = work(plan, batch_size, run)
-    for model in {p.model: None for p in passes}:
-        own = [p for p in passes if p.model is model]
-        by_scale = static_tokens(own) if run.cache.in_place else growing_tokens(own)
-        for k in range(own[0].scale, own[-1].scale + 1):
-            totals[k] += by_scale(k) * run.token_bytes(model.config, own[0].bits)
+    has in them after that half's.  Where a plan branches, caches are made anew."""
+    totals, at = [0] * plan.scales.K, plan.branch.at if plan.branch else plan.scales.K
+    trunk = work(replace(plan, branch=None), batch_size, run)
+    later = [p for p in work(plan, batch_size, run) if p.scale >= at]
+    begun = {p.model for p in trunk if p.scale < at}
+    for passes, during in ((trunk, range(at)), (later, range(at, plan.scales.K))):
+        for model in {p.model: None for p in passes}:
+            own = [p for p in passes if p.model is model]
+            by_scale = static_tokens(own) if run.cache.in_place else growing_tokens(own)
+            first = at if passes is later and model in begun else own[0].scale
+            for k in {*range(first, own[-1].scale + 1)} & {*during}:
+                totals[k] += by_scale(k) * run.token_bytes(model.config, own[0].bits)
     return tuple(totals)
 
 
@@ -172,9 +176,12 @@ def growing_tokens(passes: list[Pass]) -> Callable[[int], int]:
 
     def tokens(k: int) -> int:
         held: dict[tuple[int, int], int] = {}
-        for p in (p for p in passes if p.scale <= k):
-            for half in p.halves:
-                held |= {(half, visit.layer): visit.kept for visit in p.visits}
+        for p in passes:
+            for key, visit in (((half, v.layer), v) for v in p.visits for half in p.halves):
+                if p.scale <= k:
+                    held[key] = visit.kept
+                else:  # found there where images went on by a plan of their own
+                    held.setdefault(key, visit.past)
         gone = any(p.is_last_unguided and p.scale < k for p in passes)
         images = passes[0].rows // len(passes[0].halves)
         return images * sum(n for (half, _), n in held.items() if not (half and gone))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codevar.plan import Plan
 
 #: Keys of an experiment that take such a file, and the methods of each.
-METHODS = {"cache_policy": ("scalekv", "ams_kv")}
+METHODS = {"cache_policy": ("scalekv", "ams_kv"), "branch": ("skipvar",)}
 SHIPPED = EXPERIMENTS / "settings"
 
 

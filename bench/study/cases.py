@@ -191,6 +191,7 @@ class VARCase(Case):
     cache_bits: Literal[16, 8, 4] = 16
     weight_bits: Literal[16, "W8A16", "W8A8"] = 16
     early_exit: str | None = None
+    branch: str | None = None
     depth_keys: ClassVar[tuple[str, ...]] = ("depth",)
     scale_keys: ClassVar[Mapping[str, tuple[int, int]]] = {}
     recipes: ClassVar[frozenset[str]] = frozenset()

@@ -161,6 +161,7 @@ class Record(Line):
     paired: Paired | None = None
     gpu: CardState | None = None
     tokens_sha256: str | None = None
+    decisions: list[int] | None = None  # of each image: the plan it went on by, where they branch
     sources: list[str] | None = None
     trained_as: str | None = None  # by the models' cards: fine-tuned, training-free, or a name
     weights_sha256: dict[str, str] = Field(default={})  # by source; of random weights none

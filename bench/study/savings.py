@@ -9,6 +9,7 @@ Each key is a number or a string, since a list is an axis:
     cache_policy = "scalekv mini_scalekv"         # of a file of `bench.study.calibrated`
     cache_bits = 8
     early_exit = "9:20,10:16"
+    branch = "skipvar mini_skipvar"               # or "... random", or "... only3": all go that way
     weight_bits = "W8A8"                          # or "W8A16"
 
 Scales count from 1, layers from 0.  Nothing here needs torch until a plan is made.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from codevar.plan import Plan
 
 WITHIN = rf"(?: in (?P<layers>{FORM}))?"
-FILE = r"(?P<method>{}) (?P<file>\S+)(?: (?P<variant>[a-z_]+))?"
+FILE = r"(?P<method>{}) (?P<file>\S+)(?: (?P<variant>[a-z0-9_]+))?"
 BY_SCALE = r"\d+:[\d.]+(?:,\d+:[\d.]+)*"
 
 
@@ -60,6 +61,7 @@ FORMS = {
         '"window 2+1", "observed 64 in 1-15" or "scalekv mini_scalekv"',
     ),
     "early_exit": (rf"(?P<depth>{BY_SCALE})", '"9:20,10:16"'),
+    "branch": (_file("branch"), '"skipvar mini_skipvar"'),
 }
 
 
@@ -99,6 +101,7 @@ def label(case: VARCase) -> str:
         "prune": "{}",
         "cache_policy": "cache {}",
         "early_exit": "exit {}",
+        "branch": "{}",
     }
     said = {key: value for key in words if (value := getattr(case, key))}
     if case.prune:
@@ -197,7 +200,12 @@ def applied(plan: Plan, case: VARCase) -> Plan:
             plan = plans.evict_cache(plan, int(p["budget"]), p["score"], layers)
         else:
             plan = plans.keep_cache(plan, int(p["first"]), int(p["last"]), layers)
-    return plans.quantise_cache(plan, case.cache_bits) if case.cache_bits < 16 else plan
+    if case.cache_bits < 16:
+        plan = plans.quantise_cache(plan, case.cache_bits)
+    if case.branch:  # last, as each of its plans leaves out what the others do
+        p = parsed("branch", case.branch)
+        plan = calibrated.applied(plan, p["method"], p["file"], p["variant"])
+    return plan
 
 
 def by_scale(text: str) -> dict[int, float]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from bench.methods.meta import meta_plan
+from bench.predict.prediction import predict
 from bench.study import calibrated
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
@@ -45,6 +48,23 @@ def test_every_shipped_file_says_what_it_was_measured_on():
         assert {"case", "images", "seed", "options", "sources"} <= {*found["measured_on"]}, path
 
 
+def test_skipvar_branches_and_its_controls_go_one_way():
+    plan = plan_of(branch="skipvar mini_skipvar")
+    assert plan.branch.at == 7
+    assert len(plan.branch.plans) == 1 + 3 + 3
+    assert not plan.branch.decide.shares
+    control = plan_of(branch="skipvar mini_skipvar random")
+    assert sum(control.branch.decide.shares) == pytest.approx(1)
+    whole, without_last = (
+        predict(make_case(MINI | {"branch": f"skipvar mini_skipvar only{i}"})) for i in (0, 1)
+    )
+    assert whole.flops[:9] == without_last.flops[:9]
+    assert (whole.flops[9] > 0, without_last.flops[9]) == (True, 0)
+    assert make_case(MINI | {"branch": "skipvar mini_skipvar"}).label.endswith(
+        ", skipvar mini_skipvar"
+    )
+
+
 def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
     own = tmp_path / "own.json"
     with tiny.refused("own.json: cannot be read", "mini_scalekv", error=UsageError):
@@ -58,6 +78,12 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
         plan_of(cache_policy="scalekv mini_scalekv", weights="seeded", depth=16)
     with tiny.refused("score must be one of", error=UsageError):
         plan_of(cache_policy="scalekv mini_scalekv best")
+    with tiny.refused("of a model of depth 12", error=UsageError):
+        plan_of(branch="skipvar mini_skipvar", depth=4)
+    with tiny.refused("decides for one model alone", error=UsageError):
+        plan_of(branch="skipvar mini_skipvar", method="code", draft_steps=8)
+    with tiny.refused("variant must be one of observed, random, only0", error=UsageError):
+        plan_of(branch="skipvar mini_skipvar only9")
     found = calibrated.read("scalekv", "mini_scalekv")
     own.write_text(json.dumps(found | {"settings": {"uniform": 3}}))
     with tiny.refused("settings that scalekv does not take", error=UsageError):
