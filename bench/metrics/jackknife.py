@@ -57,10 +57,6 @@ class Groups:
         group_N[np.lexsort((rng.random(images), class_N))] = np.arange(images) % GROUPS
         return cls(torch.from_numpy(group_N))
 
-    def masks(self) -> torch.Tensor:
-        """(R, N) bool: the images that each replicate keeps."""
-        return self.kept()[:, self.group_N]
-
     def kept(self) -> torch.Tensor:
         """(R, G) bool: the groups that each replicate keeps."""
         kept_RG = torch.ones(len(LEFT_OUT), GROUPS, dtype=torch.bool)

@@ -18,17 +18,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.methods.sources import reason
 from bench.quality.against import image_distances, summary
 from bench.quality.sample_set import Images, Manifest, SampleSet, common
-from bench.quality.sampling import load, pixels, tokens_of
+from bench.quality.sampling import load, one_line, pixels, tokens_of
 from bench.quality.wanted import FREE
 from bench.study.cases import make_case, sampled
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from codevar import Scales
 from codevar.checkpoints import weights_sha256
-from codevar.files import is_oom
 
 # What of a case may differ: how it is run, not what is run.
 HOW = ("stack", "precision", "attention", *FREE)
@@ -112,7 +110,7 @@ def tokens(
             raise UsageError(f"{source}: no longer the weights that made {samples.folder}")
     scales, seed = loaded.plan.scales, samples.manifest["seed"]
     drawn, best, forced = [], [], []
-    try:
+    with one_line(case):
         for first in range(0, len(numbers), batch_size):
             part = numbers[first : first + batch_size]
             own = tokens_of(loaded, seed, part).tokens
@@ -132,10 +130,6 @@ def tokens(
             drawn.append(own.cpu())
             best.append(torch.cat(picked, dim=1).cpu())
             forced.append(pixels(loaded, made).cpu().numpy())
-    except Exception as e:
-        if not is_oom(e):
-            raise
-        raise UsageError(f"out of memory ({reason(e)}); a smaller --batch-size") from None
     return scales, Tokens(torch.cat(drawn), torch.cat(best), np.concatenate(forced))
 
 

@@ -303,7 +303,7 @@ def test_groups_hold_every_image_and_are_the_same_for_a_seed():
     groups = Groups.deal(333)
     assert np.ptp(np.bincount(groups.group_N, minlength=GROUPS)) == 1
     assert torch.equal(groups.group_N, Groups.deal(333).group_N)
-    assert groups.masks().shape == (2 * GROUPS, 333)
+    assert groups.kept()[:, groups.group_N].shape == (2 * GROUPS, 333)
 
 
 def test_replicates_are_the_figures_of_the_images_they_keep(monkeypatch):
@@ -322,7 +322,7 @@ def test_replicates_are_the_figures_of_the_images_they_keep(monkeypatch):
     whole = {kind.name: kind.compute(given) for kind in kinds}
     assert whole["fid"].value == pytest.approx(fid(samples, references))
     for i in (0, 7, GROUPS + 3, 2 * GROUPS - 1):
-        mask = groups.masks()[i]
+        mask = groups.kept()[i, groups.group_N]
         some = {layer: features[mask] for layer, features in given.samples.items()}
         alone = Given(some, given.references, given.gaussians, labels[mask], None)
         for kind in kinds:
