@@ -230,8 +230,11 @@ class Features:
 
 def default_cache() -> Path:
     """In the user's cache folder.  Raises UsageError where there is no home for one."""
-    found = platformdirs.user_cache_path("codevar") / "features"
-    if not found.is_absolute():  # neither HOME nor an entry in passwd, as in some containers
+    try:
+        found = platformdirs.user_cache_path("codevar") / "features"
+    except RuntimeError:  # neither HOME nor an entry in passwd, as in some containers
+        found = Path()
+    if not found.is_absolute():
         raise UsageError("no home folder to keep features in: name a folder with --cache")
     return found
 

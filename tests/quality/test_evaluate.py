@@ -749,6 +749,14 @@ def test_a_block_of_the_mini_worlds_images_is_another_reference(run, sets, tmp_p
     assert 0.5 < first.floor["fid"] / first.metrics["fid"] < 2  # the samples are real images too
 
 
+def test_without_a_home_a_cache_is_asked_for(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(UsageError, match="name a folder with --cache"):
+        features.default_cache()
+
+
 def test_without_a_reference_there_are_the_figures_that_need_none(run, sets, tmp_path):
     result = run(sets / "npz", "--format", "md", reference=None)
     assert result.exit_code == 0, result.stderr
