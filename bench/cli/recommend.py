@@ -15,6 +15,7 @@ from bench.study.cases import make_case
 from bench.study.errors import bytes_of
 from bench.study.folders import PLOTS, RESULTS
 from bench.study.printing import Format
+from codevar.progress import Progress
 
 
 def recommend(
@@ -32,6 +33,9 @@ def recommend(
     stack: Annotated[str, typer.Option(help="published, modern or compiled")] = "modern",
     precision: options.Precision = None,
     device: options.Device = None,
+    obtainable: Annotated[
+        bool, typer.Option("--obtainable/--all", help="rank only what has weights to be had")
+    ] = True,
     out: options.PlotFolder = PLOTS,
     format: options.OutputFormat = Format.rich,
 ) -> None:
@@ -41,6 +45,7 @@ def recommend(
     runs = find(targets) if targets else []
     from bench.figures import advice_figure
     from bench.measure import devices, machine
+    from bench.predict.prediction import predict
     from bench.tables import advice as advisor
 
     # A GPU need not be here to be predicted for.
@@ -51,13 +56,16 @@ def recommend(
         "precision": precision or ("float32" if chosen == "cpu" else "fp16"),
         "device": chosen,
     }
-    limits = advisor.Limits(size, max_fid, max_latency)
+    limits = advisor.Limits(size, max_fid, max_latency, obtainable)
     cases = advisor.grid(settings)
     here = machine.environment()
     hardware = here.get("hardware")  # older runs have a machine's name only
     runs = [run for run in runs or every_run() if run.env.get("hardware", hardware) == hardware]
     evaluated, _ = evaluations.every(RESULTS)
-    with Console(stderr=True).status(f"predicting {len(cases)} cases: up to a minute"):
+    with Progress(Console(stderr=True)) as progress:
+        for number, case in enumerate(cases, 1):
+            predict(case)  # which remembers it
+            progress.count("predicting", number, len(cases), "cases")
         found = advisor.candidates(cases, runs, here["machine"], evaluated)
     advice = advisor.advise(found, limits, batch)
     paths = advice_figure.draw(advice, limits, out)

@@ -13,7 +13,7 @@ from bench.figures.scatter import Point, draw_front, draw_point
 from bench.study.units import MIB
 from bench.tables.advice import Advice, Candidate, Limits
 
-SOURCE_COLORS = {"CoDe": looks.BLUE, "VARiant": looks.VERMILLION, "measured": looks.GREEN}
+SOURCE_COLORS = {"CoDe": looks.BLUE, "VARiant": looks.VERMILLION}  # else measured
 LEFT_OUT: Look = {"ls": "", "marker": "x", "color": GREY, "ms": 4, "label": "left out"}
 
 
@@ -41,12 +41,13 @@ def picture(advice: Advice, limits: Limits) -> Figure:
     for source in dict.fromkeys(c.quality.source for c in advice.best if c.quality):
         best = [c for c in advice.best if c.quality and c.quality.source == source]
         front = [point_of(c, {}) for c in best]
-        draw_front(ax, front, color=SOURCE_COLORS[source], alpha=0.25)
+        draw_front(ax, front, color=SOURCE_COLORS.get(source, looks.GREEN), alpha=0.25)
     for point in points:
         draw_point(ax, point)
     canvas.logarithmic(ax.xaxis)
     ax.margins(0.08, 0.12)
-    ax.set(xlabel="latency (s)" if timed else "work (TFLOP)", ylabel="FID")
+    how = " or ".join(sorted({c.latency_from for c in advice.ranked}))
+    ax.set(xlabel=f"latency (s), {how}" if timed else "work (TFLOP), predicted", ylabel="FID")
     ax.grid()
     best_look = FRONT | {"color": GREY, "label": "Pareto-best, by source of the FID"}
     handles = looks.entries([*(point.look for point in points), best_look])

@@ -44,11 +44,17 @@ RATE, FLOOR = "predicted", "floor"  # where a latency comes from, beside "measur
 
 @dataclass(frozen=True)
 class Quality:
-    """A FID, the table it is from, and the source within which FIDs are comparable."""
+    """A FID, the table it is from, and the source within which FIDs are comparable: a paper, or so
+    many images that were evaluated.
+
+    interval: 95 %, which papers do not print.  obtainable: whether its weights can be had.
+    """
 
     fid: float
     table: str
     source: str
+    interval: tuple[float, float] | None = None
+    obtainable: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user asked for; memory in bytes."""
+    """What the user asked for; memory in bytes.  obtainable: only FIDs of weights to be had."""
 
     memory: int
     max_fid: float | None = None
     max_latency: float | None = None
+    obtainable: bool = True
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,8 @@ def measured_quality(case: Case, evaluated: Linked) -> Quality | None:
     found = evaluated.by_key.get(case.key)
     if found is None or "fid" not in found.figures:
         return None
-    return Quality(found.figures["fid"], "measured", "measured")
+    source = f"measured, {found.images['fid']} images" if "fid" in found.images else "measured"
+    return Quality(found.figures["fid"], "measured", source, found.intervals.get("fid"))
 
 
 def papers_quality(case: Case) -> Quality | None:
@@ -194,7 +202,8 @@ def papers_quality(case: Case) -> Quality | None:
     values = case.model_dump()
     if case.method == "variant":
         config = {key: values[key] for key in ("subnet_depth", "bridge_scales")}
-        return printed_fid("variant_table8", config)
+        found = printed_fid("variant_table8", config)
+        return found and replace(found, obtainable=False)  # its trained weights were not published
     name = f"VAR-d{values['depth']}"
     if case.method == "code":
         name = f"VAR-CoDe N={values['draft_steps']}"
@@ -235,6 +244,8 @@ def advise(found: Sequence[Candidate], limits: Limits, batch_size: int) -> Advic
 
 def why_not(candidate: Candidate, limits: Limits) -> str:
     """Which limit it breaks, or ""."""
+    if limits.obtainable and candidate.quality and not candidate.quality.obtainable:
+        return f"FID {candidate.fid:.2f} is of weights that nobody published (--all ranks them)"
     if candidate.memory_mib * MIB > limits.memory:
         return f"needs {candidate.memory_mib:,.0f} MiB ({candidate.memory_from})"
     if limits.max_fid is not None and candidate.quality and candidate.fid > limits.max_fid:
@@ -331,8 +342,20 @@ def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
         "memory MiB": f"{c.memory_mib:,.0f}",
         "memory is": c.memory_from,
         "FID": f"{c.fid:.2f}" if c.quality else "unknown",
+        "FID 95 %": interval_of(c),
         "FID from": c.quality.table if c.quality else "",
     }
+
+
+def interval_of(c: Candidate) -> str:
+    """Of its FID, or that there is none: then a close one may as well be the same."""
+    if c.quality is None:
+        return ""
+    return (
+        "no interval"
+        if c.quality.interval is None
+        else "{:.2f} to {:.2f}".format(*c.quality.interval)
+    )
 
 
 def data_of(c: Candidate, advice: Advice) -> dict[str, Any]:

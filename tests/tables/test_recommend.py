@@ -99,7 +99,19 @@ def test_a_measured_fid_counts_unless_the_weights_are_not_the_papers():
     for kinds, expected in ((("seeded", "mini"), None), (fids, 3.3)):
         evaluated = [lines[kind] for kind in kinds]
         (found,) = recommend.candidates([case], [run()], "l20", evaluated)
-        assert found.quality == (expected and Quality(expected, "measured", "measured"))
+        assert (found.quality and found.quality.fid) == expected
+        assert expected is None or found.quality.source.startswith("measured, ")
+
+
+def test_fids_of_other_counts_are_not_compared():
+    cases = [of("VAR-d30").case, of("CoDe N=9").case]
+    evaluated = [
+        fake_evaluation(case.model_copy(update={"weights": "published"}), fid=fid, images=count)
+        for case, fid, count in zip(cases, (1.9, 5.0), (50_000, 5_000), strict=True)
+    ]
+    both = recommend.candidates(cases, [run()], "l20", evaluated)
+    assert {c.quality.source for c in both} == {"measured, 50000 images", "measured, 5000 images"}
+    assert len(recommend.best_of_each_source(both)) == 2
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason():
@@ -126,15 +138,25 @@ def test_the_best_are_beaten_by_none_of_their_source_and_by_other_sources_neithe
 
 def test_with_a_fid_the_fastest_that_has_it_is_chosen():
     advice = recommend.advise(found(), Limits(64 * GIB, max_fid=2.12), 64)
-    fastest = min((c for c in found() if c.quality and c.fid <= 2.12), key=lambda c: c.latency_s)
+    had = [c for c in found() if c.quality and c.quality.obtainable and c.fid <= 2.12]
+    fastest = min(had, key=lambda c: c.latency_s)
     assert advice.chosen.startswith(f"Choose {fastest.case.label}")
     assert advice.ranked[0] == fastest
 
 
 def test_without_one_the_best_fid_of_each_source_is_offered():
-    chosen = recommend.advise(found(), Limits(64 * GIB), 64).chosen
+    chosen = recommend.advise(found(), Limits(64 * GIB, obtainable=False), 64).chosen
     assert "CoDe N=9 (d30+d16)" in chosen
     assert "VARiant-d16 N=9 (d30)" in chosen
+
+
+def test_what_has_no_weights_to_be_had_is_left_out_and_a_papers_fid_has_no_interval():
+    limits = Limits(64 * GIB)
+    advice = recommend.advise(found(), limits, 64)
+    out = {c.case.label: why for c, why in advice.excluded}
+    assert "nobody published" in out["VARiant-d16 N=9 (d30)"]
+    assert "VARiant" not in advice.chosen
+    assert set(recommend.printed(advice, limits).text["FID 95 %"]) == {"no interval", ""}
 
 
 @pytest.mark.parametrize(
