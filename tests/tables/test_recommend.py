@@ -110,8 +110,7 @@ def test_fids_of_other_counts_are_not_compared():
         for case, fid, count in zip(cases, (1.9, 5.0), (50_000, 5_000), strict=True)
     ]
     both = recommend.candidates(cases, [run()], "l20", evaluated)
-    assert {c.quality.source for c in both} == {"measured, 50000 images", "measured, 5000 images"}
-    assert len(recommend.best_of_each_source(both)) == 2
+    assert [c.quality.source for c in both] == ["measured, 50000 images", "CoDe"]  # the paper's
 
 
 def test_what_does_not_fit_is_left_out_with_the_reason():
