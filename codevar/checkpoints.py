@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from codevar.checks import one_of, shown
 from codevar.config import VARConfig, VQVAEConfig
 from codevar.files import (
     VAR_MARK,
@@ -36,6 +37,7 @@ from codevar.files import (
     CheckpointError,
     atomic_write,
     file_of,
+    first_line,
     pyramid_of,
     read_tensors,
     sized,
@@ -138,6 +140,8 @@ def _tensors(
     """
     if isinstance(source, Mapping):
         tensors, where = dict(source), "state dict"
+    elif not isinstance(source, str | os.PathLike):
+        raise CheckpointError(f"{shown(source)} is no name, file or state dict")
     else:
         path = file_of(source, download)
         tensors, where = read_tensors(path), str(path)
@@ -227,7 +231,14 @@ def _assign(
 ) -> Model:
     """Fills a model built on the meta device, tensor by tensor, so that no second copy of the
     whole is ever in memory."""
-    target = torch.device(device) if device is not None else default_device()
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating torch.dtype, not {shown(dtype)}")
+    try:
+        target = torch.device(device) if device is not None else default_device()
+        one_of("device", target.type, ("cpu", "cuda", "meta"))
+        torch.empty(0, device=target)
+    except (RuntimeError, TypeError, AssertionError) as e:
+        raise ValueError(f"device {shown(device)}: {first_line(e)}") from None
     if target.type == "cuda" and target.index is None:
         # Said here, as each of the threads below has a current GPU of its own: the first.
         target = torch.device("cuda", torch.cuda.current_device())

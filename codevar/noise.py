@@ -75,6 +75,9 @@ def noise_of(seed: Seed, images: int, device: torch.device) -> Noise:
     """
     seeds = seed.tolist() if hasattr(seed, "tolist") else seed  # of tensors and arrays
     try:
+        for number in seeds if isinstance(seeds, Sequence) else [seeds]:
+            if not -(2**63) <= operator.index(number) < 2**64:
+                raise TypeError  # 2**64 would be 0 again
         if not isinstance(seeds, Sequence):
             return torch.Generator(device).manual_seed(operator.index(seeds))
         if len(seeds) != images:

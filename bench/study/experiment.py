@@ -186,7 +186,7 @@ class Sweep:
                 paper_row = values.pop("paper_row", None)
                 if device and values.get("device", "auto") == "auto":
                     values["device"] = device
-                written = json.dumps(values, sort_keys=True)
+                written = json.dumps(values, sort_keys=True, default=str)  # TOML has dates
                 on_cpu = values.get("device") == "cpu"
                 precision = values.setdefault("precision", "auto")
                 if precision == "fp16" and on_cpu and "precision" not in asked:

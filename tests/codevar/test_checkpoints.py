@@ -530,3 +530,20 @@ def test_a_download_that_fails_is_told_in_one_line(monkeypatch, error):
     with tiny.refused("var_d30", error=CheckpointError):
         codevar.load_var("var_d30", device="cpu", download=True)
     assert asked == [("FoundationVision/var", "var_d30.pth")]
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong", "line"),
+    [
+        (None, {}, "None is no name, file or state dict"),
+        (b"x", {}, "b'x' is no name, file or state dict"),
+        ("mini_vqvae", {"device": "mps"}, "device must be one of cpu, cuda, meta, not 'mps'"),
+        ("mini_vqvae", {"device": "tpu"}, "device 'tpu': Expected one of cpu"),
+        ("mini_vqvae", {"dtype": "float32"}, "dtype must be a floating torch.dtype"),
+        ("mini_vqvae", {"dtype": torch.int64}, "dtype must be a floating torch.dtype"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_one_line(source, wrong, line):
+    with pytest.raises(ValueError, match=line) as refused:
+        codevar.load_vqvae(source, **{"device": "cpu", **wrong})
+    assert "\n" not in str(refused.value)

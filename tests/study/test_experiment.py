@@ -154,6 +154,7 @@ def test_set_measurement(tmp_path):
             '[[cases]]\nmethod = "var"\nprune = "random 10:0.5 zeros in 1-99999999999"',
             "prune 1-99999999999 is more than 10,000 numbers",
         ),
+        ('[[cases]]\nmethod = "var"\nseed = 2020-01-01', "seed must be"),
         ("[[cases]", "mine.toml"),
         (
             'paper = "code_table9"\n[[cases]]\nmethod = "var"',
