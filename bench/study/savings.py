@@ -136,7 +136,7 @@ def controls(case: VARCase) -> Iterator[dict[str, Any]]:
     if case.prune:
         p = parsed("prune", case.prune)
         drop = by_scale(p["drop"])
-        within = p["layers"] and len(read_spans(p["layers"])) / case.depth
+        within = p["layers"] and sum(i < case.depth for i in read_spans(p["layers"])) / case.depth
         left_out += sum(share * tokens[k - 1] for k, share in drop.items()) * (within or 1)
         if p["selector"] != "random":
             yield values | {"prune": case.prune.replace(p["selector"], "random", 1)}
