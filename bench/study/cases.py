@@ -69,7 +69,7 @@ class Case(BaseModel):
     attention: Literal["auto", "math", "efficient", "flash", "cudnn"] = "auto"
     device: str = "auto"
     weights: str = "seeded"
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(0, ge=0, le=(1 << 63) - 1)
     memory_limit_gib: float | None = Field(None, gt=0)
     label_format: ClassVar[str] = ""
     published: ClassVar[Mapping[str, tuple[str, str] | str]] = {}
