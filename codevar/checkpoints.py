@@ -36,6 +36,7 @@ from codevar.files import (
     VQVAE_MARK,
     CheckpointError,
     atomic_write,
+    check_tensors,
     file_of,
     first_line,
     pyramid_of,
@@ -147,12 +148,12 @@ def _tensors(
         tensors, where = read_tensors(path), str(path)
     tensors = state_dict_of(tensors, where, mark)
     for name, tensor in tensors.items():
-        if not isinstance(name, str):
-            raise CheckpointError(f"{where}: {name!r} is no name of a tensor")
         if isinstance(tensor, np.ndarray):
-            tensors[name] = torch.from_numpy(tensor)
-        elif not isinstance(tensor, torch.Tensor):
-            raise CheckpointError(f"{where}: {name} is no tensor but {type(tensor).__name__}")
+            try:
+                tensors[name] = torch.from_numpy(tensor)
+            except TypeError as e:  # numbers that torch lacks
+                raise CheckpointError(f"{where}: {name}: {first_line(e)}") from None
+    check_tensors(tensors, where)
     return tensors, where
 
 

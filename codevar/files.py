@@ -124,7 +124,11 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     # Files from before torch 1.6 are no zip archives and cannot be mapped.
-    mapped = zipfile.is_zipfile(path)
+    if mapped := zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inflated = sum(entry.file_size for entry in archive.infolist())
+        if inflated > path.stat().st_size:  # torch.save compresses nothing; this may fill memory
+            raise CheckpointError(f"{path}: is compressed inside; save it with torch.save")
     loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a state dict")
@@ -166,6 +170,28 @@ def _state_dicts(loaded: Mapping[Any, Any], above: str = "") -> Iterator[tuple[s
                 yield from _state_dicts(value, f"{above}{key}.")
 
 
+def check_tensors(tensors: Mapping[Any, Any], where: str) -> None:
+    """Raises CheckpointError unless each is a real tensor that holds every number of its own."""
+    import torch
+
+    for name, tensor in tensors.items():
+        wrong = None
+        if not isinstance(name, str):
+            raise CheckpointError(f"{where}: {name!r} is no name of a tensor")
+        if not isinstance(tensor, torch.Tensor):
+            raise CheckpointError(f"{where}: {name} is no tensor but {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            wrong = "is sparse; save it with .to_dense()"
+        elif tensor.is_meta:
+            wrong = "has no data (device meta); save the weights themselves"
+        elif tensor.is_complex() or tensor.is_quantized:
+            wrong = f"is {tensor.dtype}; save it as floating numbers"
+        elif tensor.nbytes > tensor.untyped_storage().nbytes():
+            wrong = "repeats its numbers; save it with .contiguous()"
+        if wrong:
+            raise CheckpointError(f"{where}: {name} {wrong}")
+
+
 def _unwrapped(name: Any) -> Any:
     """A tensor's name without what torch.compile and DistributedDataParallel add."""
     if not isinstance(name, str):
@@ -200,12 +226,8 @@ def _header(path: Path, mark: str) -> tuple[Shapes, list[int] | None]:
 
 
 def _pickled_header(path: Path, mark: str) -> tuple[Shapes, list[int] | None]:
-    import torch
-
     tensors = state_dict_of(_load(path), str(path), mark)
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise CheckpointError(f"{path}: {name} is no tensor but {type(tensor).__name__}")
+    check_tensors(tensors, str(path))
     levels = tensors["lvl_1L"].flatten().tolist() if "lvl_1L" in tensors else None
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, levels
 

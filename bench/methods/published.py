@@ -54,9 +54,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
         found = files.read_tensors(path)
     while inside := next((k for k in INSIDE if isinstance(found.get(k), Mapping)), None):
         found = dict(found[inside])
-    wrong = [name for name, tensor in found.items() if not isinstance(tensor, torch.Tensor)]
-    if wrong:
-        raise CheckpointError(f"{path}: {wrong[0]} is no tensor")
+    files.check_tensors(found, str(path))
     return found
 
 

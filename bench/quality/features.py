@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ import numpy as np
 import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
@@ -33,8 +31,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 import codevar.mini
 from bench.quality.images import ImageSet, Pixels, digest_of
 from bench.study.errors import UsageError
+from codevar import files
 from codevar.checkpoints import write_tensors
-from codevar.files import first_line, is_oom
+from codevar.files import CheckpointError, first_line
 from codevar.mini.classifier import FEATURES, load_classifier
 from codevar.mini.factors import OUTPUTS, READER, load_factor_reader
 
@@ -330,15 +329,9 @@ def file_sha256(path: Path) -> str:
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """A state dict of plain tensors."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file of weights")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # its message is a page on how to be careless
-        raise UsageError(f"{path}: no state dict of plain tensors, or damaged") from None
-    except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files
-        if is_oom(e):
-            raise UsageError(f"{path}: out of memory ({first_line(e)})") from None
-        raise UsageError(f"{path}: damaged or no weights ({first_line(e)})") from None
+        tensors = files.read_tensors(path)
+        files.check_tensors(tensors, str(path))
+    except CheckpointError as e:
+        raise UsageError(str(e)) from None
+    return tensors

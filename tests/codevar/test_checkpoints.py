@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,7 @@ def test_a_gpu_without_a_number_is_the_current_one_in_every_thread(monkeypatch):
 
     with torch.device("meta"):
         model = torch.nn.Linear(2, 2, bias=False)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # the look whether a GPU is there
     checkpoints._assign(model, lambda name: Tensor(), "cuda", torch.float32)
     assert placed == [torch.device("cuda:3")]
 
@@ -431,6 +433,38 @@ def test_what_is_no_tensor_is_named(weights, save):
     source, where = save(weights | {"epoch": 3})
     with tiny.refused(where, "epoch", "int", error=CheckpointError):
         load(source)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: torch.zeros(2, 2).to_sparse(), "sparse; save it with .to_dense()"),
+        (lambda: torch.empty(2, device="meta"), "device meta"),
+        (lambda: torch.zeros(2, dtype=torch.complex64), "complex64"),
+        (lambda: torch.zeros(1).expand(1 << 40), "repeats its numbers"),
+    ],
+)
+def test_a_tensor_without_numbers_of_its_own_is_named(weights, save, made, said):
+    """Also of a tensor that would fill the memory if it were hashed."""
+    source, where = save(weights | {"head.bias": made()})
+    with tiny.refused(where, "head.bias", said, error=CheckpointError):
+        load(source)
+    with tiny.refused(where, "head.bias", said, error=CheckpointError):
+        checkpoints.weights_sha256(source)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_inflated(weights, tmp_path):
+    torch.save(weights, tmp_path / "x.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "x.pth") as whole,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in whole.namelist():
+            small.writestr(name, bytes(100_000) + whole.read(name))
+    with tiny.refused("small.pth", "compressed inside", error=CheckpointError):
+        load(tmp_path / "small.pth")
+    with tiny.refused("small.pth", "compressed inside", error=CheckpointError):
+        var_config(str(tmp_path / "small.pth"))
 
 
 @pytest.mark.parametrize(
