@@ -26,7 +26,7 @@ from bench.measure.validity import known_ceilings, why_invalid
 from bench.methods.sources import hashes_of
 from bench.predict.prediction import predict
 from bench.predict.shares import work
-from bench.study import plugins
+from bench.study import plugins, savings
 from bench.study.cases import Case, make_case
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
@@ -112,6 +112,7 @@ def describe_run(sweep: Sweep) -> dict[str, Any]:
         "experiment": sweep.experiment.model_dump(mode="json"),
         "foreign": sweep.foreign,
         "plugins": plugins.hashes(),
+        "settings": savings.settings_hashes(sweep.cases),
     }
 
 

@@ -70,7 +70,8 @@ class Manifest(TypedDict):
     when this was written.  sources: of the models.  weights_sha256: by source, of the tensors of
     the models and the VQVAE; seeded weights have none, and sets of earlier versions lack the
     VQVAE's.  images_per_s: over all runs that ended in order.  machine, torch, commit, dirty: the
-    last run's.
+    last run's.  A set whose case names a file of calibrated settings has its settings_sha256, too,
+    by name.
     """
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]

@@ -162,7 +162,7 @@ def check_unchanged(folder: Path, before: Manifest) -> None:
 
 def check_same(folder: Path, before: Manifest, now: dict[str, Any]) -> None:
     """Raises UsageError if the folder's images are others than `now` says."""
-    old = flat({key: before[key] for key in now})  # type: ignore[literal-required]
+    old = flat({key: before.get(key) for key in now})
     new = flat(now)
     differ = [key for key in {**old, **new} if key not in FREE and old.get(key) != new.get(key)]
     if differ:

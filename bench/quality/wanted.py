@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.study import savings
 from bench.study.cases import Case, VARCase, with_batch
 from bench.study.names import weights_of
 
@@ -27,7 +28,9 @@ class Wanted:
     @property
     def values(self) -> dict[str, Any]:
         """What of a manifest follows from this, without a look at any weights."""
+        settings = savings.settings_hashes([self.case])
         return {
+            **({"settings_sha256": settings} if settings else {}),
             "case": self.case.model_dump(),
             "label": self.case.label,
             "preset": self.case.sampling,

@@ -211,6 +211,10 @@ DEGRADED = {
 }
 
 
+#: Keys of run.json with hashes of files that all of a run has in common, and a reader's words.
+HASHED = {"plugins": "plugins", "settings": "files of calibrated settings"}
+
+
 class RunFolder:
     """A run's folder, held by one process at a time.
 
@@ -249,8 +253,9 @@ class RunFolder:
                 f"{self.path}: began with another experiment ({edited}); give the same --set, undo "
                 "edits of its file, or choose another --out"
             )
-        if (before.get("plugins") or {}) != run.get("plugins", {}):
-            raise UsageError(f"{self.path}: began with other plugins; choose another --out")
+        for key, told in HASHED.items():
+            if (before.get(key) or {}) != run.get(key, {}):
+                raise UsageError(f"{self.path}: began with other {told}; choose another --out")
         begun_on = read_json(self.path / "env.json") or {}
         if env and (other := other_machine(begun_on, env)):
             raise UsageError(f"{self.path}: was begun on {other}; choose another --out")

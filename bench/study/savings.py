@@ -17,15 +17,16 @@ Scales count from 1, layers from 0.  Nothing here needs torch until a plan is ma
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bench.study import calibrated
 from codevar.spans import FORM, read_spans
 
 if TYPE_CHECKING:
-    from bench.study.cases import VARCase
+    from bench.study.cases import Case, VARCase
     from codevar.plan import Plan
 
 WITHIN = rf"(?: in (?P<layers>{FORM}))?"
@@ -47,6 +48,7 @@ NONE: dict[str, Any] = {
     "cache_bits": 16,
     "early_exit": None,
     "weight_bits": 16,
+    "branch": None,
 }
 KEYS = tuple(NONE)
 FORMS = {
@@ -92,6 +94,15 @@ def check(case: VARCase, scales: int) -> None:
                 calibrated.read(parts["method"], parts["file"])
 
 
+def settings_hashes(cases: Iterable[Case]) -> dict[str, str]:
+    """SHA-256 of each file of settings that the cases name, by its name.  The same name may hold
+    other settings later, and a case's key tells no difference."""
+    texts = {(key, getattr(case, key, None)) for case in cases for key in calibrated.METHODS}
+    names = {parsed(key, text).get("file") for key, text in texts if text}
+    paths = {name: calibrated.path_of(name) for name in names if name}
+    return {name: hashlib.sha256(paths[name].read_bytes()).hexdigest() for name in sorted(paths)}
+
+
 def label(case: VARCase) -> str:
     """What a label says of it: ", no guidance from 9, int8 cache"; nothing if nothing is left
     out.  Where pruned tokens are restored from, and in which layers, is left to the table."""
@@ -123,8 +134,8 @@ def controls(case: VARCase) -> Iterator[dict[str, Any]]:
     """The keys and values of what a case is to be held against: the same without its idea.
 
     Of a choice of tokens, as many at random; of what the others get, zeros; of what makes fewer
-    FLOPs, skipped scales of about as many tokens; of fewer layers, as many spread evenly; of all,
-    the whole case by another seed.
+    FLOPs, skipped scales of about as many tokens; of fewer layers, as many spread evenly; of a
+    decision for each image, as many of each drawn; of all, the whole case by another seed.
     """
     values = case.model_dump()
     if whole(values) == values:
@@ -164,6 +175,8 @@ def controls(case: VARCase) -> Iterator[dict[str, Any]]:
         subnet = {"subnet_depth": max(2, round(sum(depths.values()) / len(depths)))}
         subnet["bridge_scales"] = min(depths) - 1
         yield values | subnet | {"method": "variant", "early_exit": None}
+    if case.branch and not parsed("branch", case.branch)["variant"]:
+        yield values | {"branch": f"{case.branch} random"}
     yield whole(values) | {"seed": case.seed + 1}
 
 

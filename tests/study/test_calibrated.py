@@ -6,11 +6,15 @@ import json
 
 import pytest
 
+from bench.measure import runner
 from bench.methods.meta import meta_plan
 from bench.predict.prediction import predict
-from bench.study import calibrated
+from bench.quality.sampling import check_same
+from bench.quality.wanted import Wanted
+from bench.study import calibrated, experiment, savings
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
+from bench.study.records import RunFolder
 from codevar.steps import Eviction, Window
 from tests import tiny
 
@@ -63,6 +67,39 @@ def test_skipvar_branches_and_its_controls_go_one_way():
     assert make_case(MINI | {"branch": "skipvar mini_skipvar"}).label.endswith(
         ", skipvar mini_skipvar"
     )
+
+
+def test_skipvars_control_draws_as_many_of_each_decision():
+    case = make_case(MINI | {"branch": "skipvar mini_skipvar"})
+    controls = [make_case(values) for values in savings.controls(case)]
+    assert [(c.branch, c.seed) for c in controls] == [("skipvar mini_skipvar random", 0), (None, 1)]
+    assert [*savings.controls(controls[0])] == [controls[1].model_dump()]
+
+
+def test_a_run_goes_on_with_the_very_files_that_it_began_with(tmp_path):
+    own, cases = tmp_path / "own.json", tmp_path / "own.toml"
+    found = calibrated.read("ams_kv", "mini_ams_kv")
+    own.write_text(json.dumps(found))
+    cases.write_text(
+        'title = "T"\ncontrols = false\n[[cases]]\nmethod = "var"\nweights = "mini"\n'
+        f'cache_policy = ["window 2+1", "ams_kv {own}"]\n'
+    )
+
+    def begin(resume):
+        what = runner.describe_run(experiment.load(str(cases), device="cpu"))
+        RunFolder(tmp_path / "run", what, {}, resume).close()
+        return what["settings"]
+
+    hashes = begin(resume=False)
+    assert [*hashes] == [str(own)]
+    assert begin(resume=True) == hashes
+    own.write_text(json.dumps(found | {"settings": found["settings"] | {"last": 2}}))
+    with tiny.refused("began with other files of calibrated settings", error=UsageError):
+        begin(resume=True)
+    case = experiment.load(str(cases), device="cpu").cases[1]
+    images = Wanted(case, 0, 1, "npz").values
+    with tiny.refused("holds other samples (settings_sha256", error=UsageError):
+        check_same(tmp_path, {**images, "settings_sha256": hashes}, images)
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):

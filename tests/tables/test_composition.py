@@ -15,6 +15,7 @@ from bench.tables.frames import Run
 
 FILE = """
 title = "Pairs"
+controls = false
 baseline = { method = "var" }
 [defaults]
 weights = "mini"
