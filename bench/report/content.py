@@ -38,12 +38,15 @@ NOT_MARKED = (
     "prediction."
 )
 SURENESS = ("rough", "marked", "firm")
+#: FID over the baseline's that a headline speed-up may cost, where another case keeps to it.
+MOST_LOSS = 0.1
 
 
 @dataclass(frozen=True)
 class Headline:
-    """How much faster, on what machine, how sure.
+    """How much faster, at what loss of quality, on what machine, how sure.
 
+    loss: FID over the baseline's less one, None where it is not known.
     sure: "firm" (an interval above 1, nothing marked), "marked" (an interval, but something was
     marked) or "rough" (no interval).
     """
@@ -54,11 +57,15 @@ class Headline:
     why: str
     speedup: float
     tiles: list[Tile]
+    loss: float | None = None
 
     @property
-    def rank(self) -> tuple[bool, int, float]:
-        """A surer speed-up goes before a larger one."""
-        return self.speedup > 1, SURENESS.index(self.sure), self.speedup
+    def rank(self) -> tuple[bool, bool, bool, int, float]:
+        """One that keeps its quality goes before one that does not, or of which it is unknown; of
+        those a surer speed-up before a larger one."""
+        kept = self.loss is not None and self.loss <= MOST_LOSS
+        lost = self.loss is not None and not kept
+        return self.speedup > 1, kept, not lost, SURENESS.index(self.sure), self.speedup
 
     @property
     def notes(self) -> list[Note]:
@@ -190,9 +197,22 @@ def headline(run: Run, row: Row, base: Row, baseline: str) -> Headline:
     else:
         nearest = f"{method} is nearest, at {times:.2f} times its speed"
         text = f"Nothing was faster than {over}: {nearest}"
+    loss, quality = quality_loss(row, base)
     how = f"batch {row['batch_size']}, {row['precision']}, {row['stack']} stack"
     sure, why = sureness(row, base)
-    return Headline(text, f"{run.device_name}, {how}", sure, why, times, tiles(row, base))
+    where = f"{run.device_name}, {how}"
+    return Headline(f"{text}, {quality}", where, sure, why, times, tiles(row, base), loss)
+
+
+def quality_loss(row: Row, base: Row) -> tuple[float | None, str]:
+    """FID over the baseline's less one, and what the headline says of it: measured, or else the
+    paper's; None where either has neither."""
+    for name, source in {"fid": "", "fid_paper": "the paper's "}.items():
+        own, least = (side.get(name) for side in (row, base))
+        if isinstance(own, float) and isinstance(least, float):
+            loss = own / least - 1
+            return loss, f"at {source}FID {own:.2f} against {least:.2f} ({loss:+.0%})"
+    return None, "its loss of quality not measured"
 
 
 def sureness(row: Row, base: Row) -> tuple[str, str]:

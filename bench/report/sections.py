@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench.report.marks import marks
+from bench.study.columns import Column as Figure
 from bench.study.columns import in_order
 from bench.study.printing import Printed
 from bench.tables import tables
@@ -19,6 +20,8 @@ SOURCES = ("measured", "paper", "predicted")
 #: Columns that tell cases apart; shown where rows differ in them.
 KEYS = {"machine": "machine", "batch_size": "batch size", "stack": "stack",
         "precision": "precision", "weights_name": "weights"}  # fmt: skip
+#: Figures that a reader sees without scrolling.
+FIRST = ("speedup", "fid", "latency_s")
 WIDE = 12  # columns; a wider table is printed across
 NUMBER = re.compile(r"[~<>]?\s*([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?=$|[\s%xMB(+]|-\d+\.)")
 
@@ -150,24 +153,33 @@ def table_of_cases(title: str, data: pd.DataFrame, notes: Sequence[str] = ()) ->
     keys = {heading: tables.ours_or_papers(data, name) for name, heading in KEYS.items()}
     found += [Column(h, cells) for h, cells in keys.items() if len({*cells} - {""}) > 1]
     found.append(Column("status", [tables.status_text(row) for row in rows]))
+    shown = in_order()
+    found += [each for one in shown if one.name in FIRST for each in figures_of(data, rows, one)]
     found.append(Column("take care", [", ".join(shorts(row)) for row in rows], "marked"))
     counts = data["params"].map(tables.millions, na_action="ignore").fillna("")
     found.append(Column("parameters (M)", list(counts), "predicted"))
     found.append(Column("parameters", tables.quoted(data, "params", "{}"), "paper"))
-    for shown in in_order():
-        name, heading, form = shown.name, with_unit(shown.heading), shown.format
-        spans = [tables.interval_text(row, name, form) for row in rows]
-        found += [
-            Column(heading, tables.column(data, name, form), "measured"),
-            Column(f"{heading}, 95 %", spans, "measured"),
-            Column(heading, tables.quoted(data, name, form), "paper"),
-            Column(heading, tables.column(data, f"{name}_predicted", form), "predicted"),
-        ]
+    rest = [one for one in shown if one.name not in FIRST]
+    found += [each for one in rest for each in figures_of(data, rows, one)]
     for name in tables.only_printed(data):
         found.append(Column(name.replace("_", " "), tables.quoted(data, name, "{}"), "paper"))
     work = tables.column(data, "tflops_predicted", "{:.3g}")
     found.append(Column("TFLOP", work, "predicted"))
     return Table(title, [column for column in found if any(column.cells)], notes)
+
+
+def figures_of(
+    data: pd.DataFrame, rows: Sequence[Mapping[Any, Any]], shown: Figure
+) -> list[Column]:
+    """A figure's columns: measured, its interval, the paper's and predicted."""
+    name, heading, form = shown.name, with_unit(shown.heading), shown.format
+    spans = [tables.interval_text(row, name, form) for row in rows]
+    return [
+        Column(heading, tables.column(data, name, form), "measured"),
+        Column(f"{heading}, 95 %", spans, "measured"),
+        Column(heading, tables.quoted(data, name, form), "paper"),
+        Column(heading, tables.column(data, f"{name}_predicted", form), "predicted"),
+    ]
 
 
 def table_of_text(title: str, text: pd.DataFrame, notes: Sequence[str] = (), **more: Any) -> Table:

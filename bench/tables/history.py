@@ -14,13 +14,14 @@ from bench.study.printing import Printed
 from bench.study.records import Record
 from bench.tables import summary
 from bench.tables.level_changes import FEWEST, LEAST, level_changes
-from bench.tables.tables import column
+from bench.tables.tables import column, status_text
 
 ALIKE = ("method", "batch_size", "stack", "precision", "machine")
+SERIES = ["key", "machine", "experiment"]  # a latency is held against those before it of the same
 
 
 def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) -> Printed:
-    """A row for each case, machine and run, oldest first.
+    """A row for each case, machine, experiment and run, oldest first.
 
     method: only cases whose method has that in its name.  experiments: only runs of these.
     Raises UsageError where nothing is left.
@@ -40,11 +41,11 @@ def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) 
         wanted = "".join([f" of {', '.join(experiments)}"] * bool(experiments))
         wanted += f" with {method!r} in its name" * bool(method)
         raise UsageError(f"{results}: no measured case{wanted}; `bench.py run` makes some")
-    data = pd.DataFrame(rows).sort_values([*ALIKE, "key", "started_at"], ignore_index=True)
-    before = data.groupby(["key", "machine"])["latency_s"].shift()
+    data = pd.DataFrame(rows).sort_values([*ALIKE, *SERIES, "started_at"], ignore_index=True)
+    before = data.groupby(SERIES)["latency_s"].shift()
     data["change"] = data["latency_s"] / before - 1
     data["new_level"] = ""
-    for _, series in data[data["latency_s"].notna()].groupby(["key", "machine"]):
+    for _, series in data[data["latency_s"].notna()].groupby(SERIES):
         for one in level_changes(series["latency_s"].tolist()):
             last, first = (series["commit"].iloc[i] or "unknown" for i in (one.at - 1, one.at))
             words = f"{one.change:+.1%} between {last[:9]} and {first[:9]}"
@@ -55,12 +56,13 @@ def history(results: Path, method: str = "", experiments: tuple[str, ...] = ()) 
 def row_of(found: list[Record], folder: Path) -> dict[str, Any]:
     """One case in one run."""
     last = max(found, key=lambda record: record.started_at)
-    names = ("key", *ALIKE, "experiment", "commit", "dirty", "torch", "started_at")
+    names = (*SERIES, *ALIKE, "commit", "dirty", "torch", "started_at")
     figures = summary.measured(found)
     kept = ("status", "latency_s", "latency_spread", "total_mib", "rounds", "other_load_cores")
     return {
         **{name: getattr(last, name) for name in names},
         **{name: figures.get(name) for name in kept},
+        "extrapolated": last.stands_for is not None,
         "weights": weights_name(last.weights),
         "run": str(folder),
     }
@@ -72,17 +74,16 @@ def text_of(data: pd.DataFrame) -> pd.DataFrame:
     several = ["weights"] * (data["weights"].nunique() > 1)
     return pd.DataFrame(
         {
-            **{name: data[name] for name in (*ALIKE, *several)},
+            **{name: data[name] for name in (*ALIKE, *several, "experiment")},
             "measured": data["started_at"].str[:10],
             "commit": [(commit or "unknown")[:9] + "+" * bool(dirty) for commit, dirty in commits],
             "torch": data["torch"],
-            "status": data["status"],
+            "status": [status_text(row) for row in data.to_dict("records")],
             "latency s": column(data, "latency_s", "{:.3g}"),
             "spread": column(data, "latency_spread", "{:.1%}"),
             "change": column(data, "change", "{:+.1%}"),
             **({"new level": data["new_level"]} if data["new_level"].any() else {}),
             "total MiB": column(data, "total_mib", "{:.0f}"),
-            "experiment": data["experiment"],
         }
     ).rename(columns={"batch_size": "batch", "precision": "prec."})
 
@@ -90,8 +91,9 @@ def text_of(data: pd.DataFrame) -> pd.DataFrame:
 def notes() -> list[str]:
     """What its columns mean."""
     return [
-        "Change: against the run before on the same machine; `bench.py compare` judges whether "
-        "it is more than noise.",
+        "Change: against the run before of the same experiment on the same machine; "
+        "`bench.py compare` judges whether it is more than noise.",
+        "Extrapolated: only some of its steps ran; each stands for those near it.",
         "+ behind a commit: the tree had changes.  Spread: of the rounds' medians.",
         f"New level: latencies from here on differ by {LEAST:.0%} or more, and stay; looked for in "
         f"series of {FEWEST} runs or more.",

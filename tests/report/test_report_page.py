@@ -97,7 +97,7 @@ def test_the_headline_is_the_most_that_is_sure(quick):
     data = frames.frame(quick)
     best = data.loc[data["speedup"].idxmax()]
     times = f"{best['method']} decodes {best['speedup']:.2f} times as fast as VAR-d4"
-    assert head.text == times
+    assert head.text == f"{times}, its loss of quality not measured"
     assert head.where == f"NVIDIA L20, batch 1, float32, {best['stack']} stack"
     assert head.sure == "firm"
     assert "from 3 rounds, interleaved. Nothing was marked." in head.why
@@ -115,6 +115,28 @@ def test_the_headline_says_what_it_rests_on(quick):
     head = content.groups([once])[0].headline
     assert head.sure == "rough"
     assert "a look, not a measurement" in head.why
+
+
+def test_the_headline_keeps_its_quality_or_says_what_it_loses(quick):
+    rows = content.rows_of(quick)
+    unknown = max(content.headlines(quick, rows), key=lambda head: head.rank)
+    fastest = unknown.text.split()[0]
+
+    def best(fids):
+        for row in rows:
+            row["fid"] = fids.get(row["method"].split()[0].split("-")[0], 5.4)
+        return max(content.headlines(quick, rows), key=lambda head: head.rank).text
+
+    kept = best({"VAR": 5.0, fastest: 10.0})
+    assert not kept.startswith(fastest)
+    assert kept.endswith(", at FID 5.40 against 5.00 (+8%)")
+    assert best({"VAR": 2.7}).endswith(", at FID 5.40 against 2.70 (+100%)")
+
+
+def test_fid_stands_before_what_a_reader_scrolls_to():
+    run = quiet_run("code_table1", rounds=1, method="var", depth=20)
+    columns = [column.name for column in content.groups([run])[0].table.columns]
+    assert columns.index("FID, paper") < columns.index("parameters (M), predicted")
 
 
 def test_nothing_faster_is_said_so(quick):

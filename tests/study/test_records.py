@@ -119,6 +119,20 @@ def test_history_shows_a_case_over_commits_and_machines(tmp_path):
         history(tmp_path, experiments=("code_table1",))
 
 
+def test_history_holds_an_experiment_against_itself_and_says_what_is_extrapolated(tmp_path):
+    run = fake_run("d16_cpu", stack="modern", method="var")
+    run.records[0].stands_for = [5, 5]
+    for month, name in enumerate(("d16_cpu", "quick", "d16_cpu"), 1):
+        run.records[0].experiment = name
+        keep(
+            tmp_path / "l20" / str(month), run, "a" * 40, f"2026-0{month}-01T00:00:00+00:00", month
+        )
+    text = history(tmp_path).text
+    assert list(text["experiment"]) == ["d16_cpu", "d16_cpu", "quick"]
+    assert list(text["change"]) == ["", "+200.0%", ""]
+    assert set(text["status"]) == {"ok, extrapolated"}
+
+
 def test_history_leaves_out_a_run_that_was_stopped_before_its_first_record(tmp_path):
     run = fake_run("d16_cpu", stack="modern")
     keep(tmp_path / "l20" / "one", run, "a" * 40, "2026-01-01T00:00:00+00:00")
