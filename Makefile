@@ -10,7 +10,7 @@ OUT ?= .benchmarks/new
 
 bench: $(VENV)/ready
 	$(BIN)/python bench.py reproduce quick --per-class 30 --reference mini:test:1000 --out runs/quick
-	$(BIN)/python bench.py grid quick --classes 0,2,3,4,5,6 --run runs/quick -o plots/quick-images.png
+	$(BIN)/python bench.py grid quick --classes 0-9 --seeds 0-9 --pair --run runs/quick -o plots/quick-images.png
 
 # Five rounds for `bench.py compare`; OUT=base chooses another folder.
 benchmarks: $(VENV)/ready

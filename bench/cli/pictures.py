@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ def grid(
     out: options.PictureFile,
     classes: Annotated[str, typer.Option(help="0,3,7 or 0-9")] = "0-7",
     seeds: Annotated[str, typer.Option(help="of each class, one after another")] = "0",
+    pair: Annotated[
+        bool, typer.Option("--pair", help="a seed for each class: the first with the first, ...")
+    ] = False,
     changes: options.Changes = [],  # noqa: B006
     run: Annotated[
         Path | None, typer.Option(help="the run whose speed and memory stand in the margin")
@@ -42,7 +46,10 @@ def grid(
     from bench.tables import margin
 
     labels, drawn = numbers("--classes", classes), numbers("--seeds", seeds)
-    if len(labels) * len(drawn) > picture_rows.MOST:
+    if pair and len(labels) != len(drawn):
+        raise UsageError(f"--pair: {len(labels)} classes but {len(drawn)} seeds; name as many")
+    columns = [*zip(labels, drawn, strict=True)] if pair else [*itertools.product(labels, drawn)]
+    if len(columns) > picture_rows.MOST:
         raise UsageError(f"--classes x --seeds: {picture_rows.MOST} pictures in a row at most")
     files = picture_rows.files_of(out)
     cases = chosen.cases_of(targets, changes, device)
@@ -54,14 +61,15 @@ def grid(
             progress.count(name, 0, 1)
             loaded = sampling.load(case, download)
             chosen.check_labels(labels, loaded, "--classes")
-            columns = [(label, seed) for label in labels for seed in drawn]
             images = chosen.decode(loaded, [c for c, _ in columns], [s for _, s in columns])
             rows.append(grid_rows.Row(name, images, known.lines[case.key]))
             count = chosen.classes_of(loaded)
-            heads = [grid_rows.Head(chosen.class_name(c, count), len(drawn)) for c in labels]
+            width = len(columns) // len(labels)
+            heads = [grid_rows.Head(chosen.class_name(c, count), width) for c in labels]
             progress.count(name, 1, 1)
     shown = f"seed {drawn[0]}" if len(drawn) == 1 else f"seeds {', '.join(map(str, drawn))}"
-    footer = " ".join([f"Each class with {shown}, {sampled_how(cases)}", *known.sources])
+    each = "Each class with its own of" if pair else "Each class with"
+    footer = " ".join([f"{each} {shown}, {sampled_how(cases)}", *known.sources])
     title = chosen.title_of(targets) or ("Same classes and seeds" if rows[1:] else rows[0].label)
     canvas.save(picture_rows.draw(rows, heads, title, footer), files)
     print(*files, sep="\n")

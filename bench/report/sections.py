@@ -22,6 +22,11 @@ KEYS = {"machine": "machine", "batch_size": "batch size", "stack": "stack",
         "precision": "precision", "weights_name": "weights"}  # fmt: skip
 #: Figures that a reader sees without scrolling.
 FIRST = ("speedup", "fid", "latency_s")
+#: What a status means for which no other note or reason is there.
+UNMEASURED = {
+    "not measured": "Not measured: a row of the paper that is no case of the experiment.",
+    "not run": "Not run: a case that this run has no measurement of (yet).",
+}
 WIDE = 12  # columns; a wider table is printed across
 NUMBER = re.compile(r"[~<>]?\s*([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?=$|[\s%xMB(+]|-\d+\.)")
 
@@ -163,6 +168,8 @@ def table_of_cases(title: str, data: pd.DataFrame, notes: Sequence[str] = ()) ->
     found += [each for one in rest for each in figures_of(data, rows, one)]
     for name in tables.only_printed(data):
         found.append(Column(name.replace("_", " "), tables.quoted(data, name, "{}"), "paper"))
+    there = {*data["status"]}
+    notes = [*notes, *(words for status, words in UNMEASURED.items() if status in there)]
     work = tables.column(data, "tflops_predicted", "{:.3g}")
     found.append(Column("TFLOP", work, "predicted"))
     return Table(title, [column for column in found if any(column.cells)], notes)

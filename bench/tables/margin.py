@@ -45,14 +45,16 @@ def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -
             same_speed(row["case"]): row for row in case_rows.rows_of(run) if "latency_s" in row
         }
         shown = [rows[same_speed(case)] for case in cases if same_speed(case) in rows]
-        drawn = {same_speed(case) for case in cases}
+        bases = {same_speed(b) for row in shown if (b := run.sweep.baseline_case(row["case"]))}
+        drawn = {same_speed(row["case"]): row["method"] for row in shown}
+        # Speed-ups stand beside rows only if they are all over one of these.
+        over = drawn.get(*bases) if len(bases) == 1 else None
         for case in cases:
             row = rows.get(same_speed(case), {})
-            base = run.sweep.baseline_case(row["case"]) if row else None
-            if base and same_speed(base) not in drawn:  # no row shows what it would be over
-                row = {name: value for name, value in row.items() if name != "speedup"}
-            found.lines[case.key] += speed_lines(row)
-        words = case_rows.footer(run, shown)
+            found.lines[case.key] += speed_lines(
+                {name: value for name, value in row.items() if over or name != "speedup"}
+            )
+        words = case_rows.footer(run, shown) + f" Speed-ups are over {over}." * bool(over)
         found.sources.append(f"Speed and memory: {words[0].lower()}{words[1:]}")
     homes = [results, folder] if folder else [results]
     weights = {case.key: hashes_of(case) for case in cases}  # of the pictures, which are made now

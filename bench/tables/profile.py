@@ -120,7 +120,7 @@ def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
                 "reached": rate(sum(floor.flops) / row["latency_s"]),
                 "floor s": f"{sum(floor.seconds):.3g}",
                 "over floor": f"{row['latency_s'] / sum(floor.seconds):.2f}x"
-                + " !" * row["beats_floor"],
+                + ", invalid" * row["beats_floor"],
                 "bound by": "compute" if floor.compute_bound else "memory",
                 "compute-bound from batch": turns,
                 "launches s": launched,
@@ -138,6 +138,8 @@ def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
         notes.append("Weights are random, from a seed: right for speed and memory.")
     if busy:
         notes.append(f"Machine busy during {', '.join(dict.fromkeys(busy))}.")
+    if any(row["beats_floor"] for row in rows):
+        notes.append("Invalid: no decode is faster than its floor, so the ceilings are too low.")
     return Printed("Methods", text, text, notes)
 
 

@@ -131,7 +131,18 @@ def test_the_margin_tells_what_was_measured_of_the_very_case(tmp_path, weights):
     assert fid == "FID 4.50"
     assert len(found.lines[code[1].key]) == 2
     assert "NVIDIA L20" in found.sources[0]
+    assert found.sources[0].endswith(" Speed-ups are over VAR-d3.")
     assert "FID: 500 samples a row, features of inception" in found.sources[1]
+
+
+def test_no_speed_ups_stand_beside_rows_that_are_over_different_baselines(tmp_path, weights):
+    run = run_of(tmp_path / "run", weights)
+    own = {"name": run.sweep.name, "device": "cuda"}
+    experiment_ = run.sweep.experiment.model_dump() | {"baseline": {"stack": "published"}}
+    storage.write_json(tmp_path / "run" / "run.json", {**own, "experiment": experiment_})
+    found = margin.facts_of(cases_like(run), tmp_path, tmp_path / "run")
+    assert all("images/s" in lines[0] and "x, " not in lines[0] for lines in found.lines.values())
+    assert "Speed-ups" not in found.sources[0]
 
 
 @pytest.mark.parametrize(
@@ -214,9 +225,10 @@ def test_grid_draws_the_same_classes_and_seeds_by_each_method(bench, weights, tm
     ("words", "line"),
     [
         ("grid nope -o a.png", "nope: no such folder or experiment"),
-        ("grid var --classes 1,x -o a.png", "--classes 1,x: write numbers like 0,3,7 or 0-9"),
+        ("grid var --classes 1,x -o a.png", "--classes must be like 7-10 or 1-3,5, not '1,x'"),
         ("grid var --classes 0-99999999999 -o a.png", "is more than 10,000 numbers"),
         ("grid var --classes 0-20 --seeds 0,1 -o a.png", "24 pictures in a row at most"),
+        ("grid var --classes 0,1 --seeds 0 --pair -o a.png", "--pair: 2 classes but 1 seeds"),
         ("grid var --classes 0 -o a.gif", "a.gif: name a .png or .pdf"),
         ("grid var --classes 0 -o /proc/x/a.png", "cannot be written"),
         ("grid var code --device cpu -o a.png", "draft_steps: missing"),

@@ -81,7 +81,7 @@ def test_a_decode_below_its_floor_marks_the_ceilings_invalid():
     first, methods, _ = (lambda p: (p, *p.more))(profile.page(run(), low))
     assert first.title.endswith("invalid")
     assert first.notes[0].startswith("Invalid, as faster than they allow: VAR-d16")
-    assert methods.text["over floor"][0].endswith(" !")
+    assert methods.text["over floor"][0].endswith("x, invalid")
     assert not profile.page(run(), CEILINGS).title.endswith("invalid")
 
 
