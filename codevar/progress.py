@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from datetime import timedelta
 
 import rich.progress
@@ -14,6 +15,14 @@ EVERY_S = 30  # between lines where there is no terminal; what takes less needs 
 only_warnings = False  # set by --quiet: no bars, and of lines only those with a style
 
 
+def printable(text: str) -> str:
+    """Control characters as text: what comes from a file gives a terminal no orders."""
+    if text.isprintable():
+        return text
+    odd = {c for c in text if unicodedata.category(c)[0] == "C" and c not in "\n\t"}
+    return text.translate({ord(c): ascii(c)[1:-1] for c in odd})
+
+
 def say(line: str, console: Console, style: str | None = None) -> None:
     """Prints a line as it is: brackets are no markup, and a path is never broken.
 
@@ -21,7 +30,7 @@ def say(line: str, console: Console, style: str | None = None) -> None:
     """
     if only_warnings and style is None:
         return
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(line), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 class Progress:
@@ -62,9 +71,9 @@ class Progress:
 
         Nothing is printed where there is no terminal.
         """
-        task, rate = self._task(name, done, total)
+        task, rate = self._task(printable(name), done, total)
         left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-        self._bars.update(task.id, completed=done, total=total, text=text + left)
+        self._bars.update(task.id, completed=done, total=total, text=printable(text + left))
         return text + left
 
     def count(self, name: str, done: int, total: int, unit: str = "") -> None:
@@ -72,6 +81,7 @@ class Progress:
 
         unit: what is counted, such as "images".  Without a terminal a line comes every EVERY_S too.
         """
+        name = printable(name)
         task, rate = self._task(name, done, total)
         how_fast = f", {rate:.4g} {unit}/s" if unit and rate else ""
         text = f"{done:,}/{total:,} {unit}".rstrip() + how_fast

@@ -58,7 +58,7 @@ def spectra(
     table = files[0].with_suffix(".csv")
     try:
         with atomic_write(table, sync=False) as part:
-            result.data.to_csv(part, index=False)
+            part.write_text(printing.to_csv(result.data), encoding="utf-8")
     except OSError as e:
         raise UsageError(f"{table}: cannot be written ({e.strerror})") from None
     printing.show(result, format)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +45,7 @@ def table(
     view = tables.View([*filter(None, columns.split(","))], brief, sort, sections)
     if format in (Format.json, Format.csv):
         for complaint in [line for measured in runs for line in measured.complaints]:
-            print(complaint, file=sys.stderr)
+            printing.warn(complaint)
         printing.show(tables.together(runs, view), format)
         return
     by_name: dict[str, list[frames.Run]] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bench.study import evaluations, experiment, records, storage
+from bench.study import evaluations, experiment, printing, records, storage
 from bench.study.cases import methods
 from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
@@ -44,7 +44,7 @@ def every_run() -> list[Run]:
         try:
             found.append(frames.load(folder))
         except UsageError as e:
-            print(f"left out: {e}", file=sys.stderr)
+            printing.warn(f"left out: {e}")
     return with_quality(found)
 
 
@@ -57,7 +57,7 @@ def with_quality(runs: list[Run], *more: Path) -> list[Run]:
         for shipped in {run.shipped for run in runs}
     }
     for complaint in itertools.chain(*(complaints for _, complaints in read.values())):
-        print(complaint, file=sys.stderr)
+        printing.warn(complaint)
     return [dataclasses.replace(run, evaluations=read[run.shipped][0]) for run in runs]
 
 

@@ -96,7 +96,6 @@ def finish(
             title_fontproperties={"weight": "bold", "size": 9},
             alignment="left",
         )
-        legend.get_title().set_parse_math(False)
         if legend.get_window_extent().width <= room or columns == 1:
             break
         legend.remove()

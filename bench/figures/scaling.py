@@ -67,7 +67,7 @@ class Curve:
         if None in slopes:
             ours, theirs = (f"{values[-1] / values[0]:.2f}" for values in both)
             return f"ratio: measured {ours}, predicted {theirs} {points}"
-        ours, theirs = (f"${letter}^{{{slope:.2f}}}$" for slope in slopes)
+        ours, theirs = (f"{letter}{raised(s)}" for s in slopes if s is not None)
         return f"measured ~ {ours}, predicted {theirs} {points}"
 
 
@@ -80,6 +80,11 @@ class Panel:
     xlabel: str
     curves: list[Curve]
     whole: bool
+
+
+def raised(number: float) -> str:
+    """As an exponent, to two digits."""
+    return f"{number:.2f}".translate(str.maketrans("0123456789.-", "⁰¹²³⁴⁵⁶⁷⁸⁹·⁻"))
 
 
 def exponent(xs: Sequence[float], ys: Sequence[float]) -> float | None:

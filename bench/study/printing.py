@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.study.folders import PROGRAM
+from codevar.progress import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 WIDE, LEAST = 320, 40  # columns of a log, and the fewest that are heeded
 NARROW, GAP = 16, 2  # columns of a text that is wrapped, and between two of a table
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+#: Where Markdown reads something else than the characters.
+MARKDOWN = re.compile(r"[\\`*|]|~~|<(?=[\w/!?])(?!\d)|\[(?=[^]]*\][(\[:])|\b_|_\b|^[#>+-](?=\s)")
 #: Characters that LaTeX reads as something else, or does not know.
 LATEX = str.maketrans(
     {
@@ -65,7 +69,9 @@ class Printed:
     names: int = 1
 
     def __post_init__(self) -> None:
-        self.notes = [note.replace("bench.py", PROGRAM) for note in self.notes]
+        self.title = printable(self.title)
+        self.notes = [printable(note.replace("bench.py", PROGRAM)) for note in self.notes]
+        self.text = self.text.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
 
 
 def show(printed: Printed, format: str) -> None:
@@ -73,12 +79,29 @@ def show(printed: Printed, format: str) -> None:
     if format == "json":
         print(to_json(printed.data))
     elif format == "csv":
-        print(printed.data.to_csv(index=False), end="")
+        print(to_csv(printed.data), end="")
     elif format == "rich":
         show_rich(printed)
     else:
         for table in (printed, *printed.more):
             print(as_text(table, format))
+
+
+def warn(line: str) -> None:
+    """A line on standard error, which may quote a file."""
+    print(printable(line), file=sys.stderr)
+
+
+def to_csv(data: pd.DataFrame) -> str:
+    """The rows; no cell is a formula to a spreadsheet."""
+
+    def cell(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        value = printable(value)
+        return f"'{value}" if re.match(r"\s*[=+@-](?![\d.]*$)", value) else value
+
+    return data.astype(object).map(cell).to_csv(index=False)
 
 
 def to_json(data: pd.DataFrame) -> str:
@@ -90,15 +113,21 @@ def to_json(data: pd.DataFrame) -> str:
 def as_text(table: Printed, format: str) -> str:
     """The table as Markdown or LaTeX, its notes below."""
     if format == "md":
-        text = table.text.map(lambda cell: str(cell).replace("|", "\\|"))
-        lines = [f"### {table.title}", "", text.to_markdown(index=False, disable_numparse=True)]
-        return "\n".join([*lines, "", *[f"{note}  " for note in table.notes], ""])
+        text = table.text.map(escape_markdown).rename(columns=escape_markdown)
+        grid = text.to_markdown(index=False, disable_numparse=True)
+        below = [f"{escape_markdown(note)}  " for note in table.notes]
+        return "\n".join([f"### {escape_markdown(table.title)}", "", grid, "", *below, ""])
     from pandas.io.formats.style import Styler
 
     text = table.text.map(escape_latex).rename(columns=escape_latex)
     latex = Styler(text).hide(axis="index")
     notes = "\n".join(f"% {' '.join(note.split())}" for note in table.notes)
     return f"{latex.to_latex(hrules=True, caption=escape_latex(table.title))}{notes}\n"
+
+
+def escape_markdown(text: Any) -> str:
+    """Text as Markdown sets it, in one line: no link, HTML, list, heading or change of letters."""
+    return MARKDOWN.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def escape_latex(text: Any) -> str:

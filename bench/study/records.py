@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +23,7 @@ from pydantic import Field, model_validator
 from bench.study import storage
 from bench.study.errors import UsageError
 from bench.study.experiment import EFFORT
+from bench.study.printing import warn
 from bench.study.storage import NEWER, Line, Part, append_line, read_json, write_json, write_lines
 from codevar.files import atomic_write
 
@@ -265,7 +265,7 @@ class RunFolder:
         kept = [record for record in records if record.status not in FAILED]  # tried again
         if complaints:  # a crash cut a line short, or another program wrote the file
             aside = kept_aside(self.file)
-            print(f"{complaints[0]}; the file as it was is kept as {aside}", file=sys.stderr)
+            warn(f"{complaints[0]}; the file as it was is kept as {aside}")
         if complaints or len(kept) < len(records):
             write_lines(self.file, kept)
         return kept

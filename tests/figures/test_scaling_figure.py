@@ -99,15 +99,13 @@ def test_three_panels_say_the_laws_of_the_records(whole):
     by_batch, by_depth, by_size = page(whole).axes
     stacks = ["published", "modern"]
     assert [name for name, _ in legend(by_batch)] == [f"VAR-d3, {stack}" for stack in stacks]
-    assert all(
-        "measured ~ $B^{0.93}$" in fit and "(3 points)" in fit for _, fit in legend(by_batch)
-    )
+    assert all("measured ~ B⁰·⁹³" in fit and "(3 points)" in fit for _, fit in legend(by_batch))
     assert [name for name, _ in legend(by_depth)] == [
         *(f"VAR-d, {stack}" for stack in stacks),
         *(f"CoDe N=6 (d+d2), {stack}" for stack in stacks),
     ]
     fits = [fit for _, fit in legend(by_depth)]
-    assert all("measured ~ $d^{1.50}$" in fit for fit in fits[:2])
+    assert all("measured ~ d¹·⁵⁰" in fit for fit in fits[:2])
     ratio = (5 / 3) ** 1.5
     assert all(fit.startswith(f"ratio: measured {ratio:.2f}") for fit in fits[2:])
     assert "batch 1" in by_depth.get_xlabel()
@@ -122,7 +120,7 @@ def test_the_prediction_is_fitted_over_the_same_points(whole):
     cases = [c for c in whole.sweep.cases if c.method == "var" and c.stack == "modern"]
     found = {c.depth: sum(predict(c).flops) for c in cases if c.batch_size == 1 and c.depth < 36}
     slope, _ = np.polyfit(np.log([*found]), np.log([*found.values()]), 1)
-    assert f"predicted $d^{{{slope:.2f}}}$" in dict(legend(by_depth))["VAR-d, modern"]
+    assert f"predicted d{scaling.raised(slope)}" in dict(legend(by_depth))["VAR-d, modern"]
     assert "predicted: FLOPs" in words(page(whole))
 
 
