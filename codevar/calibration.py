@@ -16,7 +16,9 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from codevar.anchored import anchors, importance, middle
 from codevar.methods import refiner_budget
 from codevar.pruning import enlarged
 from codevar.scales import Scales
@@ -101,9 +103,49 @@ def ams_kv(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str,
     return {"demanding": sorted(alike_l.argsort()[: round(budget * depth)].tolist()), "last": 1}
 
 
+def sparsevar(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str, Any]:
+    """SparseVAR (its code): of the last maps, as Infinity's last three of 13, as many tokens as, on
+    average, changed more than a share of what the most changed one did, or are anchors.
+
+    budget: that share.
+    """
+    scales, layers = model.scales, middle(model.config.depth)
+    first = scales.K - max(1, round(3 * scales.K / 13))
+    before, counts, seen = scales.slices[first - 1], torch.zeros(scales.K), 0
+    for labels_B, tokens_BL in images:
+        maps: list[torch.Tensor] = []
+
+        def enters(
+            _: nn.Module, x: tuple[torch.Tensor, ...], maps: list[torch.Tensor] = maps
+        ) -> None:
+            maps.append(x[0][:, before])
+
+        hooks = [
+            model.blocks[layer].register_forward_pre_hook(enters)
+            for layer in (layers[0], layers[-1] + 1)
+        ]
+        with torch.no_grad():
+            model(labels_B, vqvae.teacher_forcing_input(tokens_BL))
+        for hook in hooks:
+            hook.remove()
+        change_BmC = maps[1] - maps[0]
+        for k in range(first, scales.K):
+            side = scales.patch_sizes[k]
+            score_Bl = importance(change_BmC, len(labels_B), side)
+            above_Bl = score_Bl > budget * score_Bl.amax(dim=1, keepdim=True)
+            counts[k] += (above_Bl | anchors(side, above_Bl.device)).sum().item()
+        seen += len(labels_B)
+    kept = {k + 1: round(counts[k].item() / seen) for k in range(first, scales.K)}
+    return {"kept": kept, "source": first}
+
+
 def held(scales: Scales, k: int) -> int:
     """Tokens of scales 1..k."""
     return scales.slices[k - 1].stop
 
 
-CALIBRATE: dict[str, Callable[..., dict[str, Any]]] = {"scalekv": scalekv, "ams_kv": ams_kv}
+CALIBRATE: dict[str, Callable[..., dict[str, Any]]] = {
+    "scalekv": scalekv,
+    "ams_kv": ams_kv,
+    "sparsevar": sparsevar,
+}

@@ -15,21 +15,22 @@ class".
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from codevar import graphs
+from codevar import anchored, graphs
 from codevar.cache import Form
 from codevar.checks import labels_of, shown
 from codevar.layer_run import LayerRun, Sources
-from codevar.noise import ImageNoise, Noise, Seed, by_images, discard, noise_of, salt_of
+from codevar.noise import ImageNoise, Noise, Seed, by_images, discard, hashed, noise_of, salt_of
 from codevar.outputs import Decoded, Generated, OnScale
 from codevar.packed import rows_that_fit_cache
 from codevar.plan import Branch, Plan, original
+from codevar.pruning import taken
 from codevar.sampling import ScaleSampling, draw, draw_as_published, smooth_codes
 from codevar.sampling_settings import Sampling
 from codevar.stacks import PRECISIONS, Stack
@@ -128,7 +129,7 @@ def generate(
     noise = noise_of(seed, len(labels_2B) // 2, labels_2B.device)
     quantizer = vqvae.quantize
     look = _look(plan.branch, vqvae, stack) if plan.branch else None
-    loop = partial(scale_by_scale, plan, quantizer, sampling, stack, add, choose, look)
+    loop = functools.partial(scale_by_scale, plan, quantizer, sampling, stack, add, choose, look)
     # The stack alone says what is autocast, not what this is called under.
     with torch.autocast(labels_2B.device.type, enabled=False):
         captured = stack.graphs and graphs.can_capture(labels_2B.device)
@@ -337,6 +338,9 @@ def drawn(
     codes_BlZ = quantizer.codes(tokens_Bl)
     if sampling.more_smooth:
         codes_BlZ = smooth_codes(logits_BlV, at.ratio, quantizer.embedding.weight, noise)
+    if reader.silent_Bl is not None:
+        tokens_Bl = tokens_Bl.masked_fill(reader.silent_Bl, -1)
+        codes_BlZ = codes_BlZ.masked_fill(reader.silent_Bl[..., None], 0)
     return tokens_Bl, codes_BlZ + reader.zero_or_nan
 
 
@@ -368,6 +372,7 @@ class Reader:
     cache_bytes: held by the cache at the end of the last pass.
     zero_or_nan: NaN if any logit of the last pass is not finite.  Tokens do not show it: the best
         of no numbers is a token like any other.
+    silent_Bl: tokens of the last pass that are left out, and like no anchor, if any are.
     """
 
     def __init__(
@@ -387,6 +392,9 @@ class Reader:
             self.block_condition = model.block_condition(self.cond_RC)
         self._modulations: dict[int, Modulation] = {}
         self._sources: Sources = {}
+        self._looked_back = looked_back(passes)
+        self._chosen_Rk: torch.Tensor | None = None
+        self.silent_Bl: torch.Tensor | None = None
         self._held: tuple[torch.Tensor, ...] = ()
 
     def for_images(self, images_n: torch.Tensor, passes: Sequence[Pass], noise: Noise) -> Reader:
@@ -400,6 +408,7 @@ class Reader:
             for layer, found in self._modulations.items()
         }
         part._sources = {key: kept_BmC[rows_R] for key, kept_BmC in self._sources.items()}
+        part._looked_back = looked_back(passes)
         part._held, part.rooms = (), list(rooms(passes, self.model))
         part.cache = self.stack.cache(self.cache.form, part.rooms[0])
         known: set[tuple[int, int]] = set()
@@ -450,6 +459,7 @@ class Reader:
             x_RnC = self._input(p, input_maps)
             self._hold(x_RnC)
             masks = self._masks(p)
+            self._chosen_Rk = self._chosen(p)
             R, length, C = x_RnC.shape
             rows_per_chunk = max(rows_that_fit_cache(length * C), MIN_TOKENS_PER_MATMUL // length)
             if self.cache.in_place and not x_RnC.is_cuda and rows_per_chunk < R:
@@ -462,7 +472,52 @@ class Reader:
                 del self.cache
             self._hold(*self._held, x_RnC)
             self.zero_or_nan = 0
-            return self.model.features(x_RnC[:, -p.logit_tokens :], self.cond_RC[p.row_slice])
+            h_RnC = self.model.features(x_RnC[:, -p.logit_tokens :], self.cond_RC[p.row_slice])
+            return self._stood_in(p, h_RnC)
+
+    def _chosen(self, p: Pass) -> torch.Tensor | None:
+        """(R, k) tokens of the map that go through all layers, where they are chosen once."""
+        prune = p.visits[0].prune
+        if not (prune and prune.anchored and prune.restore_from):
+            return None
+        if prune.selector == "sparsevar_random":
+            scores_Bl = hashed(self._salt()[: self.images], (p.scale,), p.maps[-1]).double()
+        else:
+            of_layers = (
+                self._sources[layer, branch, prune.restore_from - 1][p.row_slice]
+                for layer in anchored.middle(self.model.config.depth)
+                for branch in (0, 1)
+            )
+            side = self.model.scales.patch_sizes[p.scale]
+            scores_Bl = anchored.importance(
+                functools.reduce(torch.add, of_layers), self.images, side
+            )
+        kept_Bk = anchored.most_important(scores_Bl, prune.kept(p.maps[-1]))
+        return kept_Bk.repeat(len(p.halves), 1)
+
+    def _stood_in(self, p: Pass, h_RnC: torch.Tensor) -> torch.Tensor:
+        """What the head reads (R, n, C), where tokens that were left out copy an anchor's."""
+        length, rows = p.maps[-1], p.row_slice
+        if p.scale in self._looked_back:
+            key = anchored.HEAD, 0, p.scale
+            of_map_RlC = h_RnC[:, -length:]
+            if key not in self._sources:
+                self._sources[key] = of_map_RlC.new_empty(len(self.cond_RC), *of_map_RlC.shape[1:])
+            self._sources[key][rows] = of_map_RlC
+        if p.halves[0] == 0:
+            self.silent_Bl = None
+        prune = p.visits[0].prune
+        if self._chosen_Rk is None or not (prune and prune.restore_from):
+            return h_RnC
+        before_RmC = self._sources[anchored.HEAD, 0, prune.restore_from - 1][rows]
+        side = self.model.scales.patch_sizes[p.scale]
+        kept_Bk = self._chosen_Rk[: self.images]
+        copied_Bl, silent_Bl = anchored.stand_ins(before_RmC, kept_Bk, side)
+        if p.halves[0] == 0:
+            self.silent_Bl = silent_Bl
+        self._chosen_Rk = None
+        map_RlC = taken(h_RnC[:, -length:], copied_Bl.repeat(len(p.halves), 1))
+        return torch.cat((h_RnC[:, :-length], map_RlC), dim=1)
 
     def project(self, h_BlC: torch.Tensor) -> torch.Tensor:
         """(B, l, V) float32 logits of features."""
@@ -489,7 +544,8 @@ class Reader:
             modulation = self._modulation(visit.layer, p)
             if len(x_RnC) < p.rows:
                 modulation = [m[part] for m in modulation]
-            run = LayerRun(p, visit, rows, self.cache, self._sources, self._salt)
+            chosen_Bk = None if self._chosen_Rk is None else self._chosen_Rk[part]
+            run = LayerRun(p, visit, rows, self.cache, self._sources, self._salt, chosen_Bk)
             x_RnC = self.model.blocks[visit.layer](x_RnC, modulation, mask, run)
             run.cut()
         return x_RnC
@@ -541,6 +597,12 @@ class Reader:
             self._modulations[layer] = tuple(m.float() for m in modulation)
         modulation = self._modulations[layer]
         return modulation if whole else [m[rows] for m in modulation]
+
+
+def looked_back(passes: Sequence[Pass]) -> set[int]:
+    """Scales (from 0) of which what the head reads is kept for a later one."""
+    rules = (visit.prune for p in passes for visit in p.visits)
+    return {rule.restore_from - 1 for rule in rules if rule and rule.anchored and rule.restore_from}
 
 
 def guidance_labels(

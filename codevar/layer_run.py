@@ -26,6 +26,7 @@ class LayerRun:
 
     rows: which.  salt: what tells the images of all rows apart, for random choices.
     sources: what the model's layers keep to restore from, for all its rows.
+    chosen_Bk: of these rows the tokens that go through all layers alike, if that is how.
     """
 
     reading: Pass
@@ -34,6 +35,7 @@ class LayerRun:
     cache: Cache
     sources: Sources
     salt: Callable[[], torch.Tensor]
+    chosen_Bk: torch.Tensor | None = None
     _all: Parts = ()
     _kept: torch.Tensor | None = None
 
@@ -92,7 +94,9 @@ class LayerRun:
         B, n, _ = x_BnC.shape
         length = self.reading.maps[-1]
         prefix, kept = n - length, self.visit.queries - (n - length)
-        if self.visit.prune.selector == "random":
+        if self.chosen_Bk is not None:
+            kept_Bk = self.chosen_Bk
+        elif self.visit.prune.selector == "random":
             about = self.visit.layer, self.reading.scale, branch
             kept_Bk = pruning.random(self.salt()[self.rows], about, length, kept)
         else:
@@ -107,7 +111,7 @@ class LayerRun:
         prefix, length = sum(self.reading.maps[:-1]), self.reading.maps[-1]
         self._save(out_BkC, branch)
         source = self.visit.prune.restore_from
-        if source is None:
+        if source is None or self.chosen_Bk is not None:
             full_BnC = out_BkC.new_zeros(B, prefix + length, C)
         else:
             of_map = self.sources[self.visit.layer, branch, source - 1][self.rows]

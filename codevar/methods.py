@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from codevar.checks import one_of
+from codevar.checks import one_of, whole
 from codevar.plan import (
     Plan,
     branch,
@@ -41,6 +41,31 @@ def fastvar(model: VAR | Plan, selector: str = "fastvar") -> Plan:
     K, depth = plan.scales.K, max(m.config.depth for m in plan.models)
     layers = range(round(depth * 3 / 32), round(depth * 28 / 32))
     return prune_tokens(plan, {K - 1: 0.4, K: 0.5}, layers, selector, restore_from=K - 2)
+
+
+def sparsevar(
+    model: VAR | Plan,
+    scales: Iterable[int],
+    kept: Mapping[int, int],
+    source: int,
+    score: str = "importance",
+) -> Plan:
+    """SparseVAR (its code, `codevar.anchored`): of a map only the anchors and the tokens that
+    changed most at scale `source` run; its threshold is a count by scale, one for all layers.
+
+    scales: at which the rule holds, if there is a count for them.
+    score: "random" is the control: as many, with the same anchors.
+    """
+    selectors = {"importance": "sparsevar", "random": "sparsevar_random"}
+    one_of("variant", score, tuple(selectors))
+    plan, drop = original(model), {}
+    for k in sorted({*scales} & {*kept}):
+        tokens, count = plan.scales.tokens[k - 1], whole("kept", kept[k])
+        if not 1 <= count <= tokens:
+            raise ValueError(f"kept must be 1..{tokens} tokens at scale {k}, not {count}")
+        # Half a token more than is dropped, as shares are rounded down.
+        drop[k] = (tokens - count + 0.5) / tokens if count < tokens else 0.0
+    return prune_tokens(plan, drop, None, selectors[score], source)
 
 
 def ams_kv(
@@ -134,5 +159,6 @@ def skipvar_plans(plan: Plan, at: int) -> list[Plan]:
 CALIBRATED: dict[str, Callable[..., Plan]] = {
     "scalekv": scalekv,
     "ams_kv": ams_kv,
+    "sparsevar": sparsevar,
     "skipvar": skipvar,
 }

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from codevar import plan_data
+from codevar.anchored import least_kept, middle
 from codevar.checks import shown, whole
 from codevar.scales import Scales
 from codevar.steps import Eviction, Rule, Step, Tokens, Window, equidistant, holds, numbers
@@ -302,15 +303,44 @@ def _check_restored(plan: Plan) -> None:
     whole_maps: set[tuple[VAR, int, int, int]] = set()
     for k, half, scales in reads(plan):
         step = plan.steps[k]
+        if step.tokens and step.tokens.anchored and step.tokens.drop > 0:
+            _check_anchored(plan, k)
         for layer in step.layers:
             prunes, here = step.prunes(layer), (step.model, half, layer)
             whole_maps |= {(*here, s) for s in scales if s != k or not prunes}
-            source = step.tokens.restore_from if step.tokens else None
+            source = None
+            if step.tokens and not step.tokens.anchored:
+                source = step.tokens.restore_from
             if prunes and source is not None and (*here, source - 1) not in whole_maps:
                 raise ValueError(
                     f"layer {layer} cannot restore scale {k + 1} from scale {source}: "
                     "it has not computed that one whole before"
                 )
+
+
+def _check_anchored(plan: Plan, k: int) -> None:
+    """The anchors of scale k (from 0) are kept, and its model has predicted the scale that it looks
+    back at, whole and with all the halves that run now."""
+    step, tokens = plan.steps[k], plan.scales.tokens[k]
+    assert step.tokens
+    kept, source = step.tokens.kept(tokens), whole("restore_from", step.tokens.restore_from)
+    if kept < least_kept(tokens):
+        raise ValueError(
+            f"scale {k + 1} keeps {kept} tokens, but {step.tokens.selector} has "
+            f"{least_kept(tokens)} anchors there"
+        )
+    before = plan.steps[source - 1] if 1 <= source <= k else None
+    if (
+        before is None
+        or (before.model, before.skip) != (step.model, False)
+        or before.guided < step.guided
+        or any(before.prunes(layer) for layer in before.layers)
+        or not set(middle(step.model.config.depth)) <= set(before.layers)
+    ):
+        raise ValueError(
+            f"scale {k + 1} cannot look back at scale {source}: "
+            "its model has not predicted that one whole before"
+        )
 
 
 def _check_branch(steps: tuple[Step, ...], plan: Plan, at: int) -> None:
@@ -335,10 +365,11 @@ def _visited(plan: Plan, scales: range) -> set[tuple[VAR, int, int, int | None]]
     found: set[tuple[VAR, int, int, int | None]] = set()
     for k, half, _ in reads(plan):
         step = plan.steps[k]
-        for layer in step.layers if k in scales else ():
-            found.add((step.model, half, layer, None))
-            if step.prunes(layer) and step.tokens:
-                found.add((step.model, half, layer, step.tokens.restore_from))
+        if k in scales:
+            found |= {(step.model, half, layer, None) for layer in step.layers}
+        if k in scales and step.tokens and step.tokens.restore_from:
+            source = step.tokens.restore_from
+            found |= {(step.model, half, layer, source) for layer in step.sources}
     return found
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from codevar.anchored import HEAD, middle
 from codevar.checks import number, one_of, shown, whole
 from codevar.var import VAR
 
-SELECTORS = ("fastvar", "random")
+ANCHORED = ("sparsevar", "sparsevar_random")  # choose once for all layers, and copy anchors
+SELECTORS = ("fastvar", "random", *ANCHORED)
 SCORES = ("observed", "observed_maxpool", "random", "recent")
 BITS = (16, 8, 4)  # 16: as they are
 WEIGHT_BITS = (16, "W8A16", "W8A8")  # of weights and activations; 16: as they are
@@ -26,8 +28,9 @@ class Tokens:
     says.
 
     drop: share of the tokens that is left out.
-    selector: which stay: one of SELECTORS (`codevar.pruning`).
+    selector: which stay: one of SELECTORS (`codevar.pruning`; `codevar.anchored`).
     restore_from: the scale whose output of the same branch, enlarged, the others get; None: zeros.
+        Of ANCHORED the scale that says which stay, and which anchor the others copy.
     """
 
     drop: float
@@ -39,6 +42,15 @@ class Tokens:
         if not 0 <= number("drop", self.drop) < 1:
             raise ValueError(f"drop must be at least 0 and below 1, not {self.drop}")
         one_of("selector", self.selector, SELECTORS)
+        if self.anchored and self.restore_from is None:
+            raise ValueError(f"{self.selector} looks back at a scale: say which, restore_from")
+        if self.anchored and self.layers is not None:
+            raise ValueError(f"{self.selector} leaves tokens out of all layers, not of some")
+
+    @property
+    def anchored(self) -> bool:
+        """Whether one choice holds for all layers, and what is left out copies an anchor."""
+        return self.selector in ANCHORED
 
     def kept(self, tokens: int) -> int:
         """Of a map of so many tokens."""
@@ -130,6 +142,14 @@ class Step:
             rule = self.cache.of_layer(layer)
             if isinstance(rule, Eviction) and rule.observes and self.prunes(layer):
                 raise ValueError(f"layer {layer} is pruned, so its cache cannot be observed")
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Layers whose branches' output at an earlier scale is needed; HEAD stands for what the
+        head read."""
+        if self.tokens and self.tokens.anchored and self.tokens.drop > 0:
+            return (HEAD, *middle(self.model.config.depth))
+        return tuple(layer for layer in self.layers if self.prunes(layer))
 
     def prunes(self, layer: int) -> bool:
         """Whether only a part of the tokens goes through the layer."""

@@ -147,8 +147,9 @@ class _Walk:
             for layer in step.layers:
                 here = step.model, half, layer
                 self.last_visit[here] = k
-                if step.prunes(layer) and step.tokens and step.tokens.restore_from:
-                    self.sources[here].add(step.tokens.restore_from - 1)
+            if step.tokens and step.tokens.restore_from:
+                for layer in step.sources:
+                    self.sources[step.model, half, layer].add(step.tokens.restore_from - 1)
 
     def halves_agree(self, step: Step) -> bool:
         """Whether both halves hold the same in all layers of the step."""

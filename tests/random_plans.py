@@ -7,7 +7,7 @@ from contextlib import suppress
 from hypothesis import strategies as st
 
 from codevar import plan as plans
-from codevar.steps import BITS, SCORES, SELECTORS
+from codevar.steps import ANCHORED, BITS, SCORES, SELECTORS
 
 K = 4  # scales of the models in tests.tiny
 
@@ -49,9 +49,15 @@ def _pruned(draw, plan):
         plan,
         drop,
         layers=draw(st.sampled_from([None, [1], [1, 2], [0, 2]])),
-        selector=draw(st.sampled_from(SELECTORS)),
+        selector=draw(st.sampled_from([s for s in SELECTORS if s not in ANCHORED])),
         restore_from=draw(st.sampled_from([None, 1, 2, 3])),
     )
+
+
+def _anchored(draw, plan):
+    drop = {k: draw(st.floats(0.05, 0.6)) for k in subset(draw, [3, 4])}
+    source = draw(st.integers(1, min(drop) - 1))
+    return plans.prune_tokens(plan, drop, None, draw(st.sampled_from(ANCHORED)), source)
 
 
 def _windowed(draw, plan):
@@ -73,7 +79,7 @@ def _early(draw, plan):
     return plans.early_exit(plan, {k: draw(st.integers(1, 3)) for k in subset(draw, range(1, 5))})
 
 
-MODIFIERS = [_unguided, _skipped, _pruned, _windowed, _evicted, _quantised, _early]
+MODIFIERS = [_unguided, _skipped, _pruned, _anchored, _windowed, _evicted, _quantised, _early]
 
 
 @st.composite
@@ -95,6 +101,7 @@ def neutral(plan):
     )
     if not any(step.tokens for step in plan.steps):
         yield lambda plan: plans.prune_tokens(plan, {2: 0.0, 3: 0.0, 4: 0.0}, restore_from=1)
+        yield lambda plan: plans.prune_tokens(plan, {3: 0.0}, None, "sparsevar", 2)
     if not any(step.cache.rules for step in plan.steps):
         yield lambda plan: plans.keep_cache(plan, first=K, last=0)
         yield lambda plan: plans.keep_cache(plan, first=0, last=K)

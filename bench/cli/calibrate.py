@@ -16,8 +16,9 @@ from bench.study.errors import UsageError
 from codevar.progress import Progress
 
 NAMES = [name for names in METHODS.values() for name in names]
-#: What `--budget` is by default: a share of tokens, of layers or, of SkipVAR, the least SSIM.
-BUDGETS = {"scalekv": 0.3, "ams_kv": 0.25, "skipvar": 0.86}
+#: What `--budget` is by default: a share of tokens, of layers, of the most changed token's
+#: change or, of SkipVAR, the least SSIM.
+BUDGETS = {"scalekv": 0.3, "ams_kv": 0.25, "sparsevar": 0.6, "skipvar": 0.86}
 
 
 def calibrate(
@@ -30,7 +31,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="of the images")] = 0,
     budget: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1, help="share of tokens or demanding layers; least SSIM"),
+        typer.Option(min=0.001, max=1, help="share of tokens, layers or most change; least SSIM"),
     ] = None,
     changes: options.Changes = [],  # noqa: B006
     device: options.Device = None,

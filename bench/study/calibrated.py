@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codevar.plan import Plan
 
 #: Keys of an experiment that take such a file, and the methods of each.
-METHODS = {"cache_policy": ("scalekv", "ams_kv"), "branch": ("skipvar",)}
+METHODS = {"prune": ("sparsevar",), "cache_policy": ("scalekv", "ams_kv"), "branch": ("skipvar",)}
 SHIPPED = EXPERIMENTS / "settings"
 
 
@@ -87,6 +87,12 @@ def applied(plan: Plan, method: str, name: str, variant: str | None) -> Plan:
         raise ValueError(
             f"{path_of(name)}: settings that {method} does not take ({told})"
         ) from None
+
+
+def dropped(name: str, tokens: list[int]) -> dict[int, float]:
+    """The share of each scale's tokens that the file of a pruning leaves out."""
+    kept = by_number(read("sparsevar", name)["settings"]).get("kept", {})
+    return {k: 1 - count / tokens[k - 1] for k, count in kept.items() if k <= len(tokens)}
 
 
 def by_number(found: Any) -> Any:

@@ -5,6 +5,7 @@ Each key is a number or a string, since a list is an axis:
     guidance_off_from = 9                         # no guidance from scale 9 on
     skip_scales = "9-10"                          # or "7", or "7,9-10"
     prune = "fastvar 9:0.4,10:0.5 from 8 in 1-29" # or "random ... zeros"; all layers without "in"
+    prune = "sparsevar mini_sparsevar"            # of a file, as "scalekv ..." below
     cache_policy = "window 2+1"                   # or "observed 64 in 1-29", "random 64", ...
     cache_policy = "scalekv mini_scalekv"         # of a file of `bench.study.calibrated`
     cache_bits = 8
@@ -54,8 +55,9 @@ KEYS = tuple(NONE)
 FORMS = {
     "skip_scales": (rf"(?P<scales>{FORM})", '"9-10"'),
     "prune": (
-        rf"(?P<selector>[a-z]+) (?P<drop>{BY_SCALE}) (?:from (?P<source>\d+)|zeros){WITHIN}",
-        '"fastvar 9:0.4,10:0.5 from 8" or "random 10:0.5 zeros in 1-15"',
+        rf"(?P<selector>[a-z_]+) (?P<drop>{BY_SCALE}) (?:from (?P<source>\d+)|zeros){WITHIN}"
+        rf"|{_file('prune')}",
+        '"fastvar 9:0.4,10:0.5 from 8", "random 10:0.5 zeros in 1-15" or "sparsevar FILE"',
     ),
     "cache_policy": (
         r"(?:window (?P<first>\d+)\+(?P<last>\d+)"
@@ -146,12 +148,17 @@ def controls(case: VARCase) -> Iterator[dict[str, Any]]:
         left_out = sum(tokens[case.guidance_off_from - 1 :]) / 2
     if case.prune:
         p = parsed("prune", case.prune)
-        drop = by_scale(p["drop"])
+        drop = by_scale(p["drop"]) if p["drop"] else calibrated.dropped(p["file"], tokens)
         within = p["layers"] and sum(i < case.depth for i in read_spans(p["layers"])) / case.depth
         left_out += sum(share * tokens[k - 1] for k, share in drop.items()) * (within or 1)
-        if p["selector"] != "random":
+        sparse = p["method"] or p["selector"].startswith("sparsevar")
+        if p["file"] and p["variant"] != "random":
+            yield values | {"prune": f"{p['method']} {p['file']} random"}
+        elif p["selector"] == "sparsevar":
+            yield values | {"prune": case.prune.replace("sparsevar", "sparsevar_random", 1)}
+        elif not sparse and p["selector"] != "random":
             yield values | {"prune": case.prune.replace(p["selector"], "random", 1)}
-        if p["source"]:
+        if p["source"] and not sparse:
             yield values | {"prune": re.sub(r" from \d+", " zeros", case.prune)}
     if left_out and not case.skip_scales:
         yield whole(values) | {"skip_scales": skipped_instead(tokens, left_out)}
@@ -203,7 +210,10 @@ def applied(plan: Plan, case: VARCase) -> Plan:
         p = parsed("prune", case.prune)
         source = p["source"] and int(p["source"])
         layers = p["layers"] and read_spans(p["layers"])
-        plan = plans.prune_tokens(plan, by_scale(p["drop"]), layers, p["selector"], source)
+        if p["file"]:
+            plan = calibrated.applied(plan, p["method"], p["file"], p["variant"])
+        else:
+            plan = plans.prune_tokens(plan, by_scale(p["drop"]), layers, p["selector"], source)
     if case.cache_policy:
         p = parsed("cache_policy", case.cache_policy)
         layers = p["layers"] and read_spans(p["layers"])

@@ -72,6 +72,23 @@ def test_ams_kvs_demanding_layers_have_keys_least_like_those_before(made, attent
     assert found["demanding"] == sorted(torch.stack(alike).argsort()[:2].tolist())
 
 
+def test_sparsevar_keeps_as_many_as_changed_much_or_are_anchors(made):
+    model, vqvae, [(labels, tokens)] = made
+    found = calibration.sparsevar(model, vqvae, [(labels, tokens)], budget=0.5)
+    maps = []
+    hook = model.blocks[1].register_forward_hook(lambda _, x, out: maps.append(out - x[0]))
+    with torch.no_grad():
+        model(labels, vqvae.teacher_forcing_input(tokens))
+    hook.remove()
+    square = maps[0][:, model.scales.slices[2]].square().mean(-1).unflatten(1, (1, 3, 3))
+    grown = F.interpolate(square, (4, 4), mode="nearest").flatten(1)
+    kept = [
+        sum(i in (0, 3, 12, 15) or v > max(of_image) / 2 for i, v in enumerate(of_image))
+        for of_image in grown.tolist()
+    ]
+    assert found == {"kept": {4: round(sum(kept) / 2)}, "source": 3}
+
+
 def test_a_model_is_as_it_was_after_it_was_watched(made):
     model, vqvae, images = made
     calibration.ams_kv(model, vqvae, images, budget=0.5)

@@ -41,6 +41,19 @@ def test_shipped_settings_are_rules_of_the_layers():
     assert rules(plan, demanding[0], 9) == Window(2, 2, tuple(demanding))
 
 
+def test_sparsevars_counts_are_those_of_its_file_and_its_control_has_as_many():
+    kept = calibrated.by_number(calibrated.read("sparsevar", "mini_sparsevar")["settings"])["kept"]
+    case = make_case(MINI | {"prune": "sparsevar mini_sparsevar"})
+    *controls, _ = savings.controls(case)
+    plan, control = meta_plan(case), plan_of(prune=controls[0]["prune"])
+    assert controls[0]["prune"] == "sparsevar mini_sparsevar random"
+    assert controls[1]["skip_scales"] == "8"  # 64 tokens for 25 and 37
+    for k, count in kept.items():
+        for rule in (plan.steps[k - 1].tokens, control.steps[k - 1].tokens):
+            assert rule.kept(plan.scales.tokens[k - 1]) == count
+    assert predict(case).flops == predict(make_case(controls[0])).flops
+
+
 def test_settings_are_those_of_one_of_the_plans_models():
     plan = plan_of(cache_policy="ams_kv mini_ams_kv", method="code", draft_steps=8)
     assert [bool(step.cache.rules) for step in plan.steps] == [True] * 8 + [False] * 2
@@ -113,6 +126,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
         plan_of(cache_policy="scalekv mini_ams_kv")
     with tiny.refused("of a model of depth 12 and width 128", error=UsageError):
         plan_of(cache_policy="scalekv mini_scalekv", weights="seeded", depth=16)
+    with tiny.refused("variant must be one of importance, random", error=UsageError):
+        plan_of(prune="sparsevar mini_sparsevar best")
     with tiny.refused("score must be one of", error=UsageError):
         plan_of(cache_policy="scalekv mini_scalekv best")
     with tiny.refused("of a model of depth 12", error=UsageError):
