@@ -111,9 +111,9 @@ def run(
         if dry_run:
             printing.show(planned, Format.rich)
             return
-        say(planned.notes[0], console)
+        sweep.notes.append(planned.notes[0])
     except ImportError as e:  # of a baseline whose libraries are missing, which its record tells
-        say(f"how long it takes cannot be told: {e}", console)
+        sweep.notes.append(f"how long it takes cannot be told: {e}")
     runner.run(sweep, folder, found, console, resume, download, keep)
     measured = with_quality([frames.load(folder)])
     printing.show(tables.measured(*measured, view=tables.IN_BRIEF), Format.rich)

@@ -100,7 +100,7 @@ def reproduce(
             ablations.train(absent, train, sweeps[0].device or "cpu", Progress())
     devices.check_weights(cases, download)
     for folder in folders:
-        storage.prepare(folder)
+        storage.check_writable(folder)
     device_of = torch.device(sweeps[0].device or "cpu")
     network = features.extractor_of(features.default_for(reference), weights, download, device_of)
     shared = folders[0] if len(folders) == 1 else folders[0].parent

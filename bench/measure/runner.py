@@ -56,10 +56,10 @@ def run(
     check_devices(sweep.cases)
     check_weights(sweep.cases, download)
     tracing.prepare_folders(keep or {}, sweep.cases)
-    for line in sweep.notes:
-        say(line, console)
     folder = RunFolder(path, describe_run(sweep), env, resume)
     try:
+        for line in sweep.notes:
+            say(line, console)
         todo = remaining_measurements(sweep, folder.records)
         if folder.records:
             total = len(sweep.cases) * sweep.experiment.rounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -51,6 +52,17 @@ def prepare(folder: Path) -> None:
         (folder / ".write").unlink()
     except OSError as e:
         raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose --out") from None
+
+
+def check_writable(folder: Path) -> None:
+    """As `prepare`, and leaves nothing behind.  Raises UsageError."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        prepare(folder)
+    finally:
+        for path in absent:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def append_line(path: Path, values: Line | Mapping[str, Any]) -> None:

@@ -419,6 +419,8 @@ def predictions(sweep: Sweep) -> Printed:
     """What shapes alone say of each case."""
     data = frame(Run(sweep))
     data = data[data["status"] == "not run"].drop(columns=["status"])
+    if "params" not in data:
+        raise UsageError("; ".join(sorted(set(data["not_predicted"]))))
     data = data.loc[:, ~data.columns.str.endswith("_paper")]
     data = data.rename(columns=lambda name: str(name).removesuffix("_predicted"))
     text = data[["name", "batch_size", "stack", "precision"]].rename(columns={"name": "method"})

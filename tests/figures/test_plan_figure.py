@@ -13,6 +13,7 @@ from bench.tables.frames import Run
 
 FILE = """
 title = "Plans"
+controls = false
 [defaults]
 weights = "mini"
 sampling = "mini"

@@ -82,7 +82,11 @@ def test_a_distance_is_that_of_the_histograms_and_its_replicates_of_the_rest(giv
     assert value("hue_distance", at) == pytest.approx(wanted)
     assert value("shape_accuracy", at) >= 0.99
     less = Given(
-        {"factors": at.samples["factors"][at.groups.masks()[3]]}, at.references, {}, None, None
+        {"factors": at.samples["factors"][at.groups.kept()[3][at.groups.group_N]]},
+        at.references,
+        {},
+        None,
+        None,
     )
     for name in FACTORS:
         of_rest = METRICS[f"{name}_distance"].compute(at).replicates[3]

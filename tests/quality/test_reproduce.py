@@ -158,7 +158,7 @@ def test_sets_of_another_folder_are_used(bench, tmp_path, monkeypatch):
         ("--per-class 13 --reference mini:test:128", "give more than 128"),
         ("--per-class 13 --reference mini:nope", "the mini world has train, test"),
         ("--per-class 13 --reference a.npz", "Inception's weights"),
-        ("--per-class 13 --set weights=nowhere", "nowhere/var_d3.pth"),
+        ("--per-class 13 --set weights=nowhere", "weights nowhere: no such folder"),
         ("--per-class 13 --set weights=seeded", "VAR-d3: random weights have no quality; --set "),
         ("--per-class 13 one.toml two.toml more/one.toml", "two experiments of this name"),
     ],

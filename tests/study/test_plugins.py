@@ -78,4 +78,4 @@ def test_one_that_cannot_be_used_is_one_line_with_its_file(text, told, tmp_path)
 def test_without_the_plugin_the_method_is_unknown():
     done = bench("predict", EXPERIMENT)
     assert done.returncode == 2
-    assert "method must be one of" in done.stderr
+    assert "no such method" in done.stderr

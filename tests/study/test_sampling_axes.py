@@ -79,6 +79,6 @@ def test_set_changes_them_and_rows_say_so():
 def test_an_unknown_axis_is_answered_with_the_axes_of_this_experiment():
     with pytest.raises(UsageError) as e:
         experiment.load("code_table5", ["colour=red"])
-    assert "axes are" in str(e.value)
+    assert "no such axis here; there are" in str(e.value)
     assert "draft_steps" in str(e.value)
     assert "denoising_steps" not in str(e.value)  # a baseline's, which is not in it

@@ -93,7 +93,7 @@ def test_before_a_run_it_is_told_how_long_it_takes_and_a_time_shortens_it(tmp_pa
         return e.value.code, capsys.readouterr()
 
     code, said = bench("--dry-run", "--out", str(tmp_path / "run"))
-    assert code == 0
+    assert not code
     told = r"2 measurements of 2 cases: [\d.to ]+ minutes.  Memory: .* GiB.  Disk: 1 MiB"
     assert re.search(told, said.out)
     assert not (tmp_path / "run").exists()

@@ -183,11 +183,11 @@ def items(kind: Kind, bf16: bool = True) -> list[Item]:
              effort={"stream_seconds": STREAM_S}),
         Item("i", "cost by batch, depth and image size, VAR-d36 at 512 px among them",
              sources=tuple(scaling)),
-        Item("k", "what methods that leave something out save, kernel by kernel and in graphs",
+        Item("j", "what methods that leave something out save, kernel by kernel and in graphs",
              sources=tuple(on(stack, "methods_d30", f"batch_size={batch}")
                            for batch in batches for stack in ("modern", "compiled"))
              if cuda else ()),
-        Item("j", "the tests that need a GPU", tuple(gpu_tests()) if cuda else ()),
+        Item("k", "the tests that need a GPU", tuple(gpu_tests()) if cuda else ()),
     ]  # fmt: skip
 
 
