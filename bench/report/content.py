@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bench.quality.images import open_images
+from bench.quality.sample_set import FILE
 from bench.report import embed, marks, pictures
 from bench.report.sections import (
     Figures,
@@ -93,7 +96,9 @@ class Group:
 
 
 def page(runs: Sequence[Run], samples: Sequence[Path] = ()) -> Page:
-    """Raises UsageError for a run without records, and samples that cannot be read."""
+    """Raises UsageError for a run without records, and samples that cannot be read.  Without
+    samples those in the runs' own folders are shown, as far as they can be read."""
+    samples = samples or [path for run in runs for path in own_samples(run)]
     found, also = groups(runs), spoken_to(runs)
     best = max((g.headline for g in found if g.headline), key=lambda h: h.rank, default=None)
     sections = []
@@ -115,6 +120,16 @@ def page(runs: Sequence[Run], samples: Sequence[Path] = ()) -> Page:
         titles = " and ".join(group.title.partition(":")[0] for group in found)
         return Page("report", titles, [Note(NO_SPEEDUP)], sections)
     return Page("report", best.text, best.notes, sections, f"{best.speedup:.2f}", best.tiles)
+
+
+def own_samples(run: Run) -> list[Path]:
+    """The sample sets that `reproduce` left in the run's folder, in the order of its cases."""
+    labels, found = [case.label for case in run.sweep.cases], []
+    for file in sorted(run.folder.glob(f"samples/*/{FILE}")) if run.folder else []:
+        with suppress(UsageError):
+            label = open_images(file.parent).manifest["label"]
+            found.append((labels.index(label) if label in labels else len(labels), file.parent))
+    return [path for _, path in sorted(found)]
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:

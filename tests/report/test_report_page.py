@@ -275,6 +275,16 @@ def test_sample_sets_show_the_same_images(tmp_path):
     assert pictures.section([png, other]).parts[0] == pictures.UNLIKE
 
 
+def test_a_runs_own_samples_are_found_in_the_order_of_its_cases(quick, tmp_path):
+    run = frames.load(on_disk(quick, tmp_path / "run"))
+    labels = list(dict.fromkeys(case.label for case in run.sweep.cases))[:2]
+    for name, label in zip("ba", labels, strict=True):
+        sample_set(run.folder / "samples" / name, label=label)
+    damaged = sample_set(run.folder / "samples" / "c")
+    (damaged / "samples.json").write_text("{")
+    assert [path.name for path in content.own_samples(run)] == ["b", "a"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [
