@@ -26,7 +26,7 @@ def test_no_bad_file_ends_in_a_traceback(files, tmp_path, monkeypatch):
     kinds = sorted(files)
 
     @settings(
-        max_examples=400, deadline=None, database=None, derandomize=True,
+        max_examples=250, deadline=None, database=None, derandomize=True,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.sampled_from(COMMANDS), st.sampled_from(kinds), st.sampled_from(kinds))

@@ -49,7 +49,7 @@ def without_weights(plan: Plan) -> Plan:
     return Plan(tuple(replace(step, model=models[step.model]) for step in plan.steps))
 
 
-@settings(deadline=None, max_examples=10, derandomize=True)
+@settings(deadline=None, max_examples=6, derandomize=True)
 @given(modified_plans(BIG, SMALL), st.sampled_from(["published", "modern"]))
 def test_memory_is_that_of_the_decode(plan, name):
     how, images = stack(name), 3
@@ -66,7 +66,7 @@ def test_memory_is_that_of_the_decode(plan, name):
     assert used.accounted
 
 
-@settings(deadline=None, max_examples=15, derandomize=True)
+@settings(deadline=None, max_examples=10, derandomize=True)
 @given(modified_plans(BIG, SMALL), st.sampled_from(["published", "modern"]))
 def test_one_decode_on_a_simulated_gpu_tells_every_batch_size(plan, name):
     how = stack(name)

@@ -71,6 +71,7 @@ def test_runs_with_baselines_some_in_part_have_their_page(name):
     assert all(case.label in html for case in run.sweep.cases)
 
 
+@pytest.mark.slow
 def test_a_page_of_200_cases_is_under_5_mb():
     run = quiet_run(batch_size=[*range(1, 26)], samples=60)
     assert len(run.sweep.cases) == 200

@@ -16,8 +16,9 @@ from bench.study.folders import CODE
 BENCH = [sys.executable, str(CODE / "bench.py")]
 EXPERIMENT = str(CODE / "examples/my_experiment.toml")
 METHOD = CODE / "examples/my_method.py"
-METHODS = ["VAR-d12", "VARiant-d6 N=7 (d12)", "Funnel N=7 -1 (d12)", "Funnel N=7 -3 (d12)"]
+METHODS = ["VAR-d12", "Funnel N=7 -3 (d12)"]
 QUICK = ["--set", "samples=1", "--set", "warmup=0", "--set", "max_seconds=0.1"]
+QUICK += ["--set", "method=var,funnel", "--set", "fewer=3"]
 
 
 def bench(*words):
