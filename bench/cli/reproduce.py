@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,8 @@ from bench.study.experiment import Sweep
 from bench.study.folders import PLOTS, PROGRAM, RESULTS
 from bench.study.printing import Format
 from codevar.progress import say
+
+PAGE = "report.html"
 
 
 def reproduce(
@@ -56,7 +59,7 @@ def reproduce(
     download: options.Download = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Experiments from nothing to their tables and figures: images, quality, speed, memory.
+    """Experiments from nothing to tables, figures and a page: images, quality, speed, memory.
 
     A case that several of them have is sampled once.  What the folder has of all this is kept:
     after a stop, run the same command again.
@@ -75,6 +78,7 @@ def reproduce(
     from bench.quality import reproduce as whole
     from bench.quality.evaluate import Protocol
     from bench.quality.reference import Reference
+    from bench.report import page
     from bench.tables import frames, hours, tables
     from codevar.progress import Progress
 
@@ -136,6 +140,9 @@ def reproduce(
             say(str(path), console)
         runs.append(measured)
     if speed:
+        html = page.of_runs(runs, [], shlex.join([PROGRAM, "reproduce", *experiments]))
+        page.write(html, shared / PAGE)
+        say(str(shared / PAGE), console)
         check_measured(*runs)
 
 

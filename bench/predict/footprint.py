@@ -2,9 +2,12 @@
 
 The real loop runs, with every operator it calls, on fake tensors: they have shapes and lifetimes
 but no memory.  What is alive after each operator is the prediction, so no formula has to follow
-the code.  Scratch inside an operator is not seen: on a CPU there is next to none but in attention
-with AMX, which is told, on a GPU sort and top-k of 4096 codes work in place and attention is by
-tiles.
+the code.  Scratch inside an operator is not seen, but of a CPU what convolutions and attention with
+AMX lay out anew is added.  On a GPU sort and top-k of 4096 codes work in place and attention is by
+tiles; what cuDNN takes for a convolution is left out.
+
+Of a plan that branches each way is predicted as if all images went that way.  On tiny models, where
+a decision's two decodes are the peak, up to a tenth of running memory is still not seen.
 
 Two things make it quick.  On a GPU one decode tells every batch size: it is run with PRIME images,
 and a storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU work is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from codevar.packed import has_amx
 
 aten = torch.ops.aten
 CPU_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu.default
+BLOCK = 16  # channels that oneDNN lays out together
 PRIME = 1009  # divides no width, vocabulary or number of tokens
 
 
@@ -145,8 +147,8 @@ class Ledger(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self.born(tensor.untyped_storage())
-        scratch = repacked(*args) if func is CPU_ATTENTION else 0
-        self.events.append(self.now + self.split(scratch))
+        scratch = SCRATCH[func](out, *args) if func in SCRATCH else ()
+        self.events.append(sum(map(self.split, scratch), self.now.copy()))
         return out
 
     def born(self, storage: torch.UntypedStorage) -> None:
@@ -167,13 +169,33 @@ class Ledger(TorchDispatchMode):
         return np.array([0, nbytes // PRIME] if grows else [nbytes, 0])
 
 
-def repacked(query, key, value, *_) -> int:
+def repacked(_, query, key, value, *__) -> tuple[int, ...]:
     """Bytes of the keys and values that torch's attention lays out anew for AMX (torch 2.15: from
     64 queries and keys on)."""
     tokens = min(query.shape[2], key.shape[2])
     if query.dtype != torch.bfloat16 or not has_amx() or tokens < 64:
-        return 0
-    return key.nbytes + value.nbytes
+        return ()
+    return key.nbytes, value.nbytes
+
+
+def laid_out(out, x, weight, *settings) -> tuple[int, ...]:
+    """Bytes that a CPU's convolution needs beyond its result: oneDNN lays out input, weights and
+    result in blocks of channels; torch's own makes the patches that it multiplies."""
+    if x.device.type != "cpu":
+        return ()
+    size, patch = x.element_size(), math.prod(weight.shape[2:])
+    pixels, blocked = len(out) * math.prod(out.shape[2:]), -len(weight) // BLOCK * -BLOCK
+    if "Mkldnn" not in str(torch._C._select_conv_backend(x, weight, *settings, None)):
+        return (pixels * x.shape[1] * patch * size * (patch > 1),)
+    weights = blocked * x.shape[1] * patch * size
+    return x.nbytes, weights, pixels * blocked * size - out.nbytes
+
+
+#: Bytes that an operator needs and gives back, by its result and its arguments.
+SCRATCH: dict[Any, Callable[..., tuple[int, ...]]] = {
+    CPU_ATTENTION: repacked,
+    aten.convolution.default: laid_out,
+}
 
 
 def attention_on_gpu(query, key, value, attn_mask=None, scale=None, **_):
