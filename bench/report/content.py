@@ -30,6 +30,7 @@ from bench.report.sections import (
 )
 from bench.study import experiment, papers
 from bench.study.errors import UsageError
+from bench.study.names import is_finetuned, is_training_free, trained_as
 from bench.study.records import Record
 from bench.tables import case_rows, profile, tables
 from bench.tables.frames import Run
@@ -63,12 +64,12 @@ class Headline:
     loss: float | None = None
 
     @property
-    def rank(self) -> tuple[bool, bool, bool, int, float]:
-        """One that keeps its quality goes before one that does not, or of which it is unknown; of
-        those a surer speed-up before a larger one."""
+    def rank(self) -> tuple[bool, bool, float, int, float]:
+        """One that keeps its quality goes before one of which it is unknown, and that before one
+        that loses more, the less the better; then a surer speed-up before a larger one."""
         kept = self.loss is not None and self.loss <= MOST_LOSS
-        lost = self.loss is not None and not kept
-        return self.speedup > 1, kept, not lost, SURENESS.index(self.sure), self.speedup
+        lost = 0 if kept or self.loss is None else self.loss
+        return self.speedup > 1, kept, -lost, SURENESS.index(self.sure), self.speedup
 
     @property
     def notes(self) -> list[Note]:
@@ -214,6 +215,8 @@ def headline(run: Run, row: Row, base: Row, baseline: str) -> Headline:
         text = f"Nothing was faster than {over}: {nearest}"
     loss, quality = quality_loss(row, base)
     how = f"batch {row['batch_size']}, {row['precision']}, {row['stack']} stack"
+    if is_training_free(row["case"]) or is_finetuned(row["case"]):
+        how += f", {trained_as(row['case'])}"
     sure, why = sureness(row, base)
     where = f"{run.device_name}, {how}"
     return Headline(f"{text}, {quality}", where, sure, why, times, tiles(row, base), loss)

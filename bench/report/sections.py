@@ -153,7 +153,7 @@ def table_of_cases(title: str, data: pd.DataFrame, notes: Sequence[str] = ()) ->
     """Of `frames.frame`'s rows: measured, the paper's and predicted figures in columns of their
     own.  Columns that are empty, and keys that are the same in each row, are left out."""
     rows = data.to_dict("records")
-    found = [Column("method", list(data["method"]))]
+    found = [Column("method", list(data["name"]))]
     found.append(Column("steps", tables.ours_or_papers(data, "steps")))
     keys = {heading: tables.ours_or_papers(data, name) for name, heading in KEYS.items()}
     found += [Column(h, cells) for h, cells in keys.items() if len({*cells} - {""}) > 1]

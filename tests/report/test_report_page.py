@@ -134,6 +134,15 @@ def test_the_headline_keeps_its_quality_or_says_what_it_loses(quick):
     assert best({"VAR": 2.7}).endswith(", at FID 5.40 against 2.70 (+100%)")
 
 
+def test_training_free_rows_say_so():
+    run = quiet_run("quick", rounds=1, method="code", draft_steps=6)
+    table = content.groups([run])[0].table
+    assert table.rows[-1][0].endswith(", training-free")
+    row = content.rows_of(run)[-1] | {"speedup": 2.0, "speedup_by": "paired"}
+    head = content.headline(run, row, row, "VAR")
+    assert head.where.endswith("modern stack, training-free")
+
+
 def test_fid_stands_before_what_a_reader_scrolls_to():
     run = quiet_run("code_table1", rounds=1, method="var", depth=20)
     columns = [column.name for column in content.groups([run])[0].table.columns]
