@@ -27,10 +27,26 @@ def number(name: str, value: object) -> float:
     return float(value)
 
 
+def kind_of(name: str, value: object, kind: type) -> None:
+    """Raises ValueError for what is none of the kind."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be a {kind.__name__}, not {shown(value)}")
+
+
 def one_of(name: str, value: object, known: Iterable[object]) -> None:
     """Raises ValueError for what is not among them."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {shown(value)}")
+
+
+def array_of(name: str, value: object) -> torch.Tensor:
+    """The numbers as a tensor.  Raises ValueError for what are none."""
+    import torch
+
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{name} must be an array of numbers, not {shown(value)}") from None
 
 
 def labels_of(labels: object, classes: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ class VARConfig:
     def __post_init__(self) -> None:
         width = self.width or 64 * self.depth
         object.__setattr__(self, "width", width)
-        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
+        object.__setattr__(self, "patch_sizes", Scales(self.patch_sizes).patch_sizes)
         object.__setattr__(self, "heads", self.heads or max(1, width // 64))
         if self.depth < 1 or width % self.heads:
             raise ValueError(f"no VAR has depth {self.depth}, width {width}, heads {self.heads}")
@@ -122,7 +122,7 @@ class VQVAEConfig:
     patch_sizes: tuple[int, ...] = PATCH_SIZES_256
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
+        object.__setattr__(self, "patch_sizes", Scales(self.patch_sizes).patch_sizes)
 
     @property
     def scales(self) -> Scales:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from codevar import anchored, graphs
 from codevar.cache import Form
-from codevar.checks import labels_of, shown
+from codevar.checks import kind_of, labels_of, shown
 from codevar.layer_run import LayerRun, Sources
 from codevar.noise import ImageNoise, Noise, Seed, by_images, discard, hashed, noise_of, salt_of
 from codevar.outputs import Decoded, Generated, OnScale
@@ -611,6 +611,7 @@ def guidance_labels(
     """(2B,) the labels, then as many "no class"; everything the loop relies on is checked."""
     if not isinstance(stack, Stack):
         raise ValueError(f"stack must be one that codevar.stack makes, not {shown(stack)}")
+    kind_of("vqvae", vqvae, VQVAE)
     model = plan.steps[0].model
     classes = model.config.classes
     labels_B = labels_of(labels, classes)

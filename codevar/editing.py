@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from codevar.checks import labels_of
+from codevar.checks import array_of, kind_of, labels_of
 from codevar.decoding import default_stack, generate, images_of
 from codevar.noise import Seed
 from codevar.outputs import Decoded
@@ -42,7 +42,10 @@ def edit(
     Raises ValueError for shapes that do not fit each other, images not in [0, 1] and labels that
     are no classes.
     """
-    plan, images, mask = original(plan), torch.as_tensor(images), torch.as_tensor(mask)
+    plan, images, mask = original(plan), array_of("images", images), array_of("mask", mask)
+    kind_of("vqvae", vqvae, VQVAE)
+    if images.ndim != 4:
+        raise ValueError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
     stack = stack or default_stack(plan)
     labels = labels_of(labels, plan.steps[0].model.config.classes)
     if len(images) != len(labels):

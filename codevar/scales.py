@@ -8,11 +8,14 @@ sequence of L = sum p_k^2 tokens (VAR, Eq. 3).  In everything a user sees scales
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+from codevar.checks import shown
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,11 @@ class Scales:
 
     def __post_init__(self) -> None:
         sizes = self.patch_sizes
+        try:
+            sizes = tuple(operator.index(size) for size in sizes)
+        except TypeError:
+            raise ValueError(f"patch sizes must be whole numbers, not {shown(sizes)}") from None
+        object.__setattr__(self, "patch_sizes", sizes)
         if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
             raise ValueError(f"patch sizes must be positive and rising, not {sizes}")
 

@@ -43,6 +43,8 @@ def one_line() -> Iterator[None]:
             except (KeyboardInterrupt, typer.Abort):
                 stopped.append(signal.SIGINT)
             if stopped:  # typer makes an exit code of Ctrl-C itself
+                name = signal.Signals(stopped[0]).name
+                print(f"{PROGRAM}: stopped by {name}", file=sys.stderr)
                 sys.exit(128 + stopped[0])
     except UsageError as e:
         fail(str(e))

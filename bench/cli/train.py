@@ -26,7 +26,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint")] = False,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, callback=options.finite, help="time that all share; each finishes"),
+        typer.Option(
+            min=0.01,
+            max=525_600,
+            callback=options.finite,
+            help="time that all share; each finishes",
+        ),
     ] = None,
     changes: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="optimizer.lr=1e-3, steps=9")

@@ -342,7 +342,8 @@ def make(
         why = stopped_by(e, folder, size)
         if why is None:
             raise
-        safe = f"{there} of {manifest['images']} images are safe, --resume goes on from there"
+        goes_on = "`sample --resume`, or the same `reproduce`, goes on from there"
+        safe = f"{there} of {manifest['images']} images are safe; {goes_on}"
         if isinstance(e, KeyboardInterrupt):
             progress.say(f"{why}; {safe}")
             raise

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -129,7 +130,8 @@ class Writer:
 
 def threads_here() -> int:
     """Writers of this process, of which torchrun may have started several on this machine."""
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    here = os.environ.get("LOCAL_WORLD_SIZE", "") if dist.is_initialized() else ""  # or left over
+    cores = (os.cpu_count() or 1) // max(1, int(here) if here.isdecimal() else 1)
     return max(1, min(THREADS, cores))
 
 

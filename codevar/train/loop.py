@@ -70,6 +70,9 @@ def train(
                 progress.say(f"{recipe.recipe}: finished before")
                 return out / checkpoint.MODEL
             return Run(recipe, out, group, resume, progress, limit).go()
+    except KeyboardInterrupt:
+        progress.say(f"{out}: stopped; {checkpoint.describe_last(out)}")
+        raise
     except Timeout:
         raise TrainError(f"{out}: another run is training there") from None
     except (RuntimeError, MemoryError) as e:

@@ -6,8 +6,11 @@ larger.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +23,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from codevar.train.errors import TrainError
+
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # what torchrun tells a process
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,11 @@ def join(device: str) -> Group:
     elif device.startswith("cuda") and not torch.cuda.is_available():
         raise TrainError(f"no CUDA device here; --device {device} needs one")
     alone = "RANK" not in os.environ
+    if not alone:
+        wrong = [n for n in NUMBERS if not os.environ.get(n, "").isdecimal()]
+        wrong += [n for n in ("MASTER_ADDR",) if not os.environ.get(n)]
+        if wrong:
+            raise TrainError(f"RANK is set, but {wrong[0]} is not as torchrun sets it; unset RANK")
     if device == "cuda" and not alone:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
@@ -77,6 +87,9 @@ def join(device: str) -> Group:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        if sys.platform == "linux":  # else a process whose torchrun was killed would live on
+            set_parent_death_signal = 1
+            ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
         # While rank 0 computes token maps the others wait, for hours on ImageNet.
         backend = "nccl" if device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=12))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from tests.cli.bad_input import COMMANDS, VALUES, bad_files, complaint_of, words_of
 
-SECONDS = 60
+SECONDS = 15  # of CPU, so that a busy machine tries no fewer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def files(tmp_path_factory):
 
 def test_no_bad_file_ends_in_a_traceback(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ends = time.monotonic() + SECONDS
+    ends = time.process_time() + SECONDS
     kinds = sorted(files)
 
     @settings(
@@ -31,7 +31,7 @@ def test_no_bad_file_ends_in_a_traceback(files, tmp_path, monkeypatch):
     )  # fmt: skip
     @given(st.sampled_from(COMMANDS), st.sampled_from(kinds), st.sampled_from(kinds))
     def answered(command, first, second):
-        if time.monotonic() > ends:
+        if time.process_time() > ends:
             return
         words = words_of(command, [str(files[first]), str(files[second])], tmp_path / "out")
         result = CliRunner().invoke(app.app, words)

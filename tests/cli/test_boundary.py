@@ -76,5 +76,6 @@ def test_a_batch_system_ends_a_run_as_ctrl_c_does(number, tmp_path):
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 128 + number
+    assert err.endswith(f"bench.py: stopped by {number.name}\n")
     assert "Traceback" not in err
     assert (out + err).count("--resume goes on from there") == 1

@@ -581,3 +581,11 @@ def test_an_argument_of_the_wrong_kind_is_one_line(source, wrong, line):
     with pytest.raises(ValueError, match=line) as refused:
         codevar.load_vqvae(source, **{"device": "cpu", **wrong})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("loader", [codevar.load_var, codevar.load_vqvae])
+@pytest.mark.parametrize("sizes", [3, "abc", (1, 2.5), (1, None)])
+def test_patch_sizes_of_the_wrong_kind_are_one_line(loader, sizes):
+    source = "mini_vqvae" if loader is codevar.load_vqvae else "mini_large"
+    with tiny.refused("patch sizes must be whole numbers", error=ValueError):
+        loader(source, device="cpu", patch_sizes=sizes)
