@@ -44,7 +44,7 @@ def edit(
     """
     plan, images, mask = original(plan), array_of("images", images), array_of("mask", mask)
     kind_of("vqvae", vqvae, VQVAE)
-    if images.ndim != 4:
+    if images.ndim == 0:
         raise ValueError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
     stack = stack or default_stack(plan)
     labels = labels_of(labels, plan.steps[0].model.config.classes)
