@@ -142,8 +142,9 @@ def _part(told: Any, kinds: Sequence[type[Part]]) -> Part:
         needed = {f.name for f in fields(kind) if f.default is MISSING}  # type: ignore[arg-type]
         known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
         if isinstance(told, Mapping) and needed <= set(told) <= known:
-            layers = {"layers": tuple(read_spans(told["layers"]))} if "layers" in told else {}
-            return kind(**{**told, **layers})
+            text = told.get("layers", "")  # "": of none
+            layers = {"layers": tuple(read_spans(text)) if text != "" else ()}
+            return kind(**{**told, **(layers if "layers" in told else {})})
     keys = " or ".join(", ".join(f.name for f in fields(kind)) for kind in kinds)  # type: ignore[arg-type]
     raise ValueError(f"must have the keys {keys}, not {shown(told)}")
 

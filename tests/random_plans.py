@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from contextlib import suppress
 
 from hypothesis import strategies as st
 
+from codevar import methods, quantise_weights
 from codevar import plan as plans
 from codevar.steps import ANCHORED, BITS, SCORES, SELECTORS
 
 K = 4  # scales of the models in tests.tiny
+
+
+@functools.cache
+def in_8_bits(model):
+    """The model with its weights in 8 bits; a big one W8A8, a small one W8A16."""
+    bits = "W8A8" if model.config.depth > 2 else "W8A16"
+    return quantise_weights(copy.deepcopy(model), bits)
 
 
 def subset(draw, values, least=1):
@@ -17,9 +27,11 @@ def subset(draw, values, least=1):
 
 
 @st.composite
-def base_plans(draw, big, small):
-    """What the papers have."""
+def base_plans(draw, big, small, quantised=False):
+    """What the papers have; quantised: of some the weights are in 8 bits."""
     a, b = draw(st.permutations([big, small]))
+    if quantised and draw(st.booleans()):
+        a, b = in_8_bits(a), in_8_bits(b)
     N = draw(st.integers(1, K - 1))
     return draw(
         st.sampled_from(
@@ -79,13 +91,35 @@ def _early(draw, plan):
     return plans.early_exit(plan, {k: draw(st.integers(1, 3)) for k in subset(draw, range(1, 5))})
 
 
+def _of_one_model(draw, plan):
+    """The scales of one of its models, and that model's depth."""
+    model = draw(st.sampled_from(plan.models))
+    scales = [k for k, step in enumerate(plan.steps, 1) if step.model is model]
+    return scales, model.config.depth
+
+
+def _ams_kv(draw, plan):
+    scales, depth = _of_one_model(draw, plan)
+    return methods.ams_kv(plan, scales, subset(draw, range(depth), 0), draw(st.integers(0, 2)))
+
+
+def _scalekv(draw, plan):
+    scales, depth = _of_one_model(draw, plan)
+    chosen = subset(draw, scales)
+    drafters = {k: subset(draw, range(depth))[: depth - 1] for k in chosen}
+    budgets = {k: draw(st.integers(17, 24)) for k in chosen}
+    score = draw(st.sampled_from(SCORES))
+    return methods.scalekv(plan, scales, draw(st.integers(17, 24)), drafters, budgets, score)
+
+
 MODIFIERS = [_unguided, _skipped, _pruned, _anchored, _windowed, _evicted, _quantised, _early]
+MODIFIERS += [_ams_kv, _scalekv]
 
 
 @st.composite
-def modified_plans(draw, big, small):
+def modified_plans(draw, big, small, quantised=False):
     """Any of them with any modifiers, in any order; one that does not fit is left out."""
-    plan = draw(base_plans(big, small))
+    plan = draw(base_plans(big, small, quantised))
     for modify in subset(draw, MODIFIERS, least=0):
         with suppress(ValueError):
             plan = modify(draw, plan)

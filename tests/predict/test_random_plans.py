@@ -15,7 +15,7 @@ from bench.measure import memory
 from bench.predict.footprint import of_plan
 from bench.predict.prediction import flops, kv_cache_bytes
 from bench.predict.simulate import PRIME
-from codevar import VAR, Sampling, stack
+from codevar import VAR, Sampling, quantise_weights, stack
 from codevar.decoding import generate
 from codevar.plan import Plan
 from tests import tiny
@@ -24,13 +24,14 @@ from tests.random_plans import modified_plans
 MIB = 2**20
 BIG, SMALL = tiny.var(3), tiny.var(2, seed=1)
 VQVAE = tiny.vqvae()
+INT_MM = {torch.ops.aten._int_mm: lambda a, b, *_, out_shape=None, **__: 2 * a[0] * a[1] * b[1]}
 STACKS = [stack(name, attention="math") for name in ("published", "modern")]
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
-@given(modified_plans(BIG, SMALL), st.sampled_from(STACKS), st.integers(1, 3))
+@given(modified_plans(BIG, SMALL, quantised=True), st.sampled_from(STACKS), st.integers(1, 3))
 def test_flops_and_cache_are_those_of_the_decode(plan, how, images):
-    totals, counter = [], FlopCounterMode(display=False)
+    totals, counter = [], FlopCounterMode(display=False, custom_mapping=INT_MM)
 
     def on_scale(k):
         counts = counter.get_flop_counts().get("Global", {})
@@ -45,12 +46,12 @@ def test_flops_and_cache_are_those_of_the_decode(plan, how, images):
 def without_weights(plan: Plan) -> Plan:
     """The same plan on models without data."""
     with torch.device("meta"):
-        models = {model: VAR(model.config) for model in plan.models}
+        models = {m: quantise_weights(VAR(m.config), m.weight_bits) for m in plan.models}
     return Plan(tuple(replace(step, model=models[step.model]) for step in plan.steps))
 
 
 @settings(deadline=None, max_examples=6, derandomize=True)
-@given(modified_plans(BIG, SMALL), st.sampled_from(["published", "modern"]))
+@given(modified_plans(BIG, SMALL, quantised=True), st.sampled_from(["published", "modern"]))
 def test_memory_is_that_of_the_decode(plan, name):
     how, images = stack(name), 3
     lines = of_plan(without_weights(plan), how, Sampling(), "cpu", images)
