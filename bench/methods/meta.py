@@ -40,13 +40,6 @@ def configs(case: VARCase) -> tuple[VARConfig, ...]:
         told = f"; there are {', '.join(SHIPPED)}" if case.in_mini_world else ""
         raise UsageError(f"{case.label}, {case.weights}: {e}{told}") from None
     check_depths(case, found)
-    if not case.in_mini_world:
-        vqvae = vqvae_config(case)
-        for name in ("patch_sizes", "vocab", "channels"):
-            ours, theirs = getattr(found[0], name), getattr(vqvae, name)
-            if ours != theirs:
-                told = f"the VAR has {name} {ours}, the VQVAE {theirs}"
-                raise UsageError(f"{case.label}: {told}: {case.weights}")
     return found
 
 
