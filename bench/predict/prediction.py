@@ -18,7 +18,8 @@ from bench.methods.baseline import Baseline
 from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.predict.footprint import footprint
-from bench.study.cases import Case
+from bench.study.cases import Case, VARCase
+from bench.study.errors import UsageError
 from bench.study.records import MemoryUse, Predicted
 from bench.study.units import MIB
 from codevar import VQVAE, VARConfig, VQVAEConfig
@@ -87,7 +88,15 @@ def predict(case: Case) -> Prediction:
     """The prediction for a case; remembered, since models take a while to lay out."""
     if isinstance(case, Baseline):
         return prediction(case, **baselines.shapes(case))
+    assert isinstance(case, VARCase)
     plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
+    try:
+        return _of_plan(case, plan, run)
+    except ValueError as e:  # a VAR of a file and a VQVAE that do not fit
+        raise UsageError(f"{case.label}: {e}") from None
+
+
+def _of_plan(case: VARCase, plan: Plan, run: Stack) -> Prediction:
     return prediction(
         case,
         params_bytes=params_bytes(plan, vqvae_config(case), run),

@@ -37,6 +37,8 @@ def read(method: str, name: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
         of, *_ = found["method"], found["model"], found["measured_on"], found["settings"]
+        if not isinstance(found["settings"], dict):
+            raise ValueError
     except OSError as e:
         there = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.json")))
         raise ValueError(
@@ -92,7 +94,10 @@ def applied(plan: Plan, method: str, name: str, variant: str | None) -> Plan:
 def dropped(name: str, tokens: list[int]) -> dict[int, float]:
     """The share of each scale's tokens that the file of a pruning leaves out."""
     kept = by_number(read("sparsevar", name)["settings"]).get("kept", {})
-    return {k: 1 - count / tokens[k - 1] for k, count in kept.items() if k <= len(tokens)}
+    counts = isinstance(kept, dict) and {type(part) for pair in kept.items() for part in pair}
+    if counts not in (set(), {int}):
+        raise ValueError(f"{path_of(name)}: kept must be counts of tokens by scale")
+    return {k: 1 - count / tokens[k - 1] for k, count in kept.items() if 1 <= k <= len(tokens)}
 
 
 def by_number(found: Any) -> Any:
