@@ -7,7 +7,8 @@ AMX lay out anew is added.  On a GPU sort and top-k of 4096 codes work in place 
 tiles; what cuDNN takes for a convolution is left out.
 
 Of a plan that branches each way is predicted as if all images went that way.  On tiny models, where
-a decision's two decodes are the peak, up to a tenth of running memory is still not seen.
+a decision's two decodes are the peak, up to a tenth (modern) or a fifth (published) of running
+memory is still not seen.
 
 Two things make it quick.  On a GPU one decode tells every batch size: it is run with PRIME images,
 and a storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU work is
