@@ -258,6 +258,7 @@ def test_a_shipped_record_says_so_in_the_heading_and_is_no_ones_default():
 
 def test_without_the_extras_the_papers_rows_stand_without_a_prediction(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.delitem(sys.modules, "bench.methods.baselines.dit.network", raising=False)
     prediction.predict.cache_clear()
     run = fake_run("code_table1", measured=False, method=["var", "dit"], depth=30)
     shown = tables.measured(run)
