@@ -40,7 +40,7 @@ class World:
 
         def rating(optimizers, settings, done, steps, begun):
             share = set_rate(optimizers, settings, done, steps, begun)
-            self.rates.setdefault(id(optimizers[0]), []).append(share)
+            self.rates.setdefault(optimizers[0], []).append(share)  # which keeps it apart
             return share
 
         monkeypatch.setattr(loop, "build", starting)
@@ -116,7 +116,7 @@ def test_every_stage_ends_in_its_time_with_a_model(world, seconds):
     if seconds == 1600:
         assert card(made[2])["steps"] > card(made[4])["steps"] > 5
         for rates in world.rates.values():
-            assert rates[-1] <= 0.1 * max(rates)
+            assert rates[-1] <= 2 / len(rates)
         assert card(made[0])["shortened"]["unquantised"] < 0.5 * card(made[0])["steps"]
         assert {path.name for path in made[-1].parent.glob("model*")} == {
             *("model.safetensors", "model_20.safetensors", "model_60.safetensors")
