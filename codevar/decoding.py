@@ -173,13 +173,13 @@ def scale_by_scale(
     for k in range(scales.K):
         if plan.branch and look and k == plan.branch.at:
             (whole,) = groups
-            decisions, groups = whole.parted(plan.branch, look)
+            decisions, groups = whole.split_by_decision(plan.branch, look)
             del whole
         for group in groups:
-            group.scale(k, add, choose)
+            group.predict_scale(k, choose)
         kv_cache_bytes.append(sum(group.cache_bytes for group in groups))
         for group in groups:
-            group.end(k, add)
+            group.join_scale(k, add)
         on_scale(k + 1)
     tokens_BL, f_hat = groups[0].tokens_BL, groups[0].f_hat
     if plan.branch:
@@ -224,30 +224,23 @@ class Group:
         """Held in caches at the end of the last pass."""
         return sum(reader.cache_bytes for reader in self.readers.values())
 
-    def scale(self, k: int, add: Add | None, choose: Choose | None) -> None:
+    def predict_scale(self, k: int, choose: Choose | None) -> None:
         """The tokens of scale k, from 0."""
         here = [p for p in self.passes if p.scale == k]
         if here and here[0].is_first:
             own = [p for p in self.passes if p.model is here[0].model]
             self.readers[own[0].model] = Reader(own, self.labels_2B, self.stack, self.noise)
         if here:
-            reader, sampling = self.readers[here[0].model], self.sampling
+            reader, how = self.readers[here[0].model], (self.sampling, self.quantizer)
             self._drawn = drawn(
-                reader,
-                here,
-                self.input_maps,
-                self.settings,
-                sampling,
-                self.quantizer,
-                choose,
-                self.noise,
+                reader, here, self.input_maps, self.settings, *how, choose, self.noise
             )
         elif k < self.passes[-1].scale:
             tokens, vocab = self.plan.scales.tokens[k], self.plan.steps[k].model.config.vocab
             for _ in range(1 + self.sampling.more_smooth):
                 discard(self.noise, self.images, tokens, vocab, self.labels_2B.device)
 
-    def end(self, k: int, add: Add | None) -> None:
+    def join_scale(self, k: int, add: Add | None) -> None:
         """Lets go of what no later pass reads, and joins the scale to the image."""
         here, scales = [p for p in self.passes if p.scale == k], self.plan.scales
         if here and here[-1].is_last:
@@ -265,26 +258,25 @@ class Group:
             self.tokens_BL[:, scales.slices[k]].fill_(-1)
         if k == 0:
             self.f_hat = torch.zeros_like(self.h_BZhw)
-        joined = add(self.f_hat, self.h_BZhw, k) if add else self.f_hat + self.h_BZhw
-        self.f_hat = joined
+        self.f_hat = add(self.f_hat, self.h_BZhw, k) if add else self.f_hat + self.h_BZhw
         if k < self.passes[-1].scale:
             self.input_maps.append(self.quantizer.input_map(self.f_hat, k + 1, scales))
 
-    def parted(self, branch: Branch, look: Look) -> tuple[tuple[int, ...], list[Group]]:
+    def split_by_decision(self, branch: Branch, look: Look) -> tuple[tuple[int, ...], list[Group]]:
         """Of which plan each image goes on by; and the images of each plan, together."""
         salt_B = salt_of(self.noise, self.images, self.labels_2B.device)
         decided_B = look(self.f_before, self.f_hat, salt_B)
         if len(branch.plans) == 1:  # all go that way, so that its cost can be told
-            return (0,) * self.images, [self.part(branch.plans[0], self.images_B)]
+            return (0,) * self.images, [self.for_images(branch.plans[0], self.images_B)]
         decisions = tuple(decided_B.tolist())
         if len(decisions) != self.images or not {*decisions} <= {*range(len(branch.plans))}:
             raise ValueError(f"decide must give {self.images} numbers of plans, not {decisions}")
         return decisions, [
-            self.part(branch.plans[j], (decided_B == j).nonzero()[:, 0])
+            self.for_images(branch.plans[j], (decided_B == j).nonzero()[:, 0])
             for j in sorted({*decisions})
         ]
 
-    def part(self, plan: Plan, images_n: torch.Tensor) -> Group:
+    def for_images(self, plan: Plan, images_n: torch.Tensor) -> Group:
         """Some of the images, which go on by a plan of their own from here."""
         assert self.plan.branch
         at = self.plan.branch.at

@@ -5,6 +5,8 @@ Shapes: n inputs, m outputs, r rows.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,7 +21,7 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
 
-class QuantisedLinear(nn.Module):
+class QuantisedLinear(nn.Module, ABC):
     """y = x W^T + b of a weight in 8 bits; `codevar.quantised` has the products.
 
     codes: (m, n) whole numbers.  factor: (m,) float32, of each output.  dtype: what y comes out in,
@@ -42,9 +44,9 @@ class QuantisedLinear(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
         return self.product(x, dtype).add_(self.bias)
 
+    @abstractmethod
     def product(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """x W^T, which is nobody else's."""
-        raise NotImplementedError
+        """x W^T in `dtype`, in a tensor of its own, as the bias is added in place."""
 
 
 #: Layers that can stand in the place of each other.

@@ -52,7 +52,8 @@ class W8A8Linear(QuantisedLinear):
         return y_rm.unflatten(0, x.shape[:-1]).to(dtype)
 
 
-KINDS = {"W8A16": W8A16Linear, "W8A8": W8A8Linear}
+Kind = type[W8A16Linear] | type[W8A8Linear]
+KINDS: dict[str, Kind] = {"W8A16": W8A16Linear, "W8A8": W8A8Linear}
 
 
 def quantise_weights(model: VAR, bits: int | str) -> VAR:
@@ -78,9 +79,7 @@ def quantise_weights(model: VAR, bits: int | str) -> VAR:
     return model
 
 
-def of_linear(
-    kind: type[QuantisedLinear], layer: nn.Module, bias: torch.Tensor | None
-) -> QuantisedLinear:
+def of_linear(kind: Kind, layer: nn.Module, bias: torch.Tensor | None) -> QuantisedLinear:
     """The layer in 8 bits, with this bias."""
     assert bias is not None
     weight_mn = cast("torch.Tensor", layer.weight)

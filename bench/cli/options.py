@@ -37,7 +37,7 @@ Plugins = Annotated[
         metavar="FILE.py",
         callback=add_plugins,
         is_eager=True,
-        help="your own methods or metrics: Python that runs as your code",
+        help="your own methods: Python that runs as your code",
     ),
 ]
 Device = Annotated[

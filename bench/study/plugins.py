@@ -1,11 +1,11 @@
-"""Plugins: files of the user's that register methods, metrics and what else has a registry.
+"""Plugins: files of the user's that register methods.
 
     python bench.py run my_experiment.toml --plugin my_method.py
 
-A plugin is a Python file, imported once in each process: it registers by the same decorators as the
-project's own (`bench.study.cases.register`, `bench.metrics.metric.metric`).  It is the user's own
-code and runs as such.  An installed package offers methods by the entry-point group
-`codevar.methods`, loaded only when a name is asked for.
+A plugin is a Python file, imported once in each process: it registers methods by the same decorator
+as the project's own (`bench.study.cases.register`).  It is the user's own code and runs as such.
+An installed package offers methods by the entry-point group `codevar.methods`, loaded only when a
+name is asked for.
 """
 
 from __future__ import annotations
