@@ -35,7 +35,6 @@ def system(tmp_path, monkeypatch):
 @pytest.fixture
 def quiet(system, monkeypatch):
     """A machine with nothing to warn of, on which nobody waits."""
-    monkeypatch.setattr(machine.OtherLoad, "cores", lambda self: 0.0)
     monkeypatch.setattr(psutil, "sensors_battery", lambda: None, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(machine, "cpus_allowed", lambda: 8)

@@ -73,7 +73,6 @@ def tiny(tmp_path):
 @pytest.fixture
 def children(monkeypatch):
     """Stands in for the cases' processes: a list of what they were asked, and what they say."""
-    monkeypatch.setattr(machine.OtherLoad, "cores", lambda self: 0.0)
 
     class Children(list):
         def says(self, job):
@@ -463,7 +462,7 @@ def test_what_would_spoil_a_run_is_said_before_it_and_not_when_nothing_is_left(
     assert len(asked) == 1
 
 
-def test_the_load_of_others_is_not_our_childrens(monkeypatch):
+def test_the_load_of_others_is_not_our_childrens(monkeypatch, cores_others_keep_busy):
     """In 10 s our children and a stranger kept CPUs busy, for 15 and for 5 CPU seconds."""
     times, ours = psutil.cpu_times(), SimpleNamespace(ru_utime=3.0, ru_stime=1.0)
     monkeypatch.setattr(psutil, "cpu_times", lambda: times)
@@ -474,7 +473,7 @@ def test_the_load_of_others_is_not_our_childrens(monkeypatch):
     clock[0] += 10
     times = times._replace(user=times.user + 18, system=times.system + 2, idle=times.idle + 40)
     ours = SimpleNamespace(ru_utime=16.0, ru_stime=3.0)
-    assert others.cores() == pytest.approx(0.5)
+    assert cores_others_keep_busy(others) == pytest.approx(0.5)
 
 
 def test_what_cannot_fit_is_not_started_and_says_how_that_is_known(tiny, children, tmp_path):
@@ -735,7 +734,9 @@ def test_killed_stopped_and_resumed(tmp_path):
         assert memory.total_mib == pytest.approx(parts)
         assert memory.kv_cache_mib == record.predicted.kv_cache_mib
         assert memory.params_mib == record.predicted.params_mib
-        assert len(samples.latency_s) == len(samples.scale_latency_s) == 1
+        assert (
+            len(samples.latency_s) == len(samples.scale_latency_s) >= 1
+        )  # as many as its time holds
         assert all(len(scales) == 10 for scales in samples.scale_latency_s)
         assert len(record.tokens_sha256) == 64
         once = record.start_up
