@@ -13,6 +13,7 @@ import torch
 
 from codevar import eviction, pruning
 from codevar.cache import Cache, Parts
+from codevar.noise import hashed
 from codevar.steps import Eviction
 from codevar.work import Pass, Visit
 
@@ -78,14 +79,17 @@ class LayerRun:
         """(B, H, n) positions of the keys that stay."""
         _, heads, keys, _ = k_BHLc.shape
         map_tokens = self.reading.maps[-1]
-        if rule.score == "random":
-            about = self.visit.layer, self.reading.scale, heads
-            return eviction.random(self.salt()[self.rows], about, keys, heads, rule.budget)
-        side = self.reading.model.scales.patch_sizes[self.reading.scale]
+        side = self.reading.model.scales.patch_sizes[self.reading.scale] if rule.observes else 0
         of_map_o = eviction.observers(side, q_BHlc.device)
         q_BHoc = q_BHlc.index_select(2, of_map_o + q_BHlc.shape[2] - map_tokens) * scale
-        choose = {"observed": eviction.observed, "observed_maxpool": eviction.observed_maxpool}
-        return choose[rule.score](q_BHoc, k_BHLc, of_map_o + keys - map_tokens, rule.budget)
+        seen_o = of_map_o + keys - map_tokens
+
+        def chance() -> torch.Tensor:
+            about = self.visit.layer, self.reading.scale, heads
+            return hashed(self.salt()[self.rows], about, heads * keys).unflatten(-1, (heads, keys))
+
+        score_BHK = eviction.SCORES[rule.score](eviction.Keys(k_BHLc, q_BHoc, seen_o, chance))
+        return eviction.chosen(score_BHK, seen_o, rule.budget)
 
     def select(self, x_BnC: torch.Tensor, branch: int) -> torch.Tensor:
         """(B, queries) the tokens that go through a branch: a prefix whole, and of the map the
@@ -96,11 +100,11 @@ class LayerRun:
         prefix, kept = n - length, self.visit.queries - (n - length)
         if self.chosen_Bk is not None:
             kept_Bk = self.chosen_Bk
-        elif self.visit.prune.selector == "random":
-            about = self.visit.layer, self.reading.scale, branch
-            kept_Bk = pruning.random(self.salt()[self.rows], about, length, kept)
         else:
-            kept_Bk = pruning.farthest(x_BnC[:, prefix:], kept)
+            about = self.visit.layer, self.reading.scale, branch
+            chance = lambda: hashed(self.salt()[self.rows], about, length)  # noqa: E731
+            select = pruning.SELECTORS[self.visit.prune.selector]
+            kept_Bk = select(x_BnC[:, prefix:], kept, chance)
         first_Bp = torch.arange(prefix, device=x_BnC.device).expand(B, -1)
         return torch.cat((first_Bp, kept_Bk + prefix), dim=1)
 
@@ -115,7 +119,7 @@ class LayerRun:
             full_BnC = out_BkC.new_zeros(B, prefix + length, C)
         else:
             of_map = self.sources[self.visit.layer, branch, source - 1][self.rows]
-            full_BnC = pruning.enlarged(of_map, length)
+            full_BnC = pruning.RESTORERS[self.visit.prune.restorer](of_map, length)
             if prefix:
                 full_BnC = torch.nn.functional.pad(full_BnC, (0, 0, prefix, 0))
         return pruning.put(full_BnC, kept_Bk, out_BkC)

@@ -167,6 +167,7 @@ def prune_tokens(
     layers: Iterable[int] | None = None,
     selector: str = "fastvar",
     restore_from: int | None = None,
+    restorer: str = "area",
 ) -> Plan:
     """Some tokens of a scale are left out of the layers (FastVAR): `Tokens`.
 
@@ -175,7 +176,8 @@ def prune_tokens(
     if not isinstance(drop, Mapping):
         raise ValueError(f"drop must be shares by scale, {{9: 0.4}}, not {shown(drop)}")
     among = _layers(layers)
-    rules = {k: Tokens(share, selector, restore_from, among) for k, share in drop.items()}
+    how = (selector, restore_from, among, restorer)
+    rules = {k: Tokens(share, *how) for k, share in drop.items()}
     return _changed(model, rules, lambda step, k: {"tokens": rules[k]})
 
 

@@ -1,5 +1,10 @@
 """Which tokens of a map go through a layer's branch, and what the others get.
 
+A selector takes the map (B, l, C), how many tokens stay, and a function that gives (B, l) random
+numbers of the images; it gives (B, k) their places.  A restorer takes a branch's output for an
+earlier map (B, m, C) and the number of tokens l; it gives (B, l, C).  Both are registered by the
+names that plans write.
+
 Shapes: B rows of the batch, l tokens of the map, k that are kept, m of the map that is restored
 from, C width.
 """
@@ -7,25 +12,33 @@ from, C width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from codevar.noise import hashed
+from codevar.registry import Registry
+
+SELECTORS, RESTORERS = Registry("selector"), Registry("restorer")
+#: (B, l) random numbers that depend on nothing but the images and what they are about.
+Chance = Callable[[], torch.Tensor]
 
 
-def farthest(x_BlC: torch.Tensor, kept: int) -> torch.Tensor:
+@SELECTORS.register("fastvar")
+def farthest(x_BlC: torch.Tensor, kept: int, chance: Chance) -> torch.Tensor:
     """(B, k) the tokens farthest from their map's mean, by falling distance (FastVAR, Section
     3.2: what changes quickly from place to place)."""
     distance_Bl = torch.linalg.vector_norm(x_BlC - x_BlC.mean(dim=1, keepdim=True), dim=-1)
     return distance_Bl.topk(kept).indices
 
 
-def random(salt_B: torch.Tensor, about: tuple[int, ...], tokens: int, kept: int) -> torch.Tensor:
+@SELECTORS.register("random")
+def random(x_BlC: torch.Tensor, kept: int, chance: Chance) -> torch.Tensor:
     """(B, k) any tokens: the control."""
-    return hashed(salt_B, about, tokens).topk(kept).indices
+    return chance().topk(kept).indices
 
 
+@RESTORERS.register("area")
 def enlarged(source_BmC: torch.Tensor, tokens: int) -> torch.Tensor:
     """(B, l, C) a square map at another size, each cell the mean of what it covers (FastVAR,
     Section 3.3)."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from codevar.anchored import HEAD, middle
 from codevar.checks import number, one_of, shown, whole
+from codevar.eviction import SCORES
+from codevar.pruning import RESTORERS, SELECTORS
 from codevar.var import VAR
 
 ANCHORED = ("sparsevar", "sparsevar_random")  # choose once for all layers, and copy anchors
-SELECTORS = ("fastvar", "random", *ANCHORED)
-SCORES = ("observed", "observed_maxpool", "random", "recent")
+RECENT = "recent"  # the score of a cache that keeps its newest tokens, whatever they are
 BITS = (16, 8, 4)  # 16: as they are
 WEIGHT_BITS = (16, "W8A16", "W8A8")  # of weights and activations; 16: as they are
 OBSERVED = 16  # tokens of a map whose queries score the cache, at most
@@ -28,20 +29,23 @@ class Tokens:
     says.
 
     drop: share of the tokens that is left out.
-    selector: which stay: one of SELECTORS (`codevar.pruning`; `codevar.anchored`).
+    selector: which stay: one of `codevar.pruning.SELECTORS`, or of ANCHORED (`codevar.anchored`).
     restore_from: the scale whose output of the same branch, enlarged, the others get; None: zeros.
         Of ANCHORED the scale that says which stay, and which anchor the others copy.
+    restorer: what enlarges it: one of `codevar.pruning.RESTORERS`.
     """
 
     drop: float
     selector: str = "fastvar"
     restore_from: int | None = None
     layers: tuple[int, ...] | None = None
+    restorer: str = "area"
 
     def __post_init__(self) -> None:
         if not 0 <= number("drop", self.drop) < 1:
             raise ValueError(f"drop must be at least 0 and below 1, not {self.drop}")
-        one_of("selector", self.selector, SELECTORS)
+        one_of("selector", self.selector, (*SELECTORS, *ANCHORED))
+        one_of("restorer", self.restorer, RESTORERS)
         if self.anchored and self.restore_from is None:
             raise ValueError(f"{self.selector} looks back at a scale: say which, restore_from")
         if self.anchored and self.layers is not None:
@@ -78,14 +82,14 @@ class Window:
 @dataclass(frozen=True)
 class Eviction:
     """After the scale a layer keeps at most so many tokens a row and head: those of the highest
-    score, one of SCORES (`codevar.eviction`)."""
+    score, one of `codevar.eviction.SCORES` or RECENT."""
 
     budget: int
     score: str = "observed"
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        one_of("score", self.score, SCORES)
+        one_of("score", self.score, (*SCORES, RECENT))
         least = OBSERVED + 1 if self.observes else 1
         if whole("budget", self.budget) < least:
             raise ValueError(f"budget must be {least} tokens or more, not {self.budget}")

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from codevar.plan import Plan, reads
 from codevar.stacks import Stack
-from codevar.steps import Eviction, Step, Tokens
+from codevar.steps import RECENT, Eviction, Step, Tokens
 from codevar.var import VAR
 
 #: What a cache holds: (scale from 0, tokens of it), in order; -1 stands for what an eviction left.
@@ -225,7 +225,7 @@ def _cut(step: Step, layer: int, held: Held, k: int) -> tuple[Spans | Eviction |
     if isinstance(rule, Eviction):
         if _tokens(held) <= rule.budget:
             return None, held
-        if rule.score != "recent":
+        if rule.score != RECENT:
             return rule, ((-1, rule.budget),)
         surplus = _tokens(held) - rule.budget
         return ((surplus, surplus + rule.budget),), _without_first(held, surplus)

@@ -8,11 +8,13 @@ from contextlib import suppress
 
 from hypothesis import strategies as st
 
-from codevar import methods, quantise_weights
+from codevar import eviction, methods, quantise_weights
 from codevar import plan as plans
-from codevar.steps import ANCHORED, BITS, SCORES, SELECTORS
+from codevar.pruning import SELECTORS
+from codevar.steps import ANCHORED, BITS, RECENT
 
 K = 4  # scales of the models in tests.tiny
+SCORES = (*eviction.SCORES, RECENT)
 
 
 @functools.cache
@@ -61,7 +63,7 @@ def _pruned(draw, plan):
         plan,
         drop,
         layers=draw(st.sampled_from([None, [1], [1, 2], [0, 2]])),
-        selector=draw(st.sampled_from([s for s in SELECTORS if s not in ANCHORED])),
+        selector=draw(st.sampled_from([*SELECTORS])),
         restore_from=draw(st.sampled_from([None, 1, 2, 3])),
     )
 

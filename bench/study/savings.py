@@ -5,6 +5,7 @@ Each key is a number or a string, since a list is an axis:
     guidance_off_from = 9                         # no guidance from scale 9 on
     skip_scales = "9-10"                          # or "7", or "7,9-10"
     prune = "fastvar 9:0.4,10:0.5 from 8 in 1-29" # or "random ... zeros"; all layers without "in"
+    prune = "mine 9:0.4 nearest 8"                # a selector and a restorer of one's own
     prune = "sparsevar mini_sparsevar"            # of a file, as "scalekv ..." below
     cache_policy = "window 2+1"                   # or "observed 64 in 1-29", "random 64", ...
     cache_policy = "scalekv mini_scalekv"         # of a file of `bench.study.calibrated`
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 WITHIN = rf"(?: in (?P<layers>{FORM}))?"
 FILE = r"(?P<method>{}) (?P<file>\S+)(?: (?P<variant>[a-z0-9_]+))?"
+NAME = r"[a-z][a-z0-9_]*"
 BY_SCALE = r"\d+:[\d.]+(?:,\d+:[\d.]+)*"
 
 
@@ -55,13 +57,13 @@ KEYS = tuple(NONE)
 FORMS = {
     "skip_scales": (rf"(?P<scales>{FORM})", '"9-10"'),
     "prune": (
-        rf"(?P<selector>[a-z_]+) (?P<drop>{BY_SCALE}) (?:from (?P<source>\d+)|zeros){WITHIN}"
-        rf"|{_file('prune')}",
+        rf"(?P<selector>{NAME}) (?P<drop>{BY_SCALE}) (?:(?P<restorer>{NAME}) (?P<source>\d+)|zeros)"
+        rf"{WITHIN}|{_file('prune')}",
         '"fastvar 9:0.4,10:0.5 from 8", "random 10:0.5 zeros in 1-15" or "sparsevar FILE"',
     ),
     "cache_policy": (
         r"(?:window (?P<first>\d+)\+(?P<last>\d+)"
-        rf"|(?!window)(?P<score>[a-z0-9_]+) (?P<budget>\d+)){WITHIN}|{_file('cache_policy')}",
+        rf"|(?!window)(?P<score>{NAME}) (?P<budget>\d+)){WITHIN}|{_file('cache_policy')}",
         '"window 2+1", "observed 64 in 1-15" or "scalekv mini_scalekv"',
     ),
     "early_exit": (rf"(?P<depth>{BY_SCALE})", '"9:20,10:16"'),
@@ -159,7 +161,7 @@ def controls(case: VARCase) -> Iterator[dict[str, Any]]:
         elif not sparse and p["selector"] != "random":
             yield values | {"prune": case.prune.replace(p["selector"], "random", 1)}
         if p["source"] and not sparse:
-            yield values | {"prune": re.sub(r" from \d+", " zeros", case.prune)}
+            yield values | {"prune": re.sub(rf" {p['restorer']} \d+", " zeros", case.prune)}
     if left_out and not case.skip_scales:
         yield whole(values) | {"skip_scales": skipped_instead(tokens, left_out)}
     if case.cache_policy:
@@ -213,7 +215,9 @@ def applied(plan: Plan, case: VARCase) -> Plan:
         if p["file"]:
             plan = calibrated.applied(plan, p["method"], p["file"], p["variant"])
         else:
-            plan = plans.prune_tokens(plan, by_scale(p["drop"]), layers, p["selector"], source)
+            restorer = "area" if p["restorer"] in (None, "from") else p["restorer"]
+            how = (p["selector"], source, restorer)
+            plan = plans.prune_tokens(plan, by_scale(p["drop"]), layers, *how)
     if case.cache_policy:
         p = parsed("cache_policy", case.cache_policy)
         layers = p["layers"] and read_spans(p["layers"])

@@ -126,7 +126,7 @@ def test_fastvar_keeps_and_restores_what_its_code_does(expected):
         torch.from_numpy(expected[f"fastvar_{name}"])
         for name in ("x", "cache_6x6", "branch_of_kept")
     )
-    kept_Bk = pruning.farthest(x_BlC, 26)
+    kept_Bk = pruning.SELECTORS["fastvar"](x_BlC, 26, None)
     assert np.array_equal(kept_Bk, expected["fastvar_kept_indices"])
     restored_BlC = pruning.put(pruning.enlarged(source_BmC, 64), kept_Bk, out_BkC)
     np.testing.assert_allclose(restored_BlC, expected["fastvar_restored"], atol=1e-6)
@@ -137,9 +137,10 @@ def test_scalekv_keeps_what_its_paper_and_its_code_do(expected):
     of_map_o = eviction.observers(8, torch.device("cpu"))
     seen_o = of_map_o + k_BHKc.shape[2] - 64
     q_BHoc = q_BHlc[:, :, of_map_o] * q_BHlc.shape[-1] ** -0.5
-    kept_BHn = eviction.observed(q_BHoc, k_BHKc, seen_o, budget=80)
+    keys = eviction.Keys(k_BHKc, q_BHoc, seen_o, None)
+    kept_BHn = eviction.chosen(eviction.observed(keys), seen_o, budget=80)
     assert np.array_equal(kept_BHn, expected["scalekv_kept_indices_paper"])
-    kept_BHn = eviction.observed_maxpool(q_BHoc, k_BHKc, seen_o, budget=80)
+    kept_BHn = eviction.chosen(eviction.observed_maxpool(keys), seen_o, budget=80)
     wanted = torch.from_numpy(expected["scalekv_kept_indices_maxpool"].astype(np.int64))
     pooled_BHK = pooled((q_BHoc @ k_BHKc.mT).sum(2), seen_o)  # ties may be cut in any order
     ours, theirs = (pooled_BHK.gather(2, kept).sort().values for kept in (kept_BHn, wanted))
