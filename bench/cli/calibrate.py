@@ -45,7 +45,7 @@ def calibrate(
     check_targets([target], changes)
     from bench.quality import calibrating, chosen
 
-    cases = chosen.cases_of([target], changes, device)
+    cases = chosen.cases_of([target], changes, device, download)
     if len(cases) != 1:
         raise UsageError(f"{target}: has {len(cases)} cases; choose one with --set")
     told = {"budget": BUDGETS[method] if budget is None else options.finite(budget)}

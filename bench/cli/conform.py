@@ -46,6 +46,7 @@ def conform(
 
     where = device or "auto"
     devices.check_cpu_cases([*cases]) if where == "cpu" else None
+    devices.check_weights(cases, download)
     ours, theirs = (sampling.load(case, download, where) for case in cases)
     labels = labels_of(with_batch(cases[0], images), ours.plan.models[0].config.classes, 0)
     with torch.no_grad(), sampling.one_line(cases[0]):

@@ -52,7 +52,7 @@ def grid(
     if len(columns) > picture_rows.MOST:
         raise UsageError(f"--classes x --seeds: {picture_rows.MOST} pictures in a row at most")
     files = picture_rows.files_of(out)
-    cases = chosen.cases_of(targets, changes, device)
+    cases = chosen.cases_of(targets, changes, device, download)
     known = margin.facts_of(cases, RESULTS, run)
     rows: list[grid_rows.Row] = []
     heads: list[grid_rows.Head] = []
@@ -98,7 +98,7 @@ def edit(
     from bench.quality import chosen, edits, grid_rows, sampling
 
     files = picture_rows.files_of(out)
-    cases = chosen.cases_of(plan, changes, device)
+    cases = chosen.cases_of(plan, changes, device, download)
     asked = edits.Asked(image, label, own_class, box, mask, seed)
     opened = edits.opened(asked)
     rows: list[grid_rows.Row] = []
@@ -146,7 +146,7 @@ def inpaint(
     from bench.measure import machine
     from bench.quality import chosen, crops, inpainting, sampling
 
-    cases = chosen.cases_of(targets, changes, device)
+    cases = chosen.cases_of(targets, changes, device, download)
     source = inpainting.held_out(images)
     if box and mask:
         raise UsageError("--box and --mask: give one of them")

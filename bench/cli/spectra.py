@@ -38,7 +38,7 @@ def spectra(
     from bench.quality import spectra as fourier
 
     files = picture_rows.files_of(out)
-    cases = chosen.cases_of(targets, changes, device)
+    cases = chosen.cases_of(targets, changes, device, download)
     found = []
     with Progress(Console(stderr=True)) as progress:
         for case, name in zip(cases, chosen.names_of(cases), strict=True):

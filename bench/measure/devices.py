@@ -48,8 +48,8 @@ def check_cpu_cases(cases: Sequence[Case]) -> None:
 
 
 def check_weights(cases: Sequence[Case], download: bool = False) -> None:
-    """Refuses weights that are neither known by name nor a folder, and published ones that are not
-    here, unless they are to be downloaded."""
+    """Refuses weights that are neither known by name nor a folder, a folder that lacks a model, and
+    published ones that are not here, unless they are to be downloaded."""
     for case in cases:
         named = case.in_mini_world or case.weights in ("seeded", "published", "finetuned")
         own = case.own_files() if isinstance(case, VARCase) and not case.in_mini_world else ()
@@ -59,6 +59,11 @@ def check_weights(cases: Sequence[Case], download: bool = False) -> None:
                 f"weights {missing or case.weights}: no such {'file' if missing else 'folder'}; "
                 "write seeded, published, finetuned, mini, mini-finetuned, a file of weights or a "
                 "training's folder (DRAFTER+REFINER for two models), or a folder of models"
+            )
+        if not (named or own) and (lacking := sources.lacking(case)):
+            raise UsageError(
+                f"weights {case.weights}: the folder lacks {', '.join(lacking)} of {case.label} "
+                f"({', '.join(sources.ENDINGS)})"
             )
     names = dict.fromkeys(name for case in cases for name in sources.absent(case))
     if names and not download:

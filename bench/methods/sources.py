@@ -42,6 +42,12 @@ def sources_of(case: Case) -> list[str]:
     return [source_of(case, name) for name in names]
 
 
+def lacking(case: Case) -> list[str]:
+    """Names of its models that its folder of models has no file of."""
+    names = [*case.model_names(), *([case.vqvae_name] if isinstance(case, VARCase) else [])]
+    return [name for name in names if not Path(source_of(case, name)).is_file()]
+
+
 def absent(case: Case) -> list[str]:
     """Names of its published weights that were not downloaded before."""
     places: dict[str, tuple[str, str] | str | None]

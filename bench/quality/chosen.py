@@ -26,10 +26,12 @@ SPEED_ONLY = {"batch_size", "attention", "memory_limit_gib"}
 BATCH = 16  # pictures decoded at a time
 
 
-def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None) -> list[VARCase]:
+def cases_of(
+    targets: Sequence[str], changes: Sequence[str], device: str | None, download: bool
+) -> list[VARCase]:
     """The cases of methods by name (changed by `--set`) or of experiments, each picture once.
 
-    Raises UsageError for what does not exist or cannot run on this machine.
+    Raises UsageError for what does not exist, cannot run on this machine, or lacks its weights.
     """
     chosen = devices.chosen_device(device)
     found: list[Case] = []
@@ -48,8 +50,10 @@ def cases_of(targets: Sequence[str], changes: Sequence[str], device: str | None)
     drawn: dict[str, VARCase] = {}
     for case in sampled(found, ", ".join(targets)):
         drawn.setdefault(case.model_dump_json(exclude=SPEED_ONLY), case)
-    devices.check_devices(list(drawn.values()))
-    return list(drawn.values())
+    cases = list(drawn.values())
+    devices.check_devices(cases)
+    devices.check_weights(cases, download)
+    return cases
 
 
 def title_of(targets: Sequence[str]) -> str:

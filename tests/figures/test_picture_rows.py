@@ -235,7 +235,7 @@ def test_grid_draws_the_same_classes_and_seeds_by_each_method(bench, weights, tm
         ("grid var --set precision=fp16 --device cpu -o a.png", "precision fp16 needs a GPU"),
         ("grid var d16_cpu --device cpu -o a.png", "name methods or experiments, not both"),
         ("grid var {w} --classes 0,10 --device cpu -o a.png", "the classes of VAR-d3 are 0..9"),
-        ("grid var {w} --set weights=none --device cpu -o a.png", "none/var_d3.pth"),
+        ("grid var {w} --set weights=none --device cpu -o a.png", "weights none: no such folder"),
         ("grid var {w} --run nowhere --device cpu -o a.png", "nowhere: no run.json here"),
     ],
 )

@@ -33,7 +33,7 @@ def weights(tmp_path_factory):
 
 def loaded_of(weights):
     sets = [s.format(folder=weights) for s in ten_scales.SETTINGS]
-    (case,) = chosen.cases_of(["var"], sets, "cpu")
+    (case,) = chosen.cases_of(["var"], sets, "cpu", download=False)
     return sampling.load(case, download=False)
 
 

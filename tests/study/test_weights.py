@@ -6,7 +6,9 @@ import json
 import re
 
 import pytest
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.measure import devices
 from bench.methods.loaded import load
 from bench.methods.meta import configs
@@ -109,6 +111,36 @@ def test_all_published_weights_that_are_missing_are_told_at_once(monkeypatch, tm
     names = "var_d30, var_d16, vae_ch160v4096z32, dit_xl2, sd_vae"
     with pytest.raises(UsageError, match=f"weights {names}: not downloaded yet"):
         devices.check_weights(cases)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run code_table3 --out run --set batch_size=1 --set precision=float32",
+        "sample code_table3 --out set",
+        "grid code_table3 -o a.png",
+        "spectra code_table3 -o a.png",
+        "inpaint code_table3 --out set",
+        "edit mini:7 --plan var --class 3 -o a.png",
+        "calibrate scalekv var -o a.json",
+        "conform var --against var",
+    ],
+)
+def test_every_command_refuses_missing_weights_before_its_first_case(tmp_path, monkeypatch, words):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    published, lacking = (
+        CliRunner().invoke(app.app, [*words.split(), "--device", "cpu", "--set", f"weights={name}"])
+        for name in ("published", "empty")
+    )
+    assert (published.exit_code, lacking.exit_code) == (2, 2)
+    names = "var_d30, vae_ch160v4096z32"
+    assert published.stderr.count("\n") == lacking.stderr.count("\n") == 1
+    assert f"weights {names}" in published.stderr
+    assert "not downloaded yet; --download fetches them" in published.stderr
+    assert f"weights empty: the folder lacks {names} of VAR-d30" in lacking.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_files_and_models_must_be_as_many(tmp_path):
