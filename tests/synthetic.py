@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,13 +9,12 @@ from unittest import mock
 import numpy as np
 
 from bench.measure import runner
-from bench.measure.memory import Memory
-from bench.measure.timing import Samples
 from bench.methods.meta import meta_plan
 from bench.predict.prediction import CUBLAS_BYTES, predict
 from bench.study import experiment
 from bench.study.cases import Case, VARCase, make_case
 from bench.study.evaluations import Evaluation
+from bench.study.records import MemoryUse, Samples
 from bench.study.units import MIB
 from bench.tables.frames import Run
 
@@ -91,7 +89,7 @@ def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
     )
     start_up = {"import_s": 5.0, "load_s": 9.0, "prepare_s": 0.5, "first_image_s": 20.0}
     start_up |= {"first_latency_s": 2 * sum(seconds)}
-    used = Memory(
+    used = MemoryUse(
         params_mib=params,
         kv_cache_mib=max(cache),
         running_mib=running,
@@ -111,9 +109,9 @@ def invent(case: Case, samples: int, gpu_gib: float) -> dict[str, Any]:
     )
     return {
         "status": "ok",
-        "samples": asdict(taken),
+        "samples": taken.model_dump(),
         "start_up": {**start_up, "first_vqvae_latency_s": 2 * decoder[0]},
-        "memory": asdict(used),
+        "memory": used.model_dump(),
         "tokens_sha256": "0" * 64,
         "sources": [f"seeded:{name}:{case.seed}" for name in case.model_names()],
         "torch_threads": 1,

@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from bench.measure.card import Card, make_current
 from bench.methods.loaded import Generator, Loaded, load
 from bench.methods.sources import reason
 from bench.study.cases import Case, make_case
+from bench.study.records import Stream
 from bench.study.units import GIB, MIB
 from codevar import graphs
 from codevar.compiled import cannot_compile
@@ -112,8 +112,8 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
     result: dict[str, Any] = {
         "status": "ok",
         "start_up": start_up,
-        "samples": asdict(taken),
-        "memory": asdict(used),
+        "samples": taken.model_dump(),
+        "memory": used.model_dump(),
         "tokens_sha256": hashlib.sha256(made.tokens.cpu().numpy().tobytes()).hexdigest(),
         "sources": loaded.sources,
         "decisions": getattr(made, "decisions", ()) or None,
@@ -130,7 +130,7 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
     if before:
         result["gpu"] = {"before": before, "after": card.state(), "others": card.others()}
     if job["stream_seconds"]:
-        result["stream"] = asdict(run_stream(loaded, device, job["stream_seconds"]))
+        result["stream"] = run_stream(loaded, device, job["stream_seconds"]).model_dump()
     if job["paired_with"]:
         result["paired"] = run_paired(loaded, make_case(job["paired_with"]), job, effort)
     return result
@@ -154,7 +154,7 @@ def seconds_since_start() -> float:
     return time.time() - psutil.Process().create_time()
 
 
-def run_stream(loaded: Generator, device: torch.device, seconds: float) -> timing.Stream:
+def run_stream(loaded: Generator, device: torch.device, seconds: float) -> Stream:
     """Labels in, images out, other labels in each batch."""
 
     def batch(i: int) -> None:
@@ -176,7 +176,7 @@ def run_paired(
         if not is_oom(e):
             raise
         return {"baseline": other.key, "reason": f"no memory for both: {reason(e)}"}
-    return {"baseline": other.key, **asdict(found)}
+    return {**found.model_dump(), "baseline": other.key}
 
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:

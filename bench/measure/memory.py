@@ -16,7 +16,7 @@ import gc
 import resource
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,67 +24,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.measure.card import Card
 from bench.methods.loaded import Made
+from bench.study.records import MemoryUse
 from bench.study.units import MIB
 from codevar import graphs
 from codevar.outputs import OnScale
 
 TENSORS = {torch.Tensor, nn.Parameter}
 UNACCOUNTED_MIB = 1.0  # what may lie between allocator and tensors
-
-
-@dataclass(frozen=True)
-class Memory:
-    """MiB.  KV cache is the most that the caches held, total the most that everything did,
-    running what is over and above: params + KV cache + running = total, as in the papers.
-
-    peak_by_scale_mib, live_by_scale_mib: the most during a scale, and what is left after it.
-    kv_cache_by_scale_mib: held while the scale was predicted.
-    workspace_mib: the part of running that is cuBLAS's and stays.
-    rounding_mib: the part of running that no tensor asked for, at the peak: the caching allocator
-        leaves up to 1 MiB of a block with the tensor that it was cut for.
-    unaccounted_mib: the most, between scales and at the end, that the allocator holds and no
-        tensor or workspace does; accounted says whether that is next to nothing.
-    reserved_mib: what the caching allocator took from the device at its peak; fragmentation_mib
-        the part of it that was not allocated, inactive_split_mib of that what lies between
-        allocated pieces of a block.  None on a CPU, as are workspace_mib and rounding_mib.
-    graph_pool_mib, in records of decodes that are CUDA graphs: their pool, which stays, in the
-        place of KV cache and running, which are those of kernels launched one by one.
-    process_mib: the process's memory, as process_by says.
-    """
-
-    params_mib: float
-    kv_cache_mib: float
-    running_mib: float
-    total_mib: float
-    peak_by_scale_mib: list[float]
-    live_by_scale_mib: list[float]
-    kv_cache_by_scale_mib: list[float]
-    unaccounted_mib: float
-    accounted: bool
-    workspace_mib: float | None
-    rounding_mib: float | None
-    reserved_mib: float | None
-    fragmentation_mib: float | None
-    inactive_split_mib: float | None
-    process_mib: float
-    process_by: str
-
-
-@dataclass
-class AllocatorReadings:
-    """What the allocator said during one decode, in bytes.
-
-    peaks, live: by scale.  unaccounted: before each scale, after the last, and at the end.
-    """
-
-    peaks: list[int] = field(default_factory=list)
-    live: list[int] = field(default_factory=list)
-    unaccounted: list[int] = field(default_factory=list)
-    workspace: int | None = None
-    rounding: int | None = None
-    reserved: int | None = None
-    fragmentation: int | None = None
-    inactive_split: int | None = None
 
 
 def tensor_bytes(models: Iterable[nn.Module]) -> int:
@@ -104,36 +50,21 @@ def storage_of(tensor: torch.Tensor) -> tuple[int, int]:
 
 def measure_memory(
     run: Callable[[OnScale], Made], models: Iterable[nn.Module], device: torch.device
-) -> tuple[Memory, Made]:
+) -> tuple[MemoryUse, Made]:
     """Runs one decode and accounts for it; what it made comes back too."""
     params = tensor_bytes(models)
-    made, seen = _on_cuda(run, device, params) if device.type == "cuda" else _on_cpu(run, params)
-    kv, total = made.kv_cache_bytes, max(seen.peaks)
-    unaccounted = max(map(abs, seen.unaccounted)) / MIB
-    process, by = process_bytes(device)
-    used = Memory(
-        params_mib=params / MIB,
-        kv_cache_mib=max(kv) / MIB,
-        running_mib=(total - params - max(kv)) / MIB,
-        total_mib=total / MIB,
-        peak_by_scale_mib=[b / MIB for b in seen.peaks],
-        live_by_scale_mib=[b / MIB for b in seen.live],
-        kv_cache_by_scale_mib=[b / MIB for b in kv],
-        unaccounted_mib=unaccounted,
-        accounted=unaccounted <= UNACCOUNTED_MIB,
-        workspace_mib=_mib(seen.workspace),
-        rounding_mib=_mib(seen.rounding),
-        reserved_mib=_mib(seen.reserved),
-        fragmentation_mib=_mib(seen.fragmentation),
-        inactive_split_mib=_mib(seen.inactive_split),
-        process_mib=process / MIB,
-        process_by=by,
-    )
-    return used, made
-
-
-def _mib(nbytes: int | None) -> float | None:
-    return None if nbytes is None else nbytes / MIB
+    made, held = _on_cuda(run, device, params) if device.type == "cuda" else _on_cpu(run, params)
+    kv_cache, total = max(made.kv_cache_bytes), max(held["peak_by_scale"])
+    held |= {"params": params, "kv_cache": kv_cache, "total": total}
+    held |= {"running": total - params - kv_cache, "kv_cache_by_scale": made.kv_cache_bytes}
+    held["process"], by = process_bytes(device)
+    held["unaccounted"] = max(map(abs, held["unaccounted"]))
+    in_mib: dict[str, Any] = {
+        f"{part}_mib": n / MIB if isinstance(n, int) else [b / MIB for b in n]
+        for part, n in held.items()
+    }
+    accounted = in_mib["unaccounted_mib"] <= UNACCOUNTED_MIB
+    return MemoryUse(**in_mib, accounted=accounted, process_by=by), made
 
 
 def known_bytes(device: torch.device) -> int:
@@ -155,20 +86,21 @@ def is_counted_after(k: int) -> bool:
 
 def _on_cuda(
     run: Callable[[OnScale], Made], device: torch.device, params: int
-) -> tuple[Made, AllocatorReadings]:
-    """Runs the decode between readings of the caching allocator."""
+) -> tuple[Made, dict[str, Any]]:
+    """Runs the decode between readings of the caching allocator; gives bytes under the names of
+    `MemoryUse`, those unaccounted for before each scale, after the last, and at the end."""
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # so that `reserved` is of this decode
     others = known_bytes(device) - params  # nothing, in a process of its own
-    seen, readings = AllocatorReadings(), []
+    unaccounted, readings = list[int](), []
 
     def on_scale(k: int) -> None:
         readings.append(now := torch.cuda.memory_stats(device))
         # As requested: allocated is rounded up to 512 bytes a tensor.
         if is_counted_after(k):
-            seen.unaccounted.append(now["requested_bytes.all.current"] - known_bytes(device))
+            unaccounted.append(now["requested_bytes.all.current"] - known_bytes(device))
         torch.cuda.reset_peak_memory_stats(device)
 
     with graphs.launched():
@@ -177,20 +109,25 @@ def _on_cuda(
     torch._C._cuda_clearCublasWorkspaces()  # the next product takes them again
     cleared = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
     end = readings.pop()["requested_bytes.all.current"]
-    seen.workspace = end - cleared
-    seen.unaccounted = [b - seen.workspace for b in seen.unaccounted]
-    during = readings[1:]
-    seen.peaks = [reading["allocated_bytes.all.peak"] - others for reading in during]
-    seen.live = [reading["allocated_bytes.all.current"] - others for reading in during]
-    asked = max(reading["requested_bytes.all.peak"] for reading in during) - others
-    seen.rounding = max(seen.peaks) - asked
-    seen.reserved = max(reading["reserved_bytes.all.peak"] for reading in during)
-    seen.fragmentation = seen.reserved - max(seen.peaks) - others
-    seen.inactive_split = max(reading["inactive_split_bytes.all.peak"] for reading in during)
-    return made, seen
+    workspace, during = end - cleared, readings[1:]
+
+    def highest(name: str) -> int:
+        return max(reading[f"{name}.all.peak"] for reading in during)
+
+    peaks = [reading["allocated_bytes.all.peak"] - others for reading in during]
+    return made, {
+        "unaccounted": [b - workspace for b in unaccounted],
+        "workspace": workspace,
+        "peak_by_scale": peaks,
+        "live_by_scale": [reading["allocated_bytes.all.current"] - others for reading in during],
+        "rounding": max(peaks) - (highest("requested_bytes") - others),
+        "reserved": highest("reserved_bytes"),
+        "fragmentation": highest("reserved_bytes") - max(peaks) - others,
+        "inactive_split": highest("inactive_split_bytes"),
+    }
 
 
-def _on_cpu(run: Callable[[OnScale], Made], params: int) -> tuple[Made, AllocatorReadings]:
+def _on_cpu(run: Callable[[OnScale], Made], params: int) -> tuple[Made, dict[str, Any]]:
     """The same, by replaying the profiler's allocations on top of the weights."""
     known: list[int | None] = []
 
@@ -203,7 +140,7 @@ def _on_cpu(run: Callable[[OnScale], Made], params: int) -> tuple[Made, Allocato
         made = run(mark)
         mark(-1)
     results = profiler.profiler.kineto_results  # `profiler.events()` drops most allocations
-    seen, live, peak, marks = AllocatorReadings(), params, params, []
+    live, peak, peaks, left, marks = params, params, list[int](), list[int](), list[int]()
     for event in sorted(results.events(), key=lambda e: e.start_ns()):
         if event.name() == "[memory]":
             live += event.nbytes()
@@ -211,16 +148,16 @@ def _on_cpu(run: Callable[[OnScale], Made], params: int) -> tuple[Made, Allocato
         elif event.name().startswith("after scale"):
             marks.append(live)
             if event.name() not in ("after scale 0", "after scale -1"):
-                seen.peaks.append(peak)
-                seen.live.append(live)
+                peaks.append(peak)
+                left.append(live)
             peak = live
     before = known[0] or 0
-    seen.unaccounted = [
+    unaccounted = [
         (now - marks[0]) - (told - before)
         for now, told in zip(marks, known, strict=True)
         if told is not None
     ]
-    return made, seen
+    return made, {"unaccounted": unaccounted, "peak_by_scale": peaks, "live_by_scale": left}
 
 
 def process_bytes(device: torch.device) -> tuple[int, str]:

@@ -12,15 +12,16 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from bench.measure.card import Card
+from bench.study.records import Paired, Samples, Stream
 from codevar.outputs import OnScale
 
 Run = Callable[[OnScale], object]
-ENERGY_S = 2.0
+ENERGY_S = 2.0  # for which an energy counter must run: it moves in steps of up to 100 ms
 
 
 class Marks:
@@ -68,51 +69,6 @@ class Effort:
     max_seconds: float
 
 
-@dataclass
-class Samples:
-    """Raw samples of one process; every statistic is computed by who reads them.
-
-    latency_s: the whole decode without the VQVAE.  scale_latency_s: by scale, or a baseline's by
-    step, a list for each sample; of a case that runs few of its steps latency_s is their sum,
-    each times the steps it stands for.  vqvae_latency_s: of the VQVAE's decoder.
-    warmup_latency_s: decodes not counted; steady: whether they had settled when the time for
-    them was over.  discarded_latency_s: samples during which the GPU throttled, `discarded_for`
-    their reasons.  energy_j: what the GPU used from the first sample to the last, the discarded
-    and the gaps between them included; None where not all steps run, where the counter is not
-    to be had or, as it moves in steps of up to 100 ms,
-    ran for less than ENERGY_S.  stopped_by: what ended the sampling: "target", "noise" or "time".
-    """
-
-    warmup_latency_s: list[float] = field(default_factory=list)
-    steady: bool = False
-    latency_s: list[float] = field(default_factory=list)
-    scale_latency_s: list[list[float]] = field(default_factory=list)
-    vqvae_latency_s: list[float] = field(default_factory=list)
-    discarded_latency_s: list[float] = field(default_factory=list)
-    discarded_for: list[str] = field(default_factory=list)
-    energy_j: float | None = None
-    stopped_by: str = ""
-
-
-@dataclass
-class Paired:
-    """Latencies of a case and of its baseline, taken in turn in one process: pair by pair, so
-    that a drifting machine cancels out of their ratio.  discarded: pairs during which the GPU
-    throttled."""
-
-    latency_s: list[float] = field(default_factory=list)
-    baseline_latency_s: list[float] = field(default_factory=list)
-    discarded: int = 0
-    stopped_by: str = ""
-
-
-@dataclass
-class Stream:
-    """Batches back to back, VQVAE included.  batch_s: from the end of one to that of the next."""
-
-    batch_s: list[float] = field(default_factory=list)
-
-
 def time_by_scale(run: Run, device: torch.device) -> list[float]:
     """Seconds by scale of one decode."""
     marks = Marks(device)
@@ -138,7 +94,9 @@ def take_samples(
             return sum(by_step)
         return sum(n * seconds for n, seconds in zip(stands_for, by_step, strict=True))
 
-    taken = Samples()
+    taken = Samples.model_construct(
+        warmup_latency_s=[], latency_s=[], scale_latency_s=[], vqvae_latency_s=[]
+    )
     clock = Budget(effort.max_seconds)
     while not (is_warm(taken.warmup_latency_s, effort.warmup) or clock.is_over()):
         taken.warmup_latency_s.append(whole(time_by_scale(run, device)))
@@ -183,7 +141,7 @@ def take_pairs(baseline: Run, run: Run, device: torch.device, effort: Effort, ca
     Both must have run before.  Turns end as often after one as after the other, as a machine that
     drifts favours the same one of A B each time.
     """
-    taken = Paired()
+    taken = Paired.model_construct()
     ratios: list[float] = []
     widths: list[float] = []
     for _ in range(effort.warmup):
@@ -213,7 +171,7 @@ def time_stream(batch: Callable[[int], object], device: torch.device, seconds: f
     On a GPU the next batch is launched while one still runs, as a server would; two at most are
     in flight, or the host would run ahead of the card without end.
     """
-    taken, clock, marks = Stream(), Budget(seconds), Marks(device)
+    clock, marks = Budget(seconds), Marks(device)
     batch(0)
     marks(0)
     for i in itertools.count(1):
@@ -222,8 +180,7 @@ def time_stream(batch: Callable[[int], object], device: torch.device, seconds: f
         marks.wait(i - 1)
         if clock.is_over():
             break
-    taken.batch_s = marks.seconds()
-    return taken
+    return Stream(batch_s=marks.seconds())
 
 
 class Budget:

@@ -34,7 +34,18 @@ Status = Literal["ok", "oom", "oom_predicted", "oom_implied", "error", "timeout"
 
 
 class Samples(Part):
-    """`timing.Samples`.  The oldest records do not say what ended the sampling."""
+    """Raw samples of one process; every statistic is computed by who reads them.
+
+    latency_s: the whole decode without the VQVAE.  scale_latency_s: by scale, or a baseline's by
+    step, a list for each sample; of a case that runs few of its steps latency_s is their sum,
+    each times the steps it stands for.  vqvae_latency_s: of the VQVAE's decoder.
+    warmup_latency_s: decodes not counted; steady: whether they had settled when the time for
+    them was over.  discarded_latency_s: samples during which the GPU throttled, `discarded_for`
+    their reasons.  energy_j: what the GPU used from the first sample to the last, the discarded
+    and the gaps between them included; None where not all steps run, or where the counter is not
+    to be had or ran too short.  stopped_by: what ended the sampling: "target", "noise" or "time";
+    the oldest records do not say.
+    """
 
     warmup_latency_s: list[Seconds]
     steady: bool = True
@@ -48,7 +59,23 @@ class Samples(Part):
 
 
 class MemoryUse(Part):
-    """`memory.Memory`: MiB."""
+    """MiB.  KV cache is the most that the caches held, total the most that everything did,
+    running what is over and above: params + KV cache + running = total, as in the papers.
+
+    peak_by_scale_mib, live_by_scale_mib: the most during a scale, and what is left after it.
+    kv_cache_by_scale_mib: held while the scale was predicted.
+    workspace_mib: the part of running that is cuBLAS's and stays.
+    rounding_mib: the part of running that no tensor asked for, at the peak: the caching allocator
+        leaves up to 1 MiB of a block with the tensor that it was cut for.
+    unaccounted_mib: the most, between scales and at the end, that the allocator holds and no
+        tensor or workspace does; accounted says whether that is next to nothing.
+    reserved_mib: what the caching allocator took from the device at its peak; fragmentation_mib
+        the part of it that was not allocated, inactive_split_mib of that what lies between
+        allocated pieces of a block.  None on a CPU, as are workspace_mib and rounding_mib.
+    graph_pool_mib, of decodes that are CUDA graphs: their pool, which stays, in the place of KV
+        cache and running, which are those of kernels launched one by one.
+    process_mib: the process's memory, as process_by says.
+    """
 
     params_mib: float
     kv_cache_mib: float
@@ -103,18 +130,25 @@ class StartUp(Part):
 
 
 class Stream(Part):
-    """`timing.Stream`."""
+    """Batches back to back, VQVAE included.  batch_s: from the end of one to that of the next."""
 
     batch_s: list[Seconds]
 
 
 class Paired(Part):
-    """`timing.Paired` and the key of the baseline; or the reason why there are no pairs."""
+    """Latencies of a case and of its baseline, taken in turn in one process: pair by pair, so
+    that a drifting machine cancels out of their ratio.
+
+    baseline: its key.  reason: why there are no pairs.  discarded: pairs during which the GPU
+    throttled.  stopped_by: as of `Samples`.
+    """
 
     baseline: str
     reason: str | None = None
     latency_s: list[Seconds] = Field(default=[])
     baseline_latency_s: list[Seconds] = Field(default=[])
+    discarded: int = 0
+    stopped_by: str = ""
 
 
 class CardState(Part):

@@ -16,7 +16,6 @@ from bench.methods.loaded import Loaded
 from bench.predict.prediction import memory_differs, predict
 from bench.study import experiment
 from bench.study.cases import make_case
-from bench.study.records import MemoryUse
 from codevar import VAR, VQVAE, VARConfig, VQVAEConfig, graphs
 
 pytestmark = pytest.mark.gpu
@@ -80,7 +79,7 @@ def test_memory_is_the_papers_and_the_predicted(row, case):
     assert used.kv_cache_mib == pytest.approx(row["kv_cache_mib_paper"], rel=8e-3)
     running = used.running_mib - used.rounding_mib
     assert running == pytest.approx(row["running_mib_paper"], rel=0.01)
-    assert memory_differs(MemoryUse(**vars(used)), predict(case).figures(), "cuda") == []
+    assert memory_differs(used, predict(case).figures(), "cuda") == []
 
 
 @pytest.mark.parametrize(("row", "case"), rows("variant_table3"))
@@ -113,5 +112,5 @@ METHODS = {
 def test_memory_of_every_stack_is_the_predicted(stack, method, batch_size):
     values = {"method": method, "stack": stack, "batch_size": batch_size, "precision": "bf16"}
     case = make_case(METHODS[method] | values | {"device": "cuda"})
-    used = MemoryUse(**vars(measured(case)))
+    used = measured(case)
     assert memory_differs(used, predict(case).figures(), "cuda") == []

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,13 +20,13 @@ import torch
 from rich.console import Console
 
 from bench.measure import child, machine, runner, validity
-from bench.measure.timing import Samples
 from bench.methods.plans.var import Original
 from bench.predict.ceilings import Ceilings, Product
 from bench.predict.prediction import predict
 from bench.study import experiment, records, storage
 from bench.study.cases import make_case
 from bench.study.errors import UsageError
+from bench.study.records import Samples
 from bench.tables import case_rows, frames, tables
 from codevar.checkpoints import weights_sha256
 
@@ -96,9 +95,12 @@ def fake_result(case):
     memory = {**parts, "running_mib": 10.0, "total_mib": total, "process_mib": total}
     memory["kv_cache_by_scale_mib"] = predicted.kv_cache_by_scale_mib
     samples = Samples(
-        latency_s=[1.0, 3.0, 2.0], scale_latency_s=[[0.1] * 10] * 3, vqvae_latency_s=[0.5]
+        warmup_latency_s=[],
+        latency_s=[1.0, 3.0, 2.0],
+        scale_latency_s=[[0.1] * 10] * 3,
+        vqvae_latency_s=[0.5],
     )
-    return {"memory": memory, "samples": asdict(samples)}
+    return {"memory": memory, "samples": samples.model_dump()}
 
 
 def quiet():

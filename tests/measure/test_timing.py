@@ -12,7 +12,7 @@ import torch
 
 from bench.measure import timing
 from bench.measure.card import Card
-from bench.measure.timing import Budget, Effort, Samples, is_warm, median_interval, stop_reason
+from bench.measure.timing import Budget, Effort, is_warm, median_interval, stop_reason
 
 CPU = torch.device("cpu")
 NO_CARD = Card(CPU)
@@ -212,7 +212,3 @@ def test_the_interval_holds_the_median_as_often_as_it_says(n):
 def test_few_samples_have_no_interval():
     assert median_interval([1.0] * 5) == (-math.inf, math.inf)
     assert stop_reason([math.inf] * 5, Effort(1, 1, 0.01, 1e9), Budget(1e9)) == ""
-
-
-def test_samples_start_empty():
-    assert Samples().latency_s == []
