@@ -1,6 +1,6 @@
 """How long each job of a profile takes: from shapes and ceilings, corrected by what was measured.
 
-What shapes do not tell is assumed (`ASSUMED`) until the run's own records tell it: how long a
+What shapes do not tell is assumed (`Assumed`) until the run's own records tell it: how long a
 process takes to start, to make weights, to compile, and by how much a decode exceeds its floor.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
+from bench.measure.profile import items
 from bench.measure.profile.items import Job
 from bench.methods.baseline import Baseline
 from bench.methods.meta import meta_plan
@@ -82,28 +83,6 @@ class Assumed:
         )  # fmt: skip
 
 
-ASSUMED = {
-    "cuda": Assumed(
-        start_s=15,
-        load_bytes_per_s=1.5e9,
-        compile_s=60,
-        rates={"float32": 30e12, "tf32": 100e12, "bf16": 200e12, "fp16": 200e12},
-        bandwidth=1e12,
-        over_floor={"published": 3, "modern": 1.7, "compiled": 1.5},
-        layer_s={"published": 1.2e-3, "modern": 4e-4, "compiled": 5e-5},
-        tasks={"smoke": 60, "ceilings": 45, "selfcheck": 40, "tests": 90},
-    ),
-    "cpu": Assumed(
-        start_s=8,
-        load_bytes_per_s=3e8,
-        compile_s=60,
-        rates={"float32": 1.2e11, "bf16": 2e11},
-        bandwidth=1e10,
-        over_floor={"published": 2.5, "modern": 1.4, "compiled": 1.4},
-        layer_s={"published": 0, "modern": 0, "compiled": 0},
-        tasks={"smoke": 25, "ceilings": 40, "selfcheck": 60},
-    ),
-}
 UNKNOWN_S = 60.0  # of a case that cannot be predicted here: its libraries are missing
 
 
@@ -116,7 +95,7 @@ class Forecast:
     def __init__(
         self, device: str, effort: Experiment | None = None, ceilings: Ceilings | None = None
     ) -> None:
-        self.assumed = ASSUMED["cpu" if device == "cpu" else "cuda"]
+        self.assumed = Assumed(**items.told(items.kind_of(device))["assumed"])
         self.effort = effort
         self.use(ceilings or self.assumed.ceilings(device))
         self.learn([], [])
