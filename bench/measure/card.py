@@ -87,22 +87,12 @@ class Card:
         facts = {
             "driver": answer(lambda: os.fsdecode(pynvml.nvmlSystemGetDriverVersion())),
             "cuda_driver": answer(lambda: cuda_version(pynvml.nvmlSystemGetCudaDriverVersion())),
-            "power_limit_w": self._ask(
-                lambda card: pynvml.nvmlDeviceGetEnforcedPowerLimit(card) / 1000
-            ),
-            "power_limit_default_w": self._ask(
-                lambda card: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(card) / 1000
-            ),
-            "max_sm_clock_mhz": self._ask(
-                lambda card: +pynvml.nvmlDeviceGetMaxClockInfo(card, pynvml.NVML_CLOCK_SM)
-            ),
-            "max_memory_clock_mhz": self._ask(
-                lambda card: +pynvml.nvmlDeviceGetMaxClockInfo(card, pynvml.NVML_CLOCK_MEM)
-            ),
-            "persistence_mode": self._ask(
-                lambda card: pynvml.nvmlDeviceGetPersistenceMode(card) == ENABLED
-            ),
-            "ecc": self._ask(lambda card: pynvml.nvmlDeviceGetEccMode(card)[0] == ENABLED),
+            "power_limit_w": self._number("EnforcedPowerLimit", per=1000),
+            "power_limit_default_w": self._number("PowerManagementDefaultLimit", per=1000),
+            "max_sm_clock_mhz": self._number("MaxClockInfo", "NVML_CLOCK_SM"),
+            "max_memory_clock_mhz": self._number("MaxClockInfo", "NVML_CLOCK_MEM"),
+            "persistence_mode": self._ask("PersistenceMode", lambda mode: mode == ENABLED),
+            "ecc": self._ask("EccMode", lambda modes: modes[0] == ENABLED),
             "mig": self._is_mig(),
         }
         return {key: value for key, value in facts.items() if value is not None}
@@ -116,20 +106,12 @@ class Card:
         if self._whole is None:
             return None
         return {
-            "sm_clock_mhz": self._ask(
-                lambda card: +pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_SM)
-            ),
-            "memory_clock_mhz": self._ask(
-                lambda card: +pynvml.nvmlDeviceGetClockInfo(card, pynvml.NVML_CLOCK_MEM)
-            ),
-            "temperature_c": self._ask(
-                lambda card: +pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU)
-            ),
-            "power_w": self._ask(lambda card: pynvml.nvmlDeviceGetPowerUsage(card) / 1000),
+            "sm_clock_mhz": self._number("ClockInfo", "NVML_CLOCK_SM"),
+            "memory_clock_mhz": self._number("ClockInfo", "NVML_CLOCK_MEM"),
+            "temperature_c": self._number("Temperature", "NVML_TEMPERATURE_GPU"),
+            "power_w": self._number("PowerUsage", per=1000),
             "throttle_reasons": self._reasons(),
-            "gpu_utilization_percent": self._ask(
-                lambda card: +pynvml.nvmlDeviceGetUtilizationRates(card).gpu
-            ),
+            "gpu_utilization_percent": self._ask("UtilizationRates", lambda rates: +rates.gpu),
         }
 
     def throttled(self) -> list[str] | None:
@@ -154,13 +136,8 @@ class Card:
         budget has to end that.
         """
         now = self._reasons()
-        violation = self._ask(
-            lambda card: (
-                +pynvml.nvmlDeviceGetViolationStatus(
-                    card, pynvml.NVML_PERF_POLICY_THERMAL
-                ).violationTime
-            )
-        )
+        policy = ("NVML_PERF_POLICY_THERMAL",)
+        violation = self._ask("ViolationStatus", lambda status: +status.violationTime, *policy)
         if now is None and violation is None:
             return None
         holds = [reason for reason in now or [] if reason in THROTTLES]
@@ -183,7 +160,7 @@ class Card:
         """
         if self._is_mig():
             return None
-        return self._ask(lambda card: pynvml.nvmlDeviceGetTotalEnergyConsumption(card) / 1000)
+        return self._number("TotalEnergyConsumption", per=1000)
 
     def others(self) -> list[dict[str, Any]] | None:
         """Other processes on the GPU, the largest first: pid, name, mib (None where NVML does
@@ -228,15 +205,26 @@ class Card:
         return None if computing is None else {**(drawing or {}), **computing}
 
     def _reasons(self) -> list[str] | None:
-        bits = self._ask(lambda card: +pynvml.nvmlDeviceGetCurrentClocksEventReasons(card))
+        bits = self._number("CurrentClocksEventReasons")
         return None if bits is None else [name for name, bit in REASONS.items() if bits & bit]
 
     def _is_mig(self) -> bool | None:
         # The mode now, and after the next reset.
-        return self._ask(lambda card: pynvml.nvmlDeviceGetMigMode(card)[0] == ENABLED)
+        return self._ask("MigMode", lambda modes: modes[0] == ENABLED)
 
-    def _ask(self, question: Callable[[Any], Any]) -> Any:
-        return None if self._whole is None else answer(lambda: question(self._whole))
+    def _number(self, name: str, *constants: str, per: int = 1) -> Any:
+        return self._ask(name, lambda found: found / per if per > 1 else +found, *constants)
+
+    def _ask(self, name: str, read: Callable[[Any], Any], *constants: str) -> Any:
+        """What `read` makes of the answer to nvmlDeviceGet`name` with these of NVML's constants."""
+        if self._whole is None:
+            return None
+
+        def question() -> Any:
+            told = getattr(pynvml, f"nvmlDeviceGet{name}")
+            return read(told(self._whole, *(getattr(pynvml, c) for c in constants)))
+
+        return answer(question)
 
 
 def answer(question: Callable[[], Answer]) -> Answer | None:
