@@ -149,7 +149,8 @@ def plan_of(session: Session, minutes: float, precisions: dict[str, str]) -> lis
 def show_run(run: Path, format: Format) -> None:
     """A run's times over the floor."""
     records.read_run(run)  # what it refuses, it refuses before torch is imported
-    from bench.measure import find_ceilings, machine
+    from bench.measure import machine
+    from bench.measure.profile.measuring import ceilings_of_run
     from bench.predict import ceilings
     from bench.tables import frames
     from bench.tables import profile as pages
@@ -164,7 +165,7 @@ def show_run(run: Path, format: Format) -> None:
     if len(measured.devices) > 1:
         several = " and ".join(measured.devices)
         raise UsageError(f"{run}: was measured on {several}, which have ceilings of their own")
-    top = find_ceilings.ceilings_of_run(run, measured.devices[0], Console(stderr=True))
+    top = ceilings_of_run(run, measured.devices[0], Console(stderr=True))
     printing.show(pages.page(measured, top), format)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,21 +17,6 @@ if TYPE_CHECKING:
     from bench.quality.sample_set import Manifest
 
 
-class Form(StrEnum):
-    """How images lie on disk."""
-
-    png = "png"
-    npz = "npz"
-
-
-class Preset(StrEnum):
-    """Sampling settings by name."""
-
-    var = "var"
-    code = "code"
-    mini = "mini"
-
-
 def sample(
     target: Annotated[
         str, typer.Argument(metavar="EXPERIMENT|METHOD", help="a name from `list`, or a TOML file")
@@ -41,10 +25,13 @@ def sample(
     changes: options.Changes = [],  # noqa: B006
     plugin: options.Plugins = [],  # noqa: B006
     per_class: options.PerClass = 50,
-    format: Annotated[Form, typer.Option(help="PNG files, or one samples.npz")] = Form.png,
+    format: Annotated[
+        Literal["png", "npz"], typer.Option(help="PNG files, or one samples.npz")
+    ] = "png",
     batch_size: options.BatchSize = 32,
     preset: Annotated[
-        Preset | None, typer.Option(help="the papers' sampling settings, if not the case's own")
+        Literal["var", "code", "mini"] | None,
+        typer.Option(help="the papers' sampling settings, if not the case's own"),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="of the set, if not the case's own")
@@ -55,7 +42,7 @@ def sample(
     dry_run: options.DryRun = False,
 ) -> None:
     """Images of every class, equally many, to disk; torchrun in front of it shares the work."""
-    axes = {"device": device, "sampling": preset and preset.value}
+    axes = {"device": device, "sampling": preset}
     changes = [*changes, *(f"{key}={value}" for key, value in axes.items() if value)]
     experiment.cases_of(target, changes)  # what it refuses, it refuses before torch is imported
     from bench.measure import devices, machine
@@ -65,7 +52,7 @@ def sample(
     from codevar.train import parallel
 
     cases = experiment.cases_of(target, changes, devices.default_device())
-    wanted = sets_of(cases, per_class, format.value, batch_size, seed)
+    wanted = sets_of(cases, per_class, format, batch_size, seed)
     asked = [one.case for one in wanted.values()]
     devices.check_devices(asked)
     if dry_run:

@@ -1,7 +1,5 @@
 """What a device can do at best: matrix products, memory traffic, launches.
 
-    python -m bench.measure.find_ceilings cpu
-
 Each figure is the best of several blocks; a block is calls back to back for a tenth of a second
 or more, so that a rate is one that the device sustains, and comes after calls that warm it up.
 On a GPU CUDA events take the time, elsewhere the monotonic clock.  Best and not median, because
@@ -11,28 +9,19 @@ these are ceilings: whatever else the machine does can only lower them.
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 
 from bench.measure import machine, timing
 from bench.measure.card import make_current
-from bench.predict.ceilings import FILE, Ceilings, Product, load
-from bench.study import storage
-from bench.study.errors import UsageError
-from bench.study.folders import CODE
+from bench.predict.ceilings import Ceilings, Product
 from bench.study.units import GIB
 from codevar.packed import can_pack, packed
-from codevar.progress import say
 from codevar.stacks import PRECISIONS
 
 BLOCK_S, FIGURE_S = 0.1, 1.0  # of a block; of all blocks of one figure
@@ -125,38 +114,3 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     while time.perf_counter() < end:
         best = min(best, block(calls))
     return best
-
-
-def ceilings_of_run(folder: Path, device: str, console: Console) -> Ceilings:
-    """Those in a run's folder, or else measured now and put there.
-
-    Raises UsageError where they are another device's.
-    """
-    if found := load(folder):
-        if found.device != device:
-            raise UsageError(f"{folder / FILE}: is of {found.device}, the run of {device}")
-        return found
-    say(f"ceilings of {device}: about half a minute", console)
-    found = measure_in_process(device)
-    storage.write_json(folder / FILE, found.model_dump())
-    return found
-
-
-def measure_in_process(device: str) -> Ceilings:
-    """Measured in a process of its own, set up as those of the cases are.  Raises UsageError."""
-    others = machine.OtherLoad()
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.measure.find_ceilings", device],
-        cwd=CODE,
-        env={**machine.CHILD_ENVIRON, **os.environ},
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us, who end it
-    )
-    if done.returncode:
-        raise UsageError(f"ceilings of {device}: not measured, see above (exit {done.returncode})")
-    found = Ceilings.model_validate_json(done.stdout)
-    return found.model_copy(update={"other_load_cores": round(others.cores(), 3)})
-
-
-if __name__ == "__main__":
-    print(measure_ceilings(torch.device(sys.argv[1])).model_dump_json())

@@ -403,31 +403,19 @@ def stopped_by(e: BaseException, folder: Path, batch_size: int) -> str | None:
 
 def together(group: Group, work: Callable[[], Result]) -> Result:
     """Work that every process does; if one fails, all do."""
-    result, error = attempt(work)
-    errors = [told for told in in_all(group, error) if told]
-    if errors:
+    result, error = None, None
+    try:
+        result = work()
+    except UsageError as e:
+        error = str(e)
+    if errors := [told for told in in_all(group, error) if told]:
         raise (UsageError if group.first else FirstProcessError)(errors[0])
     return result  # type: ignore[return-value]
 
 
 def from_first(group: Group, work: Callable[[], Result]) -> Result:
     """What the first process makes of it, in all of them; its failure is everybody's."""
-    result, error = attempt(work) if group.first else (None, None)
-    if group.size > 1:
-        told: list[Any] = [result, error]
-        dist.broadcast_object_list(told, 0)
-        result, error = told
-    if error is not None:
-        raise (UsageError if group.first else FirstProcessError)(error)
-    return result  # type: ignore[return-value]
-
-
-def attempt(work: Callable[[], Result]) -> tuple[Result | None, str | None]:
-    """The result, or what stopped it."""
-    try:
-        return work(), None
-    except UsageError as e:
-        return None, str(e)
+    return in_all(group, together(group, work if group.first else lambda: None))[0]  # type: ignore
 
 
 def in_all(group: Group, value: Result) -> list[Result]:

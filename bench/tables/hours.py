@@ -11,11 +11,11 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import pandas as pd
 
 from bench.measure.limit import format_bytes
+from bench.measure.profile.forecast import Forecast
 from bench.predict import durations
 from bench.predict.durations import Span, decoder_flops
 from bench.predict.prediction import predict
@@ -44,20 +44,6 @@ class Terms:
     images: int | None = None
 
 
-class Speed(Protocol):
-    """Seconds of a case's parts: its decode, its images, and its process until the first decode,
-    with the weights of a baseline in it."""
-
-    def decode_s(self, case: Case) -> float:
-        """Of a decode."""
-
-    def images_s(self, case: Case) -> float:
-        """Of a batch's images."""
-
-    def starting_s(self, case: Case, baseline: Case | None) -> Span:
-        """Of a process until its first decode."""
-
-
 @dataclass(frozen=True)
 class Rate:
     """So many FLOP/s for all cases."""
@@ -75,6 +61,10 @@ class Rate:
     def starting_s(self, case: Case, baseline: Case | None) -> Span:
         """As long for all; a baseline in the same process may be a process of its own."""
         return Span(START_S, START_S if baseline is None else 2 * START_S)
+
+
+#: Tells seconds of a case's parts.
+Speed = Rate | Forecast
 
 
 def sampling(case: Case, images: int, speed: Speed, gpus: int = 1) -> Span:

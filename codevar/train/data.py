@@ -1,7 +1,10 @@
 """Where batches come from: the mini world, a folder of images, token maps cached on disk.
 
-A source gives the examples of a `Step`; which those are follows from the step's number and the
-seed, so that nothing of a source needs to be in a checkpoint.
+A source gives the examples of a `Step` in their order; which those are follows from the step's
+number and the seed, so that nothing of a source needs to be in a checkpoint.  They are `labels`
+(B,) and `images` (B, 3, H, W) in [0, 1], or `tokens` (B, L); with images of the mini world their
+factors, as `World.factors` has them.  Its length is an epoch's; its classes are names in the order
+of labels.
 
 Shapes: B images, H W pixels, L tokens.
 """
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import tee
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,29 +31,10 @@ from codevar.pictures import PictureError, find_classes, read_picture
 from codevar.train.errors import TrainError
 from codevar.train.parallel import Group
 from codevar.train.recipes import DataConfig
-from codevar.train.step import Step
 from codevar.transfer import send
 from codevar.vqvae import VQVAE
 
 Batch = dict[str, torch.Tensor]
-
-
-class Source(Protocol):
-    """`labels` (B,) and `images` (B, 3, H, W) in [0, 1], or `tokens` (B, L); with images of the
-    mini world their factors, as `World.factors` has them."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names, in the order of their labels."""
-        ...
-
-    def __len__(self) -> int:
-        """Examples of an epoch."""
-        ...
-
-    def stream(self, steps: Iterator[Step]) -> Iterator[tuple[Step, Batch]]:
-        """The batch of each step, in their order."""
-        ...
 
 
 def open_images(config: DataConfig, device: torch.device) -> MiniImages | FolderImages:
@@ -74,7 +58,7 @@ class MiniImages:
         return f"data: {len(self):,} images of the mini world's {len(self.classes)} classes"
 
     def stream(self, steps):
-        """See `Source`."""
+        """The batch of each step."""
         for step in steps:
             first, count = step.examples.start, len(step.rows)
             images, labels = self._made(first, count)
@@ -117,7 +101,7 @@ class FolderImages:
         return f"data: {self.config.folder}: {found}; {self.found.told()}".removesuffix("; ")
 
     def stream(self, steps):
-        """See `Source`."""
+        """The batch of each step."""
         steps, ahead = tee(steps)  # ahead of the batches by what the workers prefetch
         numbers = (
             [(step.seed, *_shuffled(step.seed, len(self), n)) for n in step.examples]
@@ -235,7 +219,7 @@ class Tokens:
         return len(self.labels)
 
     def stream(self, steps):
-        """See `Source`."""
+        """The batch of each step."""
         for step in steps:
             which = [_shuffled(step.seed, len(self), n)[1] for n in step.examples]
             rows = send(torch.tensor(which), self.tokens.device)
@@ -255,9 +239,12 @@ class Encoded:
         return len(self.images)
 
     def stream(self, steps):
-        """See `Source`."""
+        """The batch of each step."""
         for step, batch in self.images.stream(steps):
             yield step, {"tokens": self.vqvae.encode(batch["images"]), "labels": batch["labels"]}
+
+
+Source = MiniImages | FolderImages | Tokens | Encoded
 
 
 def open_tokens(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
-from bench.measure import machine, runner
+from rich.console import Console
+
+from bench.measure import runner
 from bench.measure.profile import tasks
 from bench.measure.profile.items import Job
 from bench.measure.shared import SharedProcess
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
 from bench.study import storage
+from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.records import RunFolder
+from codevar.progress import say
 
 
 class Measuring:
@@ -59,14 +64,30 @@ class Measuring:
         """What is no case."""
         self.process.close()  # nothing is to disturb it
         log = self.folder.path / "logs" / f"{job.key.replace('/', '-').replace(' ', '-')}.log"
-        others = machine.OtherLoad()
         found = tasks.in_process(job.task, self.device, job.about, limit_s, log)
         if measured := found.pop("ceilings", None):
-            measured["other_load_cores"] = round(others.cores(), 3)
             path = self.folder.path
             top = best(Ceilings.model_validate(measured), ceilings.load(path))
             storage.write_json(path / ceilings.FILE, top.model_dump())
         return found
+
+
+def ceilings_of_run(folder: Path, device: str, console: Console) -> Ceilings:
+    """Those in a run's folder, or else measured now and put there.
+
+    Raises UsageError where they are another device's, or cannot be measured.
+    """
+    found = ceilings.load(folder)
+    if found is None:
+        say(f"ceilings of {device}: about half a minute", console)
+        told = tasks.in_process("ceilings", device, "", 600, folder / "ceilings.log")
+        if told["status"] != "ok":
+            raise UsageError(f"ceilings of {device}: not measured ({told['reason']})")
+        found = Ceilings.model_validate(told["ceilings"])
+        storage.write_json(folder / ceilings.FILE, found.model_dump())
+    if found.device != device:
+        raise UsageError(f"{folder / ceilings.FILE}: is of {found.device}, the run of {device}")
+    return found
 
 
 def best(now: Ceilings, before: Ceilings | None) -> Ceilings:

@@ -133,6 +133,7 @@ def main() -> None:
 def in_process(task: str, device: str, about: str, limit_s: float, log: Path) -> dict[str, Any]:
     """A task's result; where there is none, a status and the reason."""
     words = [sys.executable, "-m", "bench.measure.profile.tasks", str(os.getpid()), task, device]
+    others = machine.OtherLoad()
     with open(log, "wb") as errors:
         process = subprocess.Popen(
             [*words, about],
@@ -149,6 +150,8 @@ def in_process(task: str, device: str, about: str, limit_s: float, log: Path) ->
     finally:
         runner.kill(process)
     found = runner.parse_result(output, process, log)
+    if "ceilings" in found:
+        found["ceilings"]["other_load_cores"] = round(others.cores(), 3)
     unknown = found["status"] in ("failed", "killed")
     return found | {"status": "error"} if unknown else found
 
