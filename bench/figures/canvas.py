@@ -1,7 +1,5 @@
 """What figures are made of: pages, axes, bars, curves by batch size."""
 
-from __future__ import annotations
-
 import textwrap
 import weakref
 from collections.abc import Iterable, Sequence

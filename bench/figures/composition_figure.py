@@ -1,7 +1,5 @@
 """The composition map: speed-ups above the diagonal, losses of quality below it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

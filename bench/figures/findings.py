@@ -5,8 +5,6 @@ FIDs at the right, on an axis of its own: FIDs of another network or reference d
 CoDe's Figure 3 (b) rests on no run: `bench.quality.spectra`.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What the regression gate found, as pictures: one for each case."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """The names of all figures, from the text of the modules: no figure's imports are needed."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterable

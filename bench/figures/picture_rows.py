@@ -6,8 +6,6 @@ a subnet's depth, a phase of training) is the caller's affair: this file only dr
 Shapes: C pictures of a row, H W pixels.
 """
 
-from __future__ import annotations
-
 import os
 import textwrap
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What each method's plan says, a row a scale: models, layers, guidance, tokens, cache."""
 
-from __future__ import annotations
-
 import textwrap
 
 from matplotlib.axes import Axes

@@ -8,8 +8,6 @@ A module of this package makes a figure by one decorated function::
 Nothing else names it: experiments, `bench.py plot` and the report look it up here.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """The profile's page and picture: the roofline, and time over floor by scale."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figure: every latency sample of every case, round by round."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -6,8 +6,6 @@ predicted is the floor (`bench.predict.floor`) where this machine's ceilings wer
 FLOPs.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

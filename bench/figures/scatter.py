@@ -4,8 +4,6 @@ Every point can be told by name: the name stands beside it where there is room, 
 that a key below the figure explains.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Collection, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Fourier spectra by scale, as a picture."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 

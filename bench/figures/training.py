@@ -6,8 +6,6 @@ What is measured, and what the paper leaves open, is in `codevar/train/gradients
 few images, so a curve is a mean over its neighbours, with the single ones faint behind it.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

@@ -4,8 +4,6 @@ Nothing here waits for the device.  Where there is no NVML, or this card or driv
 answer a question, the answer is None and never an exception.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -3,8 +3,6 @@
 From Linux's own files, of version 2 or 1; None where there is no limit, and elsewhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 From Linux's own files; None where it does not tell, as in most virtual machines, and elsewhere.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Devices and what each can run: what cannot is refused before anything runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -6,8 +6,6 @@ On a GPU CUDA events take the time, elsewhere the monotonic clock.  Best and not
 these are ceilings: whatever else the machine does can only lower them.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What machine this is, so that a figure can name it."""
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import os

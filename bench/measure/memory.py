@@ -10,8 +10,6 @@ where no operator runs, the allocator is held against the tensors that Python kn
 must belong to one of them, or to cuBLAS.
 """
 
-from __future__ import annotations
-
 import gc
 import resource
 import sys

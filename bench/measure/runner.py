@@ -1,7 +1,5 @@
 """Cases to records: each in a process of its own, whatever becomes of the one before."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

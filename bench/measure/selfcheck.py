@@ -1,7 +1,5 @@
 """Does measuring change what is measured?  `bench.py selfcheck` answers for this machine."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 import time

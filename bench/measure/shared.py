@@ -6,8 +6,6 @@ process is watched from its beginning.  So has what a case leaves its process ch
 failed or ran out of memory, and `compiled`, whose graphs keep memory and blind torch's allocator.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import selectors

@@ -5,8 +5,6 @@ GPU that is an event in the stream, so nothing waits between scales; elsewhere i
 monotonic clock.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

@@ -5,8 +5,6 @@ named ranges.
 `snapshot`: the CUDA allocator's history (https://pytorch.org/memory_viz).
 """
 
-from __future__ import annotations
-
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence

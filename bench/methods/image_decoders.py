@@ -10,8 +10,6 @@ parts as their own code does: `renamed` says which is which.
 Shapes: B images, Z channels, h w cells, L tokens.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

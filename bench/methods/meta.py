@@ -1,7 +1,5 @@
 """A case's models by their shapes alone: on the meta device, without weights."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Nothing is downloaded unless asked.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a case's weights come from, and their hashes."""
 
-from __future__ import annotations
-
 import functools
 from contextlib import suppress
 from pathlib import Path

@@ -4,8 +4,6 @@ A method is a transformer and three questions: what a decode begins with, what a
 came out.  Shapes: B images, 2B rows (classes, then "no class").
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: N samples, C classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -7,8 +7,6 @@ published precision and recall by up to 0.9 points: `as_published` rounds as it 
 Shapes: N samples, M references, D features, G groups, R replicates.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterator

@@ -9,8 +9,6 @@ Agreement, with a baseline of the same seeds: the share of images that are read 
 Shapes: N samples, M references, F outputs of the reader, K cells, R replicates.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -4,8 +4,6 @@ torch-fidelity's is over ten splits.  Shapes: N samples, n of one of S splits, C
 of each image, R replicates.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 

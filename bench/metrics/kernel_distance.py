@@ -8,8 +8,6 @@ the paper's estimate keeps each image's pair with itself, here it is left out.
 Shapes: N samples, M references, D features, G groups, R replicates.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Parameters, FLOPs and memory of the baselines, from shapes alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

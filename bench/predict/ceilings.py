@@ -1,7 +1,5 @@
 """A machine's ceilings as they are kept: matrix products, bandwidth, launches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

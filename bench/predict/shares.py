@@ -1,7 +1,5 @@
 """A case's share of a sweep's time."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 

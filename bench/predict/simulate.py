@@ -1,7 +1,5 @@
 """A decode on tensors without data: every allocation, from shapes alone."""
 
-from __future__ import annotations
-
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence

@@ -6,8 +6,6 @@ Where a config starts from a model of the mini world that is not here either, th
 its place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

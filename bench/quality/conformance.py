@@ -4,8 +4,6 @@ along the other's tokens, so that a tie changes nothing after it.
 Shapes: B images, L tokens of all scales, l of one, V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: H W pixels of the picture as it is, S of the models' square.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Shapes: C pictures of a row, H W pixels of the picture as it is, S of the models' square.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """SAMPLES against REF, and against a BASELINE: features, figures, differences, one record."""
 
-from __future__ import annotations
-
 import datetime
 import math
 import time

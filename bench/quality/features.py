@@ -9,8 +9,6 @@ them with code in them; here they are a file that the user names or fetches, and
 Shapes: B images of a batch, N of a set, H W pixels, D features of a layer, C classes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Callable, Sequence

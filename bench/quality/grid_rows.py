@@ -1,7 +1,5 @@
 """Rows of pictures, as samplers make them and figures draw them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ interrupted, pays for no image twice.
 Shapes: N images, H W pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -3,8 +3,6 @@
 Shapes: B pictures of a batch, S their side, h w cells of the feature map.
 """
 
-from __future__ import annotations
-
 import datetime
 import math
 import time

@@ -12,8 +12,6 @@ and within 6 % on very noisy ones.
 Shapes: N pictures, B of a batch, H W pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib

@@ -6,8 +6,6 @@ filled from two files of tensors.
 Shapes: B images, H W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace

@@ -10,8 +10,6 @@ mini:test, mini:test:2000         the mini world's test images by number, 10,000
 mini:test:10000-20000             a block of them
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

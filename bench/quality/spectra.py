@@ -12,8 +12,6 @@ and what differs from it is where a model puts its tokens.
 Shapes: B images, L tokens of all scales, Z channels, h w cells of the feature map (h = w).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

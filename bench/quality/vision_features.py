@@ -8,8 +8,6 @@ torch-fidelity does it.
 Shapes: B images, H W pixels, D features.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

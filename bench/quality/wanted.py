@@ -1,7 +1,5 @@
 """Sample sets as they are asked for: one for each case that makes other images."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ its image, so that no image is ever there twice, and what is missing is what the
 Shapes: B images of a batch, H W pixels.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

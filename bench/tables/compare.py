@@ -9,8 +9,6 @@ one observation, with one correction over the whole table.  Memory has no noise 
 it is; so are tokens; of quality the intervals are compared.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A case's parts are its method, if that is not the baseline's, and each key of `s
 set.  A pair is a case of two parts whose parts were also measured alone, in the same run.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What the regression gate says: a table, GitHub's annotations, JUnit XML, pictures."""
 
-from __future__ import annotations
-
 import html
 import os
 import re

@@ -3,8 +3,6 @@
 python -m bench.tables.gpu_checks     # writes both anew, from results/shipped/
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Cases over commits and machines: what every run under a folder says of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ At a rate (`Rate`), one for all cases, though small batches reach less of it: `b
 tells hours and cost of cards that are not here.  On this machine (`Forecast`): every --dry-run.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections import Counter

@@ -1,7 +1,5 @@
 """Where a case's latency over time goes to another level and stays there."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -4,8 +4,6 @@ All of it is of the very case (its seed and device aside, and the footer names t
 one run and of one protocol, so that rows compare.  What was not measured is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field

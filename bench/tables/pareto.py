@@ -1,7 +1,5 @@
 """The Pareto front: what nothing else beats in both of two figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 

@@ -3,8 +3,6 @@
 `page` takes any run and the ceilings of the device it was measured on; `tables_of` a profile.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ one of its size took, drawn from the samples.  So the same records, rate and see
 table on any machine.  A batch of n runs at the smallest measured size that holds it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What the sessions of a profile came to: what is left, what was checked, what to mistrust."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

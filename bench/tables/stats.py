@@ -16,8 +16,6 @@ slower at all, and every round of NEW is slower than every round of BASE.  It is
 that the shift is within the threshold.  Everything else is "undecided".
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ A record is one process.  What processes differ by does not show within one, so 
 the round: a figure is the median of the rounds' medians, an interval comes from the rounds.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import Counter

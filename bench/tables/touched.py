@@ -4,8 +4,6 @@ over the whole decode against the FLOPs that are left.
 A case is held against the same case whole, of the same run.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -3,8 +3,6 @@
 python -m codevar.mini.cards
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: B images, H W pixels, F features.
 """
 
-from __future__ import annotations
-
 import os
 from itertools import pairwise
 from pathlib import Path

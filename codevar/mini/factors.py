@@ -5,8 +5,6 @@ So a method can be asked what it loses: late scales settle textures, early ones 
 Shapes: B images, H = W = side, F outputs.
 """
 
-from __future__ import annotations
-
 import os
 from itertools import accumulate, pairwise
 from pathlib import Path

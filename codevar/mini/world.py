@@ -11,8 +11,6 @@ Images of another kind of device differ by float rounding.
 Shapes: B images, H = W = side, u v coordinates in which the shape has radius about 1.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

@@ -7,8 +7,6 @@ A second call goes on: first with what has no model yet; when all have one, with
 other was begun from, since tokens and weights that another was trained on must stay.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice

@@ -1,7 +1,5 @@
 """The model and the data of a recipe, ready to train."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -11,8 +11,6 @@ Randomness is a function of the step's number (`step.py`), so a checkpoint is we
 optimisers' state, the loss scale and that number.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

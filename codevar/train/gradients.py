@@ -15,8 +15,6 @@ The paper prints no number for Figure 3 (b) and says neither norm nor parameters
 taken over the draws.  Here it is of the squared norm, in the mean over the draw (`shares`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 

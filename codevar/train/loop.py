@@ -1,7 +1,5 @@
 """The one training loop: recipes differ in what a step costs (`recipes.py`), not in this."""
 
-from __future__ import annotations
-
 import json
 import math
 import platform

@@ -3,8 +3,6 @@
 Shapes: B images, L tokens of some scales, V codes, K scales, Z channels, h w cells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -7,8 +7,6 @@ of the module's parameters.  A forward gives named scalars; `loss` is the one to
 Shapes: B images, L tokens of all scales, n of those computed, K scales, V codes, Z channels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Optimisers and their rates."""
 
-from __future__ import annotations
-
 import math
 
 import torch

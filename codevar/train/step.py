@@ -4,8 +4,6 @@ No generator is carried from step to step, so a run that is resumed draws what i
 drawn, and so do two processes that share a batch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -8,8 +8,6 @@ Shapes: B images, L tokens of all scales, n of those computed, l of those whose 
 H heads, c per head, V codes, Z channels, C width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from itertools import islice

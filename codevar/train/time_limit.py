@@ -1,7 +1,5 @@
 """How many steps of a run fit into a time, by the speed that is seen on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 RESERVE = 0.05  # share of the time that is kept for writing the model

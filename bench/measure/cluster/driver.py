@@ -5,8 +5,6 @@ yields each record as it is made (`on_node.measure`).  A first task of each node
 says what the node has.  Only the driver writes; what is left to do follows from the records.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Ray, as far as a sweep over many machines (`driver`) needs it."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

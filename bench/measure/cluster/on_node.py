@@ -4,8 +4,6 @@ Each case still has a process of its own.  The task only stands between Ray and
 `runner.run_case`, and never touches the GPU itself.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -6,8 +6,6 @@ There is no other state.  What is measured next follows from the records, so a n
 driver that was killed and a sweep that just goes on are the same case.
 """
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Sequence
 from pathlib import Path

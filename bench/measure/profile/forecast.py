@@ -4,8 +4,6 @@ What shapes do not tell is assumed (`Assumed`) until the run's own records tell 
 process takes to start, to make weights, to compile, and by how much a decode exceeds its floor.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import statistics

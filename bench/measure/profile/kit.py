@@ -9,8 +9,6 @@ Tables and pictures are made where the results are brought to.
     python3 -m zipfile -e codevar-gpu-kit-1-of-1.zip codevar && cd codevar && make gpu MINUTES=9
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import subprocess
 import sys

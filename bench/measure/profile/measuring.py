@@ -1,7 +1,5 @@
 """Jobs of a profile measured for real: `Measuring` is what a session runs them by."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

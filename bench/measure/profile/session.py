@@ -7,8 +7,6 @@ else is done.  One that was under way when the session was killed, or when its t
 first in the next session; if that happens twice, it comes last.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ RUNNER: the process that this one must not outlive.  The result is one JSON obje
 output; where it says why something went wrong, `reason` is one line.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

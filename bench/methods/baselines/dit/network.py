@@ -11,8 +11,6 @@ gives both halves the same latents.
 Shapes: B images, 2B rows, L tokens, C width, Z channels of the latents, h w their cells, p patch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
