@@ -82,9 +82,8 @@ def test_figure3b_says_where_there_are_no_full_only_layers(folders):
 def test_figure2b_has_the_losses_of_both_networks_beside_the_papers_words(folders):
     runs = [training.load(folders / name) for name in ("progressive", "low", "high")]
     page = drawn("variant_figure2b", *runs)
-    theirs, full, subnet = page.axes
-    assert [tuple(xy) for xy in theirs.lines[0].get_xydata()] == [(8, 5.75), (25, 5.72)]
-    assert theirs.lines[1].get_ydata()[0] == 6.08
+    full, subnet = page.axes
+    assert "5.75 at epoch 8 and 5.72 at 25" in " ".join(texts(page).split())
     for ax, name in ((full, "loss_full"), (subnet, "loss_subnet")):
         faint = [list(line.get_ydata()) for line in ax.lines[::2]]
         assert faint == [[row[name] for row in run.rows] for run in runs]
@@ -96,13 +95,13 @@ def test_figure2b_has_the_losses_of_both_networks_beside_the_papers_words(folder
 def test_figure2c_has_the_losses_early_and_late_by_ratio(folders):
     runs = [training.load(folders / name) for name in ("progressive", "high", "low")]
     page = drawn("variant_figure2c", *runs)
-    _, full, _ = page.axes
+    full, _ = page.axes
     assert [label.get_text() for label in full.get_xticklabels()] == ["0.1", "1.0", "progressive"]
     low = [row["loss_full"] for row in runs[2].rows]
     early, late = (line.get_ydata() for line in full.lines[::2])
     assert early[0] == pytest.approx(np.mean(low[2:4]))  # 10 to 20 % of 20 steps
     assert late[0] == pytest.approx(np.mean(low[18:]))
-    assert "its figure has FIDs" in texts(page)
+    assert "its figure has FIDs" in " ".join(texts(page).split())
 
 
 def test_the_command_draws_folders_of_trainings(folders, tmp_path):
