@@ -33,18 +33,27 @@ FILES = {  # and how many tests are not skipped
     "test_gpu.py": 16,
     "methods/test_baselines_gpu.py": 10,
 }
-QUICK = "test_gpu.py"
+ONE_OF_A_KIND = "not efficient and not flash and not fp16"
 
 
-@pytest.mark.parametrize(
-    "file", [pytest.param(file, marks=[pytest.mark.slow] * (file != QUICK)) for file in FILES]
-)
-def test_what_needs_no_kernel_passes(card, file):
-    """Cases, memory, out of memory, streams, captured graphs and their replay, Triton's code."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "--quiet", HERE.parent / file]
+def passed(card, file, *options):
+    """How many of its tests, none failed."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "--quiet", HERE.parent / file, *options]
     done = subprocess.run(command, env=card, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) == FILES[file]
+    return int(re.search(r"(\d+) passed", done.stdout)[1])
+
+
+def test_what_needs_no_kernel_passes(card):
+    """Cases, memory, out of memory, streams, captured graphs and their replay."""
+    assert passed(card, "test_gpu.py", "-k", ONE_OF_A_KIND) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_all_that_needs_no_kernel_passes(card, file):
+    """With every kind of attention and precision, Triton's code, the baselines."""
+    assert passed(card, file) == FILES[file]
 
 
 @pytest.mark.slow
