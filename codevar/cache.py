@@ -3,7 +3,8 @@
 What a pass keeps is counted by `codevar.work`, so no cache counts on its own.
 
 Shapes: R rows of the batch, H heads, l new tokens, L cached, c per head.  A layer's parts are
-tensors (R, H, L, *): its keys and values or, in few bits, codes and factors of each.
+tensors (R, H, L, *): its keys and values or, in few bits, codes and factors of each.  Heads that
+keep different tokens are apart: a slot is a layer and a group of its heads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from codevar.config import VARConfig
 
 if TYPE_CHECKING:
-    from codevar.work import Room, Visit
+    from codevar.work import Heads, Room, Slot
 
 Parts = tuple[torch.Tensor, ...]
 
@@ -49,8 +50,8 @@ class Form:
         return k_BHLc.to(self.dtype), v_BHLc.to(self.dtype)
 
     def token_bytes(self, config: VARConfig) -> int:
-        """Of a token's key and value in a layer, in few bits."""
-        return 2 * (config.width * self.bits // 8 + config.heads * 4)
+        """Of a token's key and value in a head, in few bits."""
+        return 2 * (config.width // config.heads * self.bits // 8 + 4)
 
 
 def quantised(x_BHlc: torch.Tensor, bits: int) -> Parts:
@@ -100,40 +101,44 @@ class Cache(ABC):
         """Held at present."""
 
     def append(
-        self, visit: Visit, rows: slice, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor
+        self, slot: Slot, heads: Heads, rows: slice, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor
     ) -> tuple[Parts, Parts]:
         """Adds a pass.
 
         rows: of the batch, those that these are.
-        Returns all keys and values of the layer, and the parts that are to be cut after the visit.
+        Returns all keys and values of the heads, and the parts that are to be cut after the visit.
         """
         if self.in_place:
             k_BHlc, v_BHlc = k_BHlc.to(self.form.dtype), v_BHlc.to(self.form.dtype)
         new = self.form.packed(k_BHlc, v_BHlc)
         self.allocate(new)
-        past = self.read(visit.layer, rows, visit.past)
-        if visit.kept == visit.past + visit.queries:
-            parts = self.extend(visit.layer, rows, past, new)
+        past = self.read(slot, rows, heads.past)
+        if heads.kept == heads.past + k_BHlc.shape[2]:
+            parts = self.extend(slot, rows, past, new)
         else:
             parts = joined(past, new)
         if self.form.bits == 16:
             return parts, parts
         return joined(self.form.unpacked(past), (k_BHlc, v_BHlc)), parts
 
+    def another(self, room: Room) -> Cache:
+        """One that holds nothing, with memory for the room if this one has its own."""
+        return type(self)(self.form, room)
+
     @abstractmethod
     def allocate(self, like: Parts) -> None:
         """Memory for all layers, if it is allocated once."""
 
     @abstractmethod
-    def read(self, layer: int, rows: slice, tokens: int) -> Parts:
+    def read(self, slot: Slot, rows: slice, tokens: int) -> Parts:
         """What these rows hold, so many tokens; () for none."""
 
     @abstractmethod
-    def extend(self, layer: int, rows: slice, past: Parts, new: Parts) -> Parts:
+    def extend(self, slot: Slot, rows: slice, past: Parts, new: Parts) -> Parts:
         """Adds the new; returns all that these rows then hold."""
 
     @abstractmethod
-    def write(self, layer: int, rows: slice, parts: Parts) -> None:
+    def write(self, slot: Slot, rows: slice, parts: Parts) -> None:
         """From now on these rows hold this and nothing else."""
 
     @abstractmethod
@@ -149,57 +154,57 @@ class GrowingCache(Cache):
 
     def __init__(self, form, room):
         super().__init__(form, room)
-        #: By layer, then by rows (first, behind the last): all, or each half of the batch.
-        self._parts: dict[int, dict[tuple[int, int], Parts]] = defaultdict(dict)
+        #: By slot, then by rows (first, behind the last): all, or each half of the batch.
+        self._parts: dict[Slot, dict[tuple[int, int], Parts]] = defaultdict(dict)
 
     @property
     def nbytes(self):
         """Bytes that all layers hold now."""
-        layers = self._parts.values()
-        return sum(t.nbytes for held in layers for parts in held.values() for t in parts)
+        slots = self._parts.values()
+        return sum(t.nbytes for held in slots for parts in held.values() for t in parts)
 
     def allocate(self, like):
         """Nothing: each pass brings its own."""
 
-    def read(self, layer, rows, tokens):
-        """The layer's keys and values of `rows`; a half is split off where both halves were one
+    def read(self, slot, rows, tokens):
+        """The slot's keys and values of `rows`; a half is split off where both halves were one
         tensor."""
-        held, wanted = self._parts[layer], (rows.start, rows.stop)
+        held, wanted = self._parts[slot], (rows.start, rows.stop)
         half = rows.stop // 2
         if tokens == 0:
             return ()
         if wanted not in held and len(held) == 1:  # a half of what was one
             (whole,) = held.values()
             half = len(whole[0]) // 2
-            self._parts[layer] = {
+            self._parts[slot] = {
                 (first, first + half): tuple(t[first : first + half].clone() for t in whole)
                 for first in (0, half)
             }
         elif wanted not in held:
-            self._parts[layer] = {wanted: joined(held[0, half], held[half, rows.stop], dim=0)}
-        return self._parts[layer][wanted]
+            self._parts[slot] = {wanted: joined(held[0, half], held[half, rows.stop], dim=0)}
+        return self._parts[slot][wanted]
 
-    def extend(self, layer, rows, past, new):
-        """Past and new, joined in a new tensor, which is what the layer keeps."""
+    def extend(self, slot, rows, past, new):
+        """Past and new, joined in a new tensor, which is what the slot keeps."""
         parts = joined(past, new)
-        self.write(layer, rows, parts)
+        self.write(slot, rows, parts)
         return parts
 
-    def write(self, layer, rows, parts):
-        """Let `parts` be all that the layer holds of `rows`."""
+    def write(self, slot, rows, parts):
+        """Let `parts` be all that the slot holds of `rows`."""
         key = rows.start, rows.stop
-        self._parts[layer].pop(key, None)
+        self._parts[slot].pop(key, None)
         if parts[0].shape[2]:
-            self._parts[layer][key] = parts
+            self._parts[slot][key] = parts
 
     def release(self, room):
-        """Keep of each layer what `room` has rows and tokens for."""
-        for layer, held in self._parts.items():
+        """Keep of each slot what `room` has rows and tokens for."""
+        for slot, held in self._parts.items():
             for rows, parts in held.items():
                 if rows[1] > room.rows:  # a copy, or the others would stay alive with it
                     parts = tuple(tensor[: room.rows].clone() for tensor in parts)
                 if rows[0] == 0:
-                    self._parts[layer] = {(0, room.rows): parts}
+                    self._parts[slot] = {(0, room.rows): parts}
 
 
 class StaticCache(Cache):
@@ -210,43 +215,50 @@ class StaticCache(Cache):
 
     def __init__(self, form, room):
         super().__init__(form, room)
-        self._parts: list[Parts] = []
+        self._parts: dict[Slot, Parts] = {}
 
     @property
     def nbytes(self):
         """Bytes allocated, filled or not."""
-        return sum(tensor.nbytes for parts in self._parts for tensor in parts)
+        return sum(tensor.nbytes for parts in self._parts.values() for tensor in parts)
 
     def allocate(self, like):
         """Allocate room for all tokens, once."""
         if not self._parts:
-            self._parts = [self._empty(tokens, like) for tokens in self.room.tokens]
+            self._parts = {slot: self._empty(slot, like) for slot in self.room.slots}
 
-    def _empty(self, tokens: int, like: Parts) -> Parts:
-        return tuple(t.new_empty(self.room.rows, t.shape[1], tokens, t.shape[3]) for t in like)
+    def another(self, room):
+        """Memory for the room, of the kind that this one has."""
+        made = super().another(room)
+        made.allocate(next(iter(self._parts.values())))
+        return made
 
-    def read(self, layer, rows, tokens):
-        """A view of the first `tokens` of the layer's rows."""
-        return tuple(t[rows, :, :tokens] for t in self._parts[layer]) if tokens else ()
+    def _empty(self, slot: Slot, like: Parts) -> Parts:
+        shape = self.room.rows, *self.room.slots[slot]
+        return tuple(t.new_empty(*shape, t.shape[3]) for t in like)
 
-    def extend(self, layer, rows, past, new):
+    def read(self, slot, rows, tokens):
+        """A view of the first `tokens` of the slot's rows."""
+        return tuple(t[rows, :, :tokens] for t in self._parts[slot]) if tokens else ()
+
+    def extend(self, slot, rows, past, new):
         """Write the new tokens in place behind the past, and return a view of both."""
         start = past[0].shape[2] if past else 0
-        parts = self.read(layer, rows, start + new[0].shape[2])
+        parts = self.read(slot, rows, start + new[0].shape[2])
         for all_tokens, added in zip(parts, new, strict=True):
             all_tokens[:, :, start:] = added
         return parts
 
-    def write(self, layer, rows, parts):
-        """Write `parts` over the layer's first tokens, in place."""
-        for held, tensor in zip(self._parts[layer], parts, strict=True):
+    def write(self, slot, rows, parts):
+        """Write `parts` over the slot's first tokens, in place."""
+        for held, tensor in zip(self._parts[slot], parts, strict=True):
             held[rows, :, : tensor.shape[2]] = tensor
 
     def release(self, room):
         """Move what `room` keeps into smaller tensors, and free the old ones."""
         self.room = room
-        for layer, old in enumerate(self._parts):
-            self._parts[layer] = self._empty(room.tokens[layer], old)
-            for t_new, t_old in zip(self._parts[layer], old, strict=True):
+        for slot, old in self._parts.items():
+            self._parts[slot] = self._empty(slot, old)
+            for t_new, t_old in zip(self._parts[slot], old, strict=True):
                 both = min(t_new.shape[2], t_old.shape[2])
                 t_new[:, :, :both] = t_old[: room.rows, :, :both]

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from codevar.anchored import anchors, importance, middle
+from codevar.eviction import OBSERVERS
 from codevar.methods import refiner_budget
 from codevar.pruning import enlarged
 from codevar.scales import Scales
-from codevar.steps import OBSERVED
 from codevar.var import VAR
 from codevar.vqvae import VQVAE
 
@@ -65,7 +65,7 @@ def scalekv(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str
         for k, span in list(enumerate(scales.slices))[1:]:
             of_map = attention_BHLL[:, :, span]
             history_BHlm = of_map[..., : span.start]
-            strongest = history_BHlm.topk(min(OBSERVED, span.start)).values.sum(-1)
+            strongest = history_BHlm.topk(min(OBSERVERS["observed"], span.start)).values.sum(-1)
             index_kl[k, layer] += (of_map[..., span].sum(-1) * strongest).mean()
 
     watch_attention(model, vqvae, images, seen)
@@ -73,7 +73,9 @@ def scalekv(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str
     drafters, budgets = {}, {}
     cut = [k for k in range(1, scales.K) if held(scales, k) > uniform]
     for i, k in enumerate(cut):
-        refiner = max(OBSERVED + 1, round(uniform * (0.95 - 0.2 * i / max(1, len(cut) - 1))))
+        refiner = max(
+            OBSERVERS["observed"] + 1, round(uniform * (0.95 - 0.2 * i / max(1, len(cut) - 1)))
+        )
         for count in range(1, depth):
             most = (depth * uniform - (depth - count) * refiner) // count
             if most <= held(scales, k):
@@ -101,6 +103,34 @@ def ams_kv(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str,
 
     watch_attention(model, vqvae, images, seen)
     return {"demanding": sorted(alike_l.argsort()[: round(budget * depth)].tolist()), "last": 1}
+
+
+def hack(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str, Any]:
+    """HACK (Section 4.1): of all heads the half whose attention to a key changes least from query
+    to query of a scale are contextual; they keep a quarter of the mean.  Both shares are ours.
+
+    budget: what heads keep in the mean, as a share of all tokens.
+    """
+    scales = model.scales
+    variance_lH = torch.zeros(model.config.depth, model.config.heads)
+
+    def seen(layer: int, attention_BHLL: torch.Tensor, keys: torch.Tensor) -> None:
+        for span in scales.slices[1:]:
+            of_map_BHlm = attention_BHLL[:, :, span, : span.stop]
+            variance_lH[layer] += of_map_BHlm.var(dim=2, correction=0).sum(-1).mean(0).cpu()
+
+    watch_attention(model, vqvae, images, seen)
+    order = variance_lH.flatten().argsort(stable=True)
+    is_contextual_lH = torch.zeros(len(order), dtype=torch.bool)
+    is_contextual_lH[order[: len(order) // 2]] = True
+    rows = is_contextual_lH.unflatten(0, variance_lH.shape)
+    mean, share = round(budget * scales.L), len(order) // 2 / len(order)
+    contextual = max(1, mean // 4)
+    return {
+        "contextual": {i: row.nonzero()[:, 0].tolist() for i, row in enumerate(rows) if row.any()},
+        "contextual_budget": contextual,
+        "structural_budget": int((mean - share * contextual) / (1 - share)),
+    }
 
 
 def sparsevar(model: VAR, vqvae: VQVAE, images: Images, budget: float) -> dict[str, Any]:
@@ -147,5 +177,6 @@ def held(scales: Scales, k: int) -> int:
 CALIBRATE: dict[str, Callable[..., dict[str, Any]]] = {
     "scalekv": scalekv,
     "ams_kv": ams_kv,
+    "hack": hack,
     "sparsevar": sparsevar,
 }

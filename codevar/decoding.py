@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -38,7 +39,7 @@ from codevar.stacks import stack as make_stack
 from codevar.transfer import send
 from codevar.var import VAR, Modulation
 from codevar.vqvae import VQVAE, Quantizer
-from codevar.work import Pass, rooms, work
+from codevar.work import Pass, Slot, rooms, work
 
 MIN_TOKENS_PER_MATMUL = 1024  # smaller products waste the time it takes to read the weights
 
@@ -402,21 +403,18 @@ class Reader:
         part._sources = {key: kept_BmC[rows_R] for key, kept_BmC in self._sources.items()}
         part._looked_back = looked_back(passes)
         part._held, part.rooms = (), list(rooms(passes, self.model))
-        part.cache = self.stack.cache(self.cache.form, part.rooms[0])
-        known: set[tuple[int, int]] = set()
-        for half, visit in ((half, v) for p in passes for v in p.visits for half in p.halves):
-            if (half, visit.layer) in known:
-                continue
-            known.add((half, visit.layer))
-            first, count = half * self.images, len(images_n)
-            rows = slice(first, first + self.images)
-            if self.cache.in_place:  # also where nothing of it is left
-                part.cache.allocate(self.cache.read(visit.layer, rows, 1))
-            if visit.past:
-                held = self.cache.read(visit.layer, rows, visit.past)
+        part.cache = self.cache.another(part.rooms[0])
+        first_of: dict[tuple[int, Slot], int] = {}
+        for p in passes:
+            for half, (slot, heads) in itertools.product(p.halves, p.slots):
+                first_of.setdefault((half, slot), heads.past)
+        count = len(images_n)
+        for (half, slot), tokens in first_of.items():
+            if tokens:
+                rows = slice(half * self.images, (half + 1) * self.images)
+                held = self.cache.read(slot, rows, tokens)
                 of_images = tuple(part_BHLc[images_n] for part_BHLc in held)
-                rows = slice(half * count, (half + 1) * count)
-                part.cache.write(visit.layer, rows, of_images)
+                part.cache.write(slot, slice(half * count, (half + 1) * count), of_images)
         part.cache_bytes = part.cache.nbytes
         return part
 

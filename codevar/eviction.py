@@ -1,7 +1,8 @@
 """Which tokens of a cache stay: scores of keys, and the choice.
 
 A score takes `Keys` and gives (B, H, K), registered by the name that plans write.  One whose name
-begins with "observed" sees the queries of some tokens of the map, which stay in any case.
+begins with "observed" sees the queries of some tokens of the map, which stay in any case; one that
+begins with "attended" those of others, which may go.
 
 Shapes: B rows of the batch, H heads, o queries that observe, K keys of the cache with the map in
 hand, c per head, n tokens that stay.
@@ -19,6 +20,8 @@ from codevar.registry import Registry
 
 NEIGHBOURS = 5  # keys over which a score is pooled
 SCORES = Registry("score")
+#: Tokens of a map whose queries a score sees, at most, by how its name begins.
+OBSERVERS = {"observed": 16, "attended": 32}
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,27 @@ class Keys:
     k_BHKc: keys of the cache, the map's own last.  q_BHoc: queries of the observing tokens, as
     attention takes them, scaled; seen_o: positions of these tokens' own keys.  Both are empty for
     a score that does not observe.  chance: (B, H, K) random numbers that depend on nothing but the
-    images and what they are about.
+    images and what they are about.  ends: how many keys the first two scales have, and the map.
     """
 
     k_BHKc: torch.Tensor
     q_BHoc: torch.Tensor
     seen_o: torch.Tensor
     chance: Callable[[], torch.Tensor]
+    ends: tuple[int, int] = (0, 0)
 
 
-def observers(side: int, device: torch.device) -> torch.Tensor:
-    """(o,) tokens of a map of side x side whose queries score the cache: the centres of its 4 x 4
-    patches (ScaleKV, Section 3.3); of a smaller map all."""
-    if side < 4:
-        return torch.arange(side * side, device=device)
+def observing(score: str) -> int:
+    """How many tokens' queries the score sees, at most."""
+    return next((most for name, most in OBSERVERS.items() if score.startswith(name)), 0)
+
+
+def observers(score: str, side: int, device: torch.device) -> torch.Tensor:
+    """(o,) tokens of a map of side x side whose queries the score sees: the centres of its 4 x 4
+    patches (ScaleKV, Section 3.3) or evenly spaced ones (HACK, Section 4.3); of a small map all."""
+    count = min(side * side, observing(score))
+    if side < 4 or not score.startswith("observed"):
+        return torch.arange(count, device=device) * side * side // max(1, count)
     step = side // 4
     middles = torch.arange(4, device=device) * step + (step - 1) // 2
     return (middles[:, None] * side + middles).flatten()
@@ -72,6 +82,23 @@ def observed_maxpool(of: Keys) -> torch.Tensor:
     products_BHK = (of.q_BHoc.float() @ of.k_BHKc.float().mT).sum(dim=2)
     products_BHK.index_fill_(-1, of.seen_o, -torch.inf)
     return F.max_pool1d(products_BHK, NEIGHBOURS, stride=1, padding=NEIGHBOURS // 2)
+
+
+@SCORES.register("attended")
+def attended(of: Keys) -> torch.Tensor:
+    """What evenly spaced tokens of the map attend to most, as HACK's contextual heads keep."""
+    return (of.q_BHoc.float() @ of.k_BHKc.float().mT).softmax(dim=-1).sum(dim=2)
+
+
+@SCORES.register("attended_structural")
+def attended_structural(of: Keys) -> torch.Tensor:
+    """The same, but first the keys of the first two scales and of the map, as HACK's structural
+    heads keep."""
+    scores_BHK, (first, last) = attended(of), of.ends
+    above_all = of.q_BHoc.shape[2] + 1
+    scores_BHK[..., :first] += above_all
+    scores_BHK[..., scores_BHK.shape[-1] - last :] += above_all
+    return scores_BHK
 
 
 @SCORES.register("random")

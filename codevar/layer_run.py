@@ -7,7 +7,7 @@ them that are kept, L cached, c per head, C width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,10 +15,13 @@ from codevar import eviction, pruning
 from codevar.cache import Cache, Parts
 from codevar.noise import hashed
 from codevar.steps import Eviction
-from codevar.work import Pass, Visit
+from codevar.var import Spans, spans_of
+from codevar.work import Pass, Slot, Visit
 
 #: Outputs of a layer's branch for a map, kept to restore from: by (layer, branch, scale).
 Sources = dict[tuple[int, int, int], torch.Tensor]
+#: Where, what is held there, and what of it stays: spans of tokens, or positions (B, H, n).
+Cut = tuple[Slot, Parts, Spans | torch.Tensor]
 
 
 @dataclass
@@ -37,8 +40,7 @@ class LayerRun:
     sources: Sources
     salt: Callable[[], torch.Tensor]
     chosen_Bk: torch.Tensor | None = None
-    _all: Parts = ()
-    _kept: torch.Tensor | None = None
+    _cuts: list[Cut] = field(default_factory=list)
 
     @property
     def prunes(self) -> bool:
@@ -47,31 +49,36 @@ class LayerRun:
 
     def append(
         self, q_BHlc: torch.Tensor, k_BHlc: torch.Tensor, v_BHlc: torch.Tensor, scale: float
-    ) -> Parts:
-        """All keys and values (B, H, L, c) of the layer, this pass added.
+    ) -> list[tuple[Spans, Parts]]:
+        """All keys and values (B, H, L, c) of the layer, this pass added: of heads that keep the
+        same together, and which they are.
 
         scale: of the products of queries and keys.
         """
-        parts, held = self.cache.append(self.visit, self.rows, k_BHlc, v_BHlc)
-        if self.visit.cut is not None:
-            self._all = held
-            if isinstance(self.visit.cut, Eviction):
-                self._kept = self._chosen(self.visit.cut, q_BHlc, parts[0], scale)
-        return parts
+        found = []
+        for slot, heads in self.visit.slots:
+            q, k, v = (spans_of(x, heads.spans, 1) for x in (q_BHlc, k_BHlc, v_BHlc))
+            parts, held = self.cache.append(slot, heads, self.rows, k, v)
+            how: Spans | torch.Tensor | None
+            if isinstance(heads.cut, Eviction):
+                how = self._chosen(heads.cut, q, parts[0], scale)
+            else:
+                how = heads.cut
+            if how is not None:
+                self._cuts.append((slot, held, how))
+            found.append((heads.spans, parts))
+        return found
 
     def cut(self) -> None:
         """Leaves in the cache what the visit keeps; once attention is done with all."""
-        if not self._all:
-            return
-        if self._kept is not None:
-            at_BHn1 = self._kept[..., None]
-            left = tuple(t.gather(2, at_BHn1.expand(-1, -1, -1, t.shape[-1])) for t in self._all)
-        else:
-            spans = self.visit.cut
-            assert isinstance(spans, tuple)
-            left = tuple(torch.cat([t[:, :, a:b] for a, b in spans], dim=2) for t in self._all)
-        self._all, self._kept = (), None
-        self.cache.write(self.visit.layer, self.rows, left)
+        for slot, held, how in self._cuts:
+            if isinstance(how, torch.Tensor):
+                at_BHn1 = how[..., None]
+                left = tuple(t.gather(2, at_BHn1.expand(-1, -1, -1, t.shape[-1])) for t in held)
+            else:
+                left = tuple(spans_of(t, how, 2) for t in held)
+            self.cache.write(slot, self.rows, left)
+        self._cuts.clear()
 
     def _chosen(
         self, rule: Eviction, q_BHlc: torch.Tensor, k_BHLc: torch.Tensor, scale: float
@@ -79,8 +86,10 @@ class LayerRun:
         """(B, H, n) positions of the keys that stay."""
         _, heads, keys, _ = k_BHLc.shape
         map_tokens = self.reading.maps[-1]
-        side = self.reading.model.scales.patch_sizes[self.reading.scale] if rule.observes else 0
-        of_map_o = eviction.observers(side, q_BHlc.device)
+        scales = self.reading.model.scales
+        of_map_o = eviction.observers(
+            rule.score, scales.patch_sizes[self.reading.scale], q_BHlc.device
+        )
         q_BHoc = q_BHlc.index_select(2, of_map_o + q_BHlc.shape[2] - map_tokens) * scale
         seen_o = of_map_o + keys - map_tokens
 
@@ -88,8 +97,10 @@ class LayerRun:
             about = self.visit.layer, self.reading.scale, heads
             return hashed(self.salt()[self.rows], about, heads * keys).unflatten(-1, (heads, keys))
 
-        score_BHK = eviction.SCORES[rule.score](eviction.Keys(k_BHLc, q_BHoc, seen_o, chance))
-        return eviction.chosen(score_BHK, seen_o, rule.budget)
+        ends = sum(scales.tokens[:2]), map_tokens
+        of = eviction.Keys(k_BHLc, q_BHoc, seen_o, chance, ends)
+        stay_o = seen_o if rule.observers_stay else seen_o[:0]
+        return eviction.chosen(eviction.SCORES[rule.score](of), stay_o, rule.budget)
 
     def select(self, x_BnC: torch.Tensor, branch: int) -> torch.Tensor:
         """(B, queries) the tokens that go through a branch: a prefix whole, and of the map the

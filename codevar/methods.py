@@ -7,6 +7,7 @@ with each.  Scales count from 1, layers from 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from random import Random
 from typing import Any
 
 from codevar.checks import one_of, whole
@@ -114,6 +115,37 @@ def scalekv(
     return plan
 
 
+def hack(
+    model: VAR | Plan,
+    scales: Iterable[int],
+    contextual: Mapping[int, Collection[int]],
+    contextual_budget: int,
+    structural_budget: int,
+    score: str = "heads",
+) -> Plan:
+    """HACK (Section 4): contextual heads, which attend to the same keys from everywhere, keep the
+    few that are attended to most; structural ones keep more, with the first two scales and the
+    newest among it.
+
+    scales: after which the rule holds.
+    contextual: the heads, by layer; all others are structural.
+    score: controls: "random_heads" are as many of each layer, drawn; "random" and "recent" keep
+        any or the newest keys of as many in each head.
+    """
+    plan = original(model)
+    one_of("variant", score, ("heads", "random_heads", "random", "recent"))
+    by_attention = ("attended", "attended_structural")
+    scores = (score, score) if score in ("random", "recent") else by_attention
+    heads = plan.steps[min(scales) - 1].model.config.heads
+    plan = evict_cache(plan, dict.fromkeys(scales, structural_budget), scores[1])
+    for layer, chosen in contextual.items():
+        if score == "random_heads":
+            chosen = Random(layer).sample(range(heads), len(chosen))
+        budgets = dict.fromkeys(scales, contextual_budget)
+        plan = evict_cache(plan, budgets, scores[0], [layer], sorted(chosen))
+    return plan
+
+
 def refiner_budget(depth: int, uniform: int, drafters: int, drafter_budget: int) -> int:
     """Tokens that each refiner layer keeps, so that all layers together keep `uniform` each."""
     return (depth * uniform - drafters * drafter_budget) // (depth - drafters)
@@ -159,6 +191,7 @@ def skipvar_plans(plan: Plan, at: int) -> list[Plan]:
 CALIBRATED: dict[str, Callable[..., Plan]] = {
     "scalekv": scalekv,
     "ams_kv": ams_kv,
+    "hack": hack,
     "sparsevar": sparsevar,
     "skipvar": skipvar,
 }

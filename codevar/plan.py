@@ -21,7 +21,17 @@ from codevar import plan_data
 from codevar.anchored import least_kept, middle
 from codevar.checks import shown, whole
 from codevar.scales import Scales
-from codevar.steps import Eviction, Rule, Step, Tokens, Window, equidistant, holds, numbers
+from codevar.steps import (
+    Eviction,
+    Rule,
+    Step,
+    Tokens,
+    Window,
+    equidistant,
+    head_groups,
+    holds,
+    numbers,
+)
 from codevar.var import VAR
 
 #: (images (B, 3, H, W) of the last scale but one, and of the last; (B,) what tells them apart, for
@@ -201,14 +211,17 @@ def evict_cache(
     budget: int | Mapping[int, int],
     score: str = "observed",
     layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
 ) -> Plan:
     """A layer keeps so many tokens a row and head, those of the highest score: `Eviction`.
 
+    heads: of those layers; of several rules for a head the last one holds.
     budget: one for all scales, or by scale, and then nothing is evicted after the others.
     """
     K = original(model).scales.K
     budgets = budget if isinstance(budget, Mapping) else dict.fromkeys(range(1, K + 1), budget)
-    rules = {k: Eviction(most, score, _layers(layers)) for k, most in budgets.items()}
+    among = _layers(layers), None if heads is None else numbers("heads", heads)
+    rules = {k: Eviction(most, score, *among) for k, most in budgets.items()}
     return _with_rules(model, rules)
 
 
@@ -358,6 +371,9 @@ def _check_branch(steps: tuple[Step, ...], plan: Plan, at: int) -> None:
     kept = {visit for visit in over if visit[:3] in {v[:3] for v in done}}
     if not {v[:3] for v in kept} <= {v[:3] for v in on} or unlike[0] != unlike[1]:
         raise ValueError("a plan of a branch needs keys that the branching plan gives up before")
+    pairs = {(model, layer) for model, _, layer, _ in kept}
+    if any(head_groups(steps, *pair) != head_groups(plan.steps, *pair) for pair in pairs):
+        raise ValueError("a plan of a branch keeps other heads of a layer together than the rest")
     if not {v for v in over if v[3] and v[3] <= at} <= on:
         raise ValueError("a plan of a branch restores from a map that is not kept for it")
 

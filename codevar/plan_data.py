@@ -87,10 +87,10 @@ def _share(step: Step, depth: int) -> float:
 
 def _part_to_dict(part: Tokens | Rule, relative: bool) -> dict[str, Any]:
     told = {f.name: value for f in fields(part) if (value := getattr(part, f.name)) != f.default}
-    if told.get("layers") is not None:
+    for key in {"layers", "heads"} & {*told}:
         if relative:
-            raise ValueError("a rule for some layers only says nothing of a model of another depth")
-        told["layers"] = write_spans(told["layers"])
+            raise ValueError(f"a rule for some {key} only says nothing of a model of other sizes")
+        told[key] = write_spans(told[key])
     return told
 
 
@@ -142,9 +142,11 @@ def _part(told: Any, kinds: Sequence[type[Part]]) -> Part:
         needed = {f.name for f in fields(kind) if f.default is MISSING}  # type: ignore[arg-type]
         known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
         if isinstance(told, Mapping) and needed <= set(told) <= known:
-            text = told.get("layers", "")  # "": of none
-            layers = {"layers": tuple(read_spans(text)) if text != "" else ()}
-            return kind(**{**told, **(layers if "layers" in told else {})})
+            among = {key: told[key] for key in ("layers", "heads") if key in told}
+            read = {
+                key: tuple(read_spans(text)) if text != "" else () for key, text in among.items()
+            }
+            return kind(**{**told, **read})
     keys = " or ".join(", ".join(f.name for f in fields(kind)) for kind in kinds)  # type: ignore[arg-type]
     raise ValueError(f"must have the keys {keys}, not {shown(told)}")
 

@@ -76,13 +76,13 @@ class Stack:
         return self.autocast or self.weights
 
     def token_bytes(self, config: VARConfig, bits: int = 16) -> int:
-        """Bytes of a token's key and value in a layer's cache; normalised keys come out of
-        autocast as float32.  bits: below 16, of each number."""
+        """Bytes of a token's key and value in a head's cache; normalised keys come out of autocast
+        as float32.  bits: below 16, of each number."""
         if bits < 16:
             return Form(self.precision, bits).token_bytes(config)
         value = self.precision.itemsize
         key = 4 if config.l2_norm and not self.cache.in_place else value
-        return config.width * (key + value)
+        return config.width // config.heads * (key + value)
 
     def prepare(self, model: M, device: str = "") -> M:
         """The model made ready for this stack, in place; it can then do nothing but decode.

@@ -7,20 +7,20 @@ raise ValueError, in one line, for what cannot be.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from codevar.anchored import HEAD, middle
 from codevar.checks import number, one_of, shown, whole
-from codevar.eviction import SCORES
+from codevar.eviction import SCORES, observing
 from codevar.pruning import RESTORERS, SELECTORS
-from codevar.var import VAR
+from codevar.var import VAR, Spans
 
 ANCHORED = ("sparsevar", "sparsevar_random")  # choose once for all layers, and copy anchors
 RECENT = "recent"  # the score of a cache that keeps its newest tokens, whatever they are
 BITS = (16, 8, 4)  # 16: as they are
 WEIGHT_BITS = (16, "W8A16", "W8A8")  # of weights and activations; 16: as they are
-OBSERVED = 16  # tokens of a map whose queries score the cache, at most
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,30 @@ class Window:
 @dataclass(frozen=True)
 class Eviction:
     """After the scale a layer keeps at most so many tokens a row and head: those of the highest
-    score, one of `codevar.eviction.SCORES` or RECENT."""
+    score, one of `codevar.eviction.SCORES` or RECENT.
+
+    heads: of the layers; None: all.
+    """
 
     budget: int
     score: str = "observed"
     layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         one_of("score", self.score, (*SCORES, RECENT))
-        least = OBSERVED + 1 if self.observes else 1
+        least = self.observers + 1 if self.observers_stay else 1
         if whole("budget", self.budget) < least:
             raise ValueError(f"budget must be {least} tokens or more, not {self.budget}")
 
     @property
-    def observes(self) -> bool:
-        """Whether the score is the attention of some of the map's tokens."""
+    def observers(self) -> int:
+        """Tokens of the map whose attention is the score, at most."""
+        return observing(self.score)
+
+    @property
+    def observers_stay(self) -> bool:
+        """Whether these tokens stay in any case."""
         return self.score.startswith("observed")
 
 
@@ -106,7 +115,7 @@ Rule = Window | Eviction
 @dataclass(frozen=True)
 class CacheRules:
     """What is kept of keys and values after a scale: all, or what the last of the rules that names
-    the layer says, in so many bits a number."""
+    the layer and the head says, in so many bits a number."""
 
     rules: tuple[Rule, ...] = ()
     bits: int = 16
@@ -114,9 +123,9 @@ class CacheRules:
     def __post_init__(self) -> None:
         one_of("bits", self.bits, BITS)
 
-    def of_layer(self, layer: int) -> Rule | None:
-        """The rule of a layer, if there is one."""
-        return next((rule for rule in reversed(self.rules) if holds(rule, layer)), None)
+    def of(self, layer: int, head: int = 0) -> Rule | None:
+        """The rule of a layer's head, if there is one."""
+        return next((rule for rule in reversed(self.rules) if holds(rule, layer, head)), None)
 
 
 @dataclass(frozen=True)
@@ -142,9 +151,9 @@ class Step:
         rising = list(self.layers) == sorted(set(self.layers))
         if not self.layers or not rising or not set(self.layers) <= set(known):
             raise ValueError(f"layers must rise within 0..{known[-1]}, not {self.layers}")
-        for layer in self.layers:
-            rule = self.cache.of_layer(layer)
-            if isinstance(rule, Eviction) and rule.observes and self.prunes(layer):
+        for layer in filter(self.prunes, self.layers):
+            rules = (self.cache.of(layer, head) for head in range(self.model.config.heads))
+            if any(isinstance(rule, Eviction) and rule.observers for rule in rules):
                 raise ValueError(f"layer {layer} is pruned, so its cache cannot be observed")
 
     @property
@@ -160,9 +169,22 @@ class Step:
         return self.tokens is not None and self.tokens.drop > 0 and holds(self.tokens, layer)
 
 
-def holds(rule: Tokens | Rule, layer: int) -> bool:
-    """Whether the rule is one for this layer."""
-    return rule.layers is None or layer in rule.layers
+def holds(rule: Tokens | Rule, layer: int, head: int | None = None) -> bool:
+    """Whether the rule is one for this layer and, if one is asked for, this head of it."""
+    heads = rule.heads if isinstance(rule, Eviction) and head is not None else None
+    return (rule.layers is None or layer in rule.layers) and (heads is None or head in heads)
+
+
+def head_groups(steps: Iterable[Step], model: VAR, layer: int) -> tuple[Spans, ...]:
+    """Of a layer the heads that have the same rule at every step of the model."""
+    steps, every = [step for step in steps if step.model is model], range(model.config.heads)
+    caches = [CacheRules(tuple(r for r in s.cache.rules if holds(r, layer))) for s in steps]
+    if not any(isinstance(r, Eviction) and r.heads for cache in caches for r in cache.rules):
+        return (((0, len(every)),),)
+    alike: dict[tuple[Rule | None, ...], list[int]] = defaultdict(list)
+    for head in every:
+        alike[tuple(cache.of(layer, head) for cache in caches)].append(head)
+    return tuple(tuple((head, head + 1) for head in heads) for heads in alike.values())
 
 
 def numbers(name: str, values: Iterable[int]) -> tuple[int, ...]:

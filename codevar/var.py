@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_LOG_SCALE = math.log(100)  # of attention's temperature
 
+#: Heads of a layer, or tokens of a cache: from..to.
+Spans = tuple[tuple[int, int], ...]
 #: What an AdaLN gives a block: gamma1, gamma2, scale1, scale2, shift1, shift2, each (B, 1, C);
 #: a scale may have its 1 in it already, `Block.takes_gains`.
 Modulation = Sequence[torch.Tensor]
@@ -279,12 +281,48 @@ class Attention(nn.Module):
         else:
             q_BHLc, k_BHLc, v_BHLc = split(qkv_BL3C, self.heads)
             scale = 0.25 / math.sqrt(C // self.heads)
+        every = ((0, self.heads),)
+        held = [(every, (k_BHLc, v_BHLc))]
         if run:
-            k_BHLc, v_BHLc = run.append(q_BHLc, k_BHLc, v_BHLc, scale)
-        out_BHLc = self.attend(
-            q_BHLc.to(v_BHLc.dtype), k_BHLc.to(v_BHLc.dtype), v_BHLc, attn_mask=mask, scale=scale
-        )
+            held = run.append(q_BHLc, k_BHLc, v_BHLc, scale)
+        del k_BHLc, v_BHLc
+        outs = [self._of_heads(q_BHLc, heads, *parts, mask, scale) for heads, parts in held]
+        out_BHLc = outs[0] if len(outs) == 1 else in_order(outs, [heads for heads, _ in held])
         return self.proj(out_BHLc.transpose(1, 2).reshape(B, L, C))
+
+    def _of_heads(
+        self,
+        q_BHLc: torch.Tensor,
+        heads: Spans,
+        k_BhKc: torch.Tensor,
+        v_BhKc: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """(B, h, L, c) of some heads, all of which keep the same K tokens.
+
+        mask: as of the heads that keep most: the earliest come first.
+        """
+        if mask is not None and mask.shape[1] > k_BhKc.shape[2]:
+            mask = mask[:, mask.shape[1] - k_BhKc.shape[2] :]
+        q_BhLc = spans_of(q_BHLc, heads, dim=1).to(v_BhKc.dtype)
+        return self.attend(q_BhLc, k_BhKc.to(v_BhKc.dtype), v_BhKc, attn_mask=mask, scale=scale)
+
+
+def spans_of(x_BHLc: torch.Tensor, spans: Spans, dim: int) -> torch.Tensor:
+    """These heads (dim 1) or tokens (dim 2); the tensor itself, if they are all."""
+    if spans == ((0, x_BHLc.shape[dim]),):
+        return x_BHLc
+    return torch.cat([x_BHLc.narrow(dim, a, b - a) for a, b in spans], dim)
+
+
+def in_order(outs: Sequence[torch.Tensor], heads: Sequence[Spans]) -> torch.Tensor:
+    """(B, H, L, c) of all heads, from those of groups."""
+    of_head = {}
+    for out_BhLc, spans in zip(outs, heads, strict=True):
+        numbers = [head for a, b in spans for head in range(a, b)]
+        of_head |= dict(zip(numbers, out_BhLc.unbind(1), strict=True))
+    return torch.stack([of_head[head] for head in sorted(of_head)], dim=1)
 
 
 class FeedForward(nn.Module):

@@ -6,20 +6,52 @@ from it.  Counts follow from shapes alone, never from data, so they hold for eve
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
 from codevar.plan import Plan, reads
 from codevar.stacks import Stack
-from codevar.steps import RECENT, Eviction, Step, Tokens
-from codevar.var import VAR
+from codevar.steps import RECENT, Eviction, Rule, Step, Tokens, head_groups
+from codevar.var import VAR, Spans
 
 #: What a cache holds: (scale from 0, tokens of it), in order; -1 stands for what an eviction left.
 Held = tuple[tuple[int, int], ...]
-#: Tokens from..to of a cache that stay.
-Spans = tuple[tuple[int, int], ...]
+#: (layer, number of a group of its heads).
+Slot = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What heads of a layer that keep the same do in one pass.
+
+    spans: which heads.
+    past: tokens of earlier passes that they attend to besides those of the pass.
+    kept: tokens in the cache afterwards.
+    cut: how they are chosen among all; None if all stay or, of what nobody reads, none is added.
+    """
+
+    spans: Spans
+    past: int
+    kept: int
+    cut: Spans | Eviction | None = None
+
+    @property
+    def count(self) -> int:
+        """Of the layer."""
+        return sum(b - a for a, b in self.spans)
+
+    @property
+    def written(self) -> int:
+        """Tokens that the cache of each gains."""
+        return max(0, self.kept - self.past)
+
+    @property
+    def observers(self) -> int:
+        """Tokens of a map whose attention says what stays in the cache, at most."""
+        return self.cut.observers if isinstance(self.cut, Eviction) else 0
 
 
 @dataclass(frozen=True)
@@ -29,9 +61,7 @@ class Visit:
     rows: of the batch.
     queries: tokens of a row that go through the layer: all that the pass reads, or, of the map
         that it predicts, those that `prune` leaves.
-    past: tokens of earlier passes that they attend to besides each other.
-    kept: tokens in the cache afterwards.
-    cut: how they are chosen among all; None if all stay or, of what nobody reads, none is added.
+    heads: groups of them that keep the same; most layers have one.
     conditions: rows whose AdaLN is computed, and not known from an earlier pass.
     saves: scales (from 0) whose branches' outputs a later visit restores from.
     """
@@ -39,22 +69,21 @@ class Visit:
     layer: int
     rows: int
     queries: int
-    past: int
-    kept: int
+    heads: tuple[Heads, ...]
     conditions: int
-    cut: Spans | Eviction | None = None
     prune: Tokens | None = None
     saves: tuple[int, ...] = ()
 
     @property
-    def observes(self) -> bool:
-        """Whether the attention of some tokens says what stays in the cache."""
-        return isinstance(self.cut, Eviction) and self.cut.observes
+    def past(self) -> int:
+        """Tokens of earlier passes that a query attends to, by the heads that keep most."""
+        return max(heads.past for heads in self.heads)
 
     @property
-    def written(self) -> int:
-        """Tokens that the cache gains."""
-        return max(0, self.kept - self.past)
+    def slots(self) -> Iterator[tuple[Slot, Heads]]:
+        """Where a cache has what each group of heads keeps."""
+        for group, heads in enumerate(self.heads):
+            yield (self.layer, group), heads
 
 
 @dataclass(frozen=True)
@@ -90,6 +119,11 @@ class Pass:
     def rows(self) -> int:
         """Of the batch."""
         return self.visits[0].rows
+
+    @property
+    def slots(self) -> Iterator[tuple[Slot, Heads]]:
+        """Where a cache has what each group of heads of each layer keeps."""
+        return itertools.chain.from_iterable(visit.slots for visit in self.visits)
 
     @property
     def maps(self) -> tuple[int, ...]:
@@ -135,7 +169,8 @@ class _Walk:
 
     def __init__(self, plan: Plan, batch_size: int, stack: Stack) -> None:
         self.plan, self.batch_size, self.stack = plan, batch_size, stack
-        self.held: dict[tuple[VAR, int, int], Held] = defaultdict(tuple)
+        self.held: dict[tuple[VAR, int, Slot], Held] = defaultdict(tuple)
+        self.groups: dict[tuple[VAR, int], tuple[Spans, ...]] = {}
         self.conditioned: set[tuple[VAR, int]] = set()
         self.begun: set[VAR] = set()
         self.last_pass: dict[tuple[VAR, int], int] = {}
@@ -153,8 +188,15 @@ class _Walk:
 
     def halves_agree(self, step: Step) -> bool:
         """Whether both halves hold the same in all layers of the step."""
-        held = [[self.held[step.model, half, i] for i in step.layers] for half in (0, 1)]
+        slots = [(i, g) for i in step.layers for g in range(len(self.groups_of(step.model, i)))]
+        held = [[self.held[step.model, half, slot] for slot in slots] for half in (0, 1)]
         return held[0] == held[1]
+
+    def groups_of(self, model: VAR, layer: int) -> tuple[Spans, ...]:
+        """Heads of the layer that have the same rules at every scale."""
+        if (model, layer) not in self.groups:
+            self.groups[model, layer] = head_groups(self.plan.steps, model, layer)
+        return self.groups[model, layer]
 
     def run(self, step: Step, scales: tuple[int, ...], halves: tuple[int, ...]) -> Pass:
         """The pass; what is held afterwards is noted."""
@@ -187,39 +229,41 @@ class _Walk:
     ) -> Visit:
         model, (*prefix, k) = step.model, scales
         tokens, here = model.scales.tokens, [(model, half, layer) for half in halves]
-        held = self.held[here[0]]
         kept = tokens[k]
         if step.prunes(layer) and step.tokens:
             kept = step.tokens.kept(kept)
         added = (*((s, tokens[s]) for s in prefix), (k, kept))
-        cut, after = None, held + added
-        if any(self.last_visit[h] > k for h in here):
-            cut, after = _cut(step, layer, after, k)
-        elif self.stack.cache.in_place:  # which has no room for what nobody reads
-            after = held
+        is_last = all(self.last_visit[h] <= k for h in here)
+        heads = []
+        for group, spans in enumerate(self.groups_of(model, layer)):
+            own = [(model, half, (layer, group)) for half in halves]
+            held = self.held[own[0]]
+            cut, after = None, held + added
+            if not is_last:
+                cut, after = _cut(step.cache.of(layer, spans[0][0]), after, k)
+            elif self.stack.cache.in_place:  # which has no room for what nobody reads
+                after = held
+            self.held.update(dict.fromkeys(own, after))
+            heads.append(Heads(spans, _tokens(held), _tokens(after), cut))
         conditions = len(halves)
         if self.stack.condition_once:
             guided = (model, 1) in self.last_pass
             conditions = 0 if (model, layer) in self.conditioned else 1 + guided
             self.conditioned.add((model, layer))
-        self.held.update(dict.fromkeys(here, after))
         wanted = set.union(*(self.sources[h] for h in here))
         return Visit(
             layer,
             rows=len(halves) * self.batch_size,
             queries=_tokens(added),
-            past=_tokens(held),
-            kept=_tokens(after),
+            heads=tuple(heads),
             conditions=conditions * self.batch_size,
-            cut=cut,
             prune=step.tokens if kept < tokens[k] else None,
             saves=tuple(s for s, n in added if s in wanted and n == tokens[s]),
         )
 
 
-def _cut(step: Step, layer: int, held: Held, k: int) -> tuple[Spans | Eviction | None, Held]:
-    """What the step's rule for the layer leaves of all that it holds, and how."""
-    rule = step.cache.of_layer(layer)
+def _cut(rule: Rule | None, held: Held, k: int) -> tuple[Spans | Eviction | None, Held]:
+    """What a rule leaves of all that is held after scale k, and how."""
     if rule is None:
         return None, held
     if isinstance(rule, Eviction):
@@ -251,26 +295,36 @@ def _tokens(held: Held) -> int:
     return sum(tokens for _, tokens in held)
 
 
-def room(passes: Iterable[Pass], model: VAR) -> list[int]:
-    """The most tokens that each layer of the model keeps after a pass.  Of VAR's 680, 424 in a
-    cache without room for what no later pass reads: two fifths are the last scale's."""
-    most = [0] * model.config.depth
-    for visit in (visit for p in passes if p.model is model for visit in p.visits):
-        most[visit.layer] = max(most[visit.layer], visit.kept)
+def room(passes: Iterable[Pass], model: VAR) -> dict[Slot, tuple[int, int]]:
+    """How many heads, and the most tokens that each of them keeps after a pass.  Of VAR's 680, 424
+    in a cache without room for what no later pass reads: two fifths are the last scale's."""
+    most: dict[Slot, tuple[int, int]] = {}
+    for slot, heads in (found for p in passes if p.model is model for found in p.slots):
+        _, tokens = most.get(slot, (0, 0))
+        most[slot] = heads.count, max(tokens, heads.kept)
     return most
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a cache that is allocated once needs: for so many rows, tokens by layer."""
+    """What a cache that is allocated once needs.
+
+    slots: heads, and tokens of each.
+    """
 
     rows: int
-    tokens: tuple[int, ...]
+    slots: Mapping[Slot, tuple[int, int]]
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows, layers and heads."""
+        return self.rows * sum(heads * tokens for heads, tokens in self.slots.values())
 
 
 def rooms(passes: Iterable[Pass], model: VAR) -> Iterator[Room]:
     """Of the model's cache; a second one where its unguided half stops before the other."""
     own = [p for p in passes if p.model is model]
     end = next((i for i, p in enumerate(own, 1) if p.is_last_unguided), len(own))
+    empty = {slot: (heads, 0) for slot, (heads, _) in room(own, model).items()}
     for part in filter(None, (own[:end], own[end:])):
-        yield Room(max(p.row_slice.stop for p in part), tuple(room(part, model)))
+        yield Room(max(p.row_slice.stop for p in part), empty | room(part, model))

@@ -82,7 +82,8 @@ def _windowed(draw, plan):
 def _evicted(draw, plan):
     score = draw(st.sampled_from(SCORES))
     budget = draw(st.integers(17 if score.startswith("observed") else 1, 29))
-    return plans.evict_cache(plan, budget, score, draw(st.sampled_from([None, [1], [0, 2]])))
+    layers = draw(st.sampled_from([None, [1], [0, 2]]))
+    return plans.evict_cache(plan, budget, score, layers, draw(st.sampled_from([None, [0], [1]])))
 
 
 def _quantised(draw, plan):
@@ -114,8 +115,16 @@ def _scalekv(draw, plan):
     return methods.scalekv(plan, scales, draw(st.integers(17, 24)), drafters, budgets, score)
 
 
+def _hack(draw, plan):
+    scales, depth = _of_one_model(draw, plan)
+    contextual = {layer: draw(st.sampled_from([[0], [1], [0, 1]])) for layer in range(depth)}
+    score = draw(st.sampled_from(["heads", "random_heads", "random", "recent"]))
+    budgets = draw(st.integers(1, 14)), draw(st.integers(1, 29))
+    return methods.hack(plan, subset(draw, scales), contextual, *budgets, score)
+
+
 MODIFIERS = [_unguided, _skipped, _pruned, _anchored, _windowed, _evicted, _quantised, _early]
-MODIFIERS += [_ams_kv, _scalekv]
+MODIFIERS += [_ams_kv, _scalekv, _hack]
 
 
 @st.composite

@@ -18,7 +18,7 @@ from codevar.progress import Progress
 NAMES = [name for names in METHODS.values() for name in names]
 #: What `--budget` is by default: a share of tokens, of layers, of the most changed token's
 #: change or, of SkipVAR, the least SSIM.
-BUDGETS = {"scalekv": 0.3, "ams_kv": 0.25, "sparsevar": 0.6, "skipvar": 0.86}
+BUDGETS = {"scalekv": 0.3, "ams_kv": 0.25, "hack": 0.3, "sparsevar": 0.6, "skipvar": 0.86}
 
 
 def calibrate(

@@ -120,7 +120,8 @@ def bytes_moved(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
     """By scale: weights + cache + logits, as the top of this file has it."""
     moved = [0] * plan.scales.K
     for p in work(plan, batch_size, run):
-        cache = sum(visit.rows * (visit.past + visit.written) for visit in p.visits)
+        heads = [(v.rows * h.count, h) for v in p.visits for h in v.heads]
+        cache = sum(count * (of_head.past + of_head.written) for count, of_head in heads)
         logits = p.logit_rows * p.logit_tokens * p.model.config.vocab
         moved[p.scale] += (
             weights_read(p, run.weights.itemsize)

@@ -130,4 +130,5 @@ class Keeps(Block):
 
 def kind(visit: Visit) -> tuple[object, ...]:
     """What makes layers of one pass unlike each other."""
-    return visit.queries, visit.cut, visit.saves
+    heads = ((h.count, h.kept, getattr(h.cut, "score", h.cut)) for h in visit.heads)
+    return visit.queries, tuple(heads), visit.saves

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,8 +27,7 @@ from codevar import VQVAE, VARConfig, VQVAEConfig
 from codevar.noise import CHUNK
 from codevar.plan import Plan
 from codevar.stacks import Stack, stack
-from codevar.steps import OBSERVED
-from codevar.work import Pass, rooms, work
+from codevar.work import Pass, Slot, rooms, work
 
 # Held from the first matrix product on.  Torch's default, but for Hopper and later: 32 MiB.
 CUBLAS_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024
@@ -174,8 +174,8 @@ def kv_cache_bytes(plan: Plan, batch_size: int, run: Stack) -> tuple[int, ...]:
 
 
 def static_tokens(passes: list[Pass]) -> Callable[[int], int]:
-    """Of all rows and layers of a model, by scale."""
-    held = [room.rows * sum(room.tokens) for room in rooms(passes, passes[0].model)]
+    """Of all rows, layers and heads of a model, by scale."""
+    held = [room.tokens for room in rooms(passes, passes[0].model)]
     ends = next((p.scale for p in passes if p.is_last_unguided), passes[-1].scale)
     return lambda k: held[k > ends]
 
@@ -184,13 +184,13 @@ def growing_tokens(passes: list[Pass]) -> Callable[[int], int]:
     """The same at the end of each scale."""
 
     def tokens(k: int) -> int:
-        held: dict[tuple[int, int], int] = {}
+        held: dict[tuple[int, Slot], int] = {}
         for p in passes:
-            for key, visit in (((half, v.layer), v) for v in p.visits for half in p.halves):
+            for half, (slot, heads) in itertools.product(p.halves, p.slots):
                 if p.scale <= k:
-                    held[key] = visit.kept
+                    held[half, slot] = heads.count * heads.kept
                 else:  # found there where images went on by a plan of their own
-                    held.setdefault(key, visit.past)
+                    held.setdefault((half, slot), heads.count * heads.past)
         gone = any(p.is_last_unguided and p.scale < k for p in passes)
         images = passes[0].rows // len(passes[0].halves)
         return images * sum(n for (half, _), n in held.items() if not (half and gone))
@@ -217,14 +217,21 @@ def input_flops(p: Pass) -> int:
 def block_flops(p: Pass) -> int:
     """The layers, the condition's products that they need, and what scores a cache."""
     config, C = p.model.config, p.model.config.width
-    linear = linear_flops(config)
+    linear, length = linear_flops(config), p.maps[-1]
     conditions = sum(visit.conditions for visit in p.visits)
     if config.shared_adaln:
         conditions = p.model_rows * p.is_first
-    observed = min(OBSERVED, p.maps[-1])
     return conditions * 12 * C * C + sum(
-        v.rows * v.queries * (linear + 4 * C * (v.past + v.queries))
-        + v.rows * v.observes * 2 * C * observed * (v.past + v.queries)
+        v.rows * v.queries * linear
+        + sum(
+            2
+            * v.rows
+            * heads.count
+            * (C // config.heads)
+            * (heads.past + v.queries)
+            * (2 * v.queries + min(heads.observers, length))
+            for heads in v.heads
+        )
         for v in p.visits
     )
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from codevar.plan import Plan
 
 #: Keys of an experiment that take such a file, and the methods of each.
-METHODS = {"prune": ("sparsevar",), "cache_policy": ("scalekv", "ams_kv"), "branch": ("skipvar",)}
+METHODS = {
+    "prune": ("sparsevar",),
+    "cache_policy": ("scalekv", "ams_kv", "hack"),
+    "branch": ("skipvar",),
+}
 SHIPPED = EXPERIMENTS / "settings"
 
 

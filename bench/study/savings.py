@@ -173,8 +173,8 @@ def controls(case: VARCase) -> Iterator[dict[str, Any]]:
         chance = {"random", "recent"}
         if p["method"] == "ams_kv":  # every layer alike
             yield values | {"cache_policy": "window 2+1"}
-        elif not {p["score"], p["variant"]} & chance:
-            for score in sorted(chance):
+        elif not {p["score"], p["variant"]} & {*chance, "random_heads"}:
+            for score in [*sorted(chance), *["random_heads"] * (p["method"] == "hack")]:
                 policy = f"{p['method']} {p['file']} {score}"
                 yield values | {
                     "cache_policy": policy if p["file"] else f"{score} {budget}{within}"

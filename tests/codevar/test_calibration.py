@@ -72,6 +72,23 @@ def test_ams_kvs_demanding_layers_have_keys_least_like_those_before(made, attent
     assert found["demanding"] == sorted(torch.stack(alike).argsort()[:2].tolist())
 
 
+def test_hacks_contextual_heads_attend_alike_from_every_token_of_a_map(made, attention):
+    model, vqvae, images = made
+    found = calibration.hack(model, vqvae, images, budget=0.5)
+    unlike = {
+        (layer, head): sum(
+            (of_map - of_map.mean(0)).square().mean(0).sum().item()
+            for image in weights
+            for of_map in (image[head, span, : span.stop] for span in model.scales.slices[1:])
+        )
+        for layer, (weights, _) in enumerate(attention)
+        for head in range(2)
+    }
+    contextual = {(layer, h) for layer, heads in found["contextual"].items() for h in heads}
+    assert contextual == set(sorted(unlike, key=unlike.__getitem__)[:4])
+    assert (found["contextual_budget"], found["structural_budget"]) == (3, 27)  # 15 in the mean
+
+
 def test_sparsevar_keeps_as_many_as_changed_much_or_are_anchors(made):
     model, vqvae, [(labels, tokens)] = made
     found = calibration.sparsevar(model, vqvae, [(labels, tokens)], budget=0.5)

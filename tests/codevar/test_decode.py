@@ -45,9 +45,9 @@ def recording(stack, kept):
     """The stack with a cache that notes, by heads and layer, what memory it last gave out."""
 
     class Recording(stack.cache):
-        def append(self, visit, *pass_):
-            (k_BHLc, v_BHLc), parts = super().append(visit, *pass_)
-            kept[k_BHLc.shape[1], visit.layer] = [
+        def append(self, slot, *pass_):
+            (k_BHLc, v_BHLc), parts = super().append(slot, *pass_)
+            kept[k_BHLc.shape[1], slot[0]] = [
                 StorageWeakRef(x.untyped_storage()) for x in (k_BHLc, v_BHLc)
             ]
             return (k_BHLc, v_BHLc), parts
@@ -131,7 +131,8 @@ def test_stack_tells_the_bytes_of_the_published_cache(small_vqvae, l2_norm):
     stack = codevar.stack("published", "bf16")
     plan = original(tiny.var(l2_norm=l2_norm))
     made = generate(plan, small_vqvae, LABELS, stack=stack)
-    cached = sum(room(work(plan, 1, stack), plan.models[0]))
+    kept = room(work(plan, 1, stack), plan.models[0])
+    cached = sum(heads * tokens for heads, tokens in kept.values())
     per_token = stack.token_bytes(plan.models[0].config)
     assert made.kv_cache_bytes[-1] == 2 * len(LABELS) * cached * per_token
 

@@ -134,7 +134,7 @@ def test_fastvar_keeps_and_restores_what_its_code_does(expected):
 
 def test_scalekv_keeps_what_its_paper_and_its_code_do(expected):
     q_BHlc, k_BHKc = (torch.from_numpy(expected[f"scalekv_{name}"]) for name in "qk")
-    of_map_o = eviction.observers(8, torch.device("cpu"))
+    of_map_o = eviction.observers("observed", 8, torch.device("cpu"))
     seen_o = of_map_o + k_BHKc.shape[2] - 64
     q_BHoc = q_BHlc[:, :, of_map_o] * q_BHlc.shape[-1] ** -0.5
     keys = eviction.Keys(k_BHKc, q_BHoc, seen_o, None)

@@ -26,7 +26,7 @@ def test_scalekvs_budgets_are_those_shipped_for_infinity(drafters, budget, refin
 def test_scalekvs_layers_keep_their_budgets(d16):
     plan = methods.scalekv(d16, (8, 9), 100, {k: [0, 9] for k in (8, 9)}, {8: 170, 9: 240})
     passes = work(plan, 1, codevar.stack("published"))
-    kept = [[visit.kept for visit in p.visits] for p in passes]
+    kept = [[visit.heads[0].kept for visit in p.visits] for p in passes]
     assert (kept[7][0], kept[7][1], kept[8][9], kept[8][8]) == (170, 90, 240, 80)
 
 

@@ -26,7 +26,7 @@ def plan_of(**keys):
 
 
 def rules(plan, layer, k):
-    return plan.steps[k - 1].cache.of_layer(layer)
+    return plan.steps[k - 1].cache.of(layer)
 
 
 def test_shipped_settings_are_rules_of_the_layers():
@@ -39,6 +39,19 @@ def test_shipped_settings_are_rules_of_the_layers():
     demanding = calibrated.read("ams_kv", "mini_ams_kv")["settings"]["demanding"]
     plan = plan_of(cache_policy="ams_kv mini_ams_kv")
     assert rules(plan, demanding[0], 9) == Window(2, 2, tuple(demanding))
+
+
+def test_hacks_controls_have_its_counts_in_other_heads_or_of_other_keys():
+    case = make_case(MINI | {"cache_policy": "hack mini_hack"})
+    *controls, _ = savings.controls(case)
+    policies = [values["cache_policy"] for values in controls]
+    assert policies == [f"hack mini_hack {score}" for score in ("random", "recent", "random_heads")]
+    whole, *others = (
+        predict(make_case(MINI | {"cache_policy": p})) for p in ["hack mini_hack", *policies]
+    )
+    assert all(other.kv_cache_bytes == whole.kv_cache_bytes for other in others)
+    assert others[2].flops == whole.flops
+    assert [*savings.controls(make_case(controls[2]))] == [savings.whole(controls[2]) | {"seed": 1}]
 
 
 def test_sparsevars_counts_are_those_of_its_file_and_its_control_has_as_many():

@@ -74,7 +74,7 @@ class Appended:
         held = self.keys, self.values
         both = zip(held, new, strict=True)
         self.keys, self.values = (torch.cat((a, b), 2) if a.numel() else b for a, b in both)
-        return self.keys, self.values
+        return [(((0, q_BHlc.shape[1]),), (self.keys, self.values))]
 
     def save(self, *branch, **which):
         pass
