@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from codevar import anchored, graphs
-from codevar.cache import Form
+from codevar.cache import Cache, Form
 from codevar.checks import kind_of, labels_of, shown
 from codevar.layer_run import LayerRun, Sources
 from codevar.noise import ImageNoise, Noise, Seed, by_images, discard, hashed, noise_of, salt_of
@@ -376,7 +376,7 @@ class Reader:
         self.stack, self.noise = stack, noise
         self.images = passes[0].rows // len(passes[0].halves)
         self.rooms = list(rooms(passes, model))
-        self.cache = stack.cache(Form(stack.precision, passes[0].bits), self.rooms[0])
+        self.cache: Cache = stack.cache(Form(stack.precision, passes[0].bits), self.rooms[0])
         self.cache_bytes = 0
         self.zero_or_nan: torch.Tensor | int = 0
         self.cond_RC = model.class_emb(labels_2B[: self.rooms[0].rows])

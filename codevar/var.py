@@ -281,12 +281,12 @@ class Attention(nn.Module):
         else:
             q_BHLc, k_BHLc, v_BHLc = split(qkv_BL3C, self.heads)
             scale = 0.25 / math.sqrt(C // self.heads)
-        every = ((0, self.heads),)
-        held = [(every, (k_BHLc, v_BHLc))]
+        every: Spans = ((0, self.heads),)
+        held: list[tuple[Spans, tuple[torch.Tensor, ...]]] = [(every, (k_BHLc, v_BHLc))]
         if run:
             held = run.append(q_BHLc, k_BHLc, v_BHLc, scale)
         del k_BHLc, v_BHLc
-        outs = [self._of_heads(q_BHLc, heads, *parts, mask, scale) for heads, parts in held]
+        outs = [self._of_heads(q_BHLc, heads, parts, mask, scale) for heads, parts in held]
         out_BHLc = outs[0] if len(outs) == 1 else in_order(outs, [heads for heads, _ in held])
         return self.proj(out_BHLc.transpose(1, 2).reshape(B, L, C))
 
@@ -294,8 +294,7 @@ class Attention(nn.Module):
         self,
         q_BHLc: torch.Tensor,
         heads: Spans,
-        k_BhKc: torch.Tensor,
-        v_BhKc: torch.Tensor,
+        parts: tuple[torch.Tensor, ...],
         mask: torch.Tensor | None,
         scale: float,
     ) -> torch.Tensor:
@@ -303,6 +302,7 @@ class Attention(nn.Module):
 
         mask: as of the heads that keep most: the earliest come first.
         """
+        k_BhKc, v_BhKc = parts
         if mask is not None and mask.shape[1] > k_BhKc.shape[2]:
             mask = mask[:, mask.shape[1] - k_BhKc.shape[2] :]
         q_BhLc = spans_of(q_BHLc, heads, dim=1).to(v_BhKc.dtype)
@@ -318,7 +318,7 @@ def spans_of(x_BHLc: torch.Tensor, spans: Spans, dim: int) -> torch.Tensor:
 
 def in_order(outs: Sequence[torch.Tensor], heads: Sequence[Spans]) -> torch.Tensor:
     """(B, H, L, c) of all heads, from those of groups."""
-    of_head = {}
+    of_head: dict[int, torch.Tensor] = {}
     for out_BhLc, spans in zip(outs, heads, strict=True):
         numbers = [head for a, b in spans for head in range(a, b)]
         of_head |= dict(zip(numbers, out_BhLc.unbind(1), strict=True))
