@@ -11,9 +11,9 @@ import shutil
 import time
 import zipfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,6 @@ THREADS = 4
 BATCHES_WAITING = 2  # to be written, before decoding waits
 # Twice as fast as zlib's usual 6, and the file is 7 % larger.
 PNG_LEVEL = 1
-
-Job = Callable[[], None]
 
 
 class ImageFiles:
@@ -55,13 +53,6 @@ class ImageFiles:
             number
             for number, file in enumerate(self.files)
             if file not in found or not is_whole_png(file, self.shape[1])
-        ]
-
-    def jobs(self, numbers: Sequence[int], images: Images) -> list[Job]:
-        """What is to be done to write them, in any order."""
-        return [
-            partial(write_png, self.files[number], image)
-            for number, image in zip(numbers, images, strict=True)
         ]
 
     def finish(self, labels: NDArray[np.int64]) -> None:
@@ -107,8 +98,8 @@ class Writer:
     def add(self, numbers: Sequence[int], images: Images) -> None:
         """Raises OSError if an earlier batch could not be written."""
         self._wait_for_all_but(BATCHES_WAITING)
-        jobs = self.files.jobs(numbers, images)
-        self._waiting.append([self._pool.submit(job) for job in jobs])
+        files = [self.files.files[number] for number in numbers]
+        self._waiting.append([*map(self._pool.submit, repeat(write_png), files, images)])
 
     def finish(self) -> None:
         """Returns when all is written.  Raises OSError."""

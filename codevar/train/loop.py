@@ -449,14 +449,9 @@ def _peak(device: torch.device) -> dict[str, int]:
 def _commit() -> str:
     """The commit of this checkout, with a "+" if it has changes; empty outside of one."""
 
-    def git(*words: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=False
-        ).stdout.strip()
-
+    asked = ["git", "describe", "--always", "--abbrev=9", "--exclude=*", "--dirty=+"]
     try:
-        commit = git("rev-parse", "--short=9", "HEAD")
-        return commit + ("+" if git("status", "--porcelain", "-uno") else "")
+        here = Path(__file__).parent
+        return subprocess.run(asked, cwd=here, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
