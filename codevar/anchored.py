@@ -5,8 +5,6 @@ Shapes: B images, R rows of their halves, m tokens of the map that is looked bac
 in hand, k of them that are kept, C width.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ would call them too.  What is compiled are plain functions of tensors, so all la
 tokens and rows are dynamic, so two graphs of each (one token, several) serve every scale and batch.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable, Iterable

@@ -3,8 +3,6 @@
 Shapes: B images, H W pixels, h w cells of the feature map, Z channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -9,8 +9,6 @@ The first decode of a kind runs as it is, which also compiles and loads what cap
 second is captured, so that a batch size which comes once costs nothing more.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import time

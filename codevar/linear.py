@@ -3,8 +3,6 @@
 Shapes: n inputs, m outputs, r rows.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch

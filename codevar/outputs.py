@@ -3,8 +3,6 @@
 Shapes: B images, L tokens of all scales, Z channels, h w cells of the feature map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

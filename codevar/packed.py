@@ -9,8 +9,6 @@ MKL takes one too, and on a CPU of its maker is the faster of the two for large 
 Shapes: B rows of a batch, H heads, L queries, K keys, c channels of a head.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Iterator
 from typing import cast

@@ -12,8 +12,6 @@ at the memory of 8 bits, but not its speed.
 Shapes: n inputs, m outputs, r rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import cast
 

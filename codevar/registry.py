@@ -1,7 +1,5 @@
 """Functions by name, as plans write them; a plugin adds its own by the same decorator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

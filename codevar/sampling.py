@@ -5,8 +5,6 @@ The settings of all scales are `codevar.sampling_settings.Sampling`.
 Shapes: B images, l tokens of one scale, V codes, Z channels of a code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Settings of torch that hold for the whole process, changed for as long as something runs."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Reading a model's sizes off the names and shapes of a state dict."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Whole numbers as people write them: "1,3-5"."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from itertools import groupby

@@ -1,7 +1,5 @@
 """From the CPU to a GPU without waiting for it."""
 
-from __future__ import annotations
-
 import torch
 
 

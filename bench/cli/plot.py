@@ -1,7 +1,5 @@
 """`bench.py plot`: parse, call, print."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Annotated

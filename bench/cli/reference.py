@@ -1,7 +1,5 @@
 """The reference page, made from the models: `python -m bench.cli.reference` writes it anew."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterable, Iterator

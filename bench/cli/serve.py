@@ -1,7 +1,5 @@
 """`bench.py serve`: parse, call, print."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

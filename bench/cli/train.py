@@ -1,7 +1,5 @@
 """`bench.py train`: parse, call, print."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page of two results side by side: the regression gate's findings, from both."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pandas as pd

@@ -3,8 +3,6 @@
 Only what a figure refers to keeps its id, and begins it with the figure's: no two share any.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ A content security policy in it forbids all but what is written into it: its own
 known by their hashes, pictures as data, and the style attributes of matplotlib's SVG.
 """
 
-from __future__ import annotations
-
 import base64
 import datetime
 import hashlib

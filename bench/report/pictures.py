@@ -4,8 +4,6 @@ Image i of a sample set has class i % classes and a seed that follows from the s
 same numbers of two sets are the same class and the same noise.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

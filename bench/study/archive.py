@@ -8,8 +8,6 @@ Whatever the project packs to be sent somewhere (`bench.py pack`, `make gpu-kit`
 An archive comes from a stranger: `Archive` checks all of it before anything is written.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

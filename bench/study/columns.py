@@ -5,8 +5,6 @@ A column is registered beside the function that computes it: what is measured in
 columns that there are and know none by name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal

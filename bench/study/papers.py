@@ -14,8 +14,6 @@ Metrics have the names that tables have for ours (`bench.study.columns`); one th
 measure may have any name.  The papers' MB are MiB.  An empty cell is not printed there.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import re

@@ -1,7 +1,5 @@
 """JSON files, and files of JSON lines that are models: read, checked and written here."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Mapping

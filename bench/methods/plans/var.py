@@ -1,7 +1,5 @@
 """VAR as published, and with one scale by another model."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import codevar
