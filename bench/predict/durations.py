@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -48,14 +49,27 @@ def vqvae_flops(config: VQVAEConfig) -> int:
     return counter.get_total_flops()
 
 
-def measuring(effort: Experiment, decode: float, images: float, pair: float | None = None) -> Span:
-    """Of one round of a case once its weights are loaded, as `bench.measure.child` goes through it.
-    It stops when a figure is known well enough, at the earliest after `samples`, at the latest
-    after `max_seconds`.
+class Speed(Protocol):
+    """Seconds of a case's parts: its decode, its images, and its process until the first decode,
+    with the weights of a baseline in it."""
 
-    decode, images: seconds of the decode and of its images.  pair: of the decode and of that of
-    its baseline, if they take turns.
+    def decode_s(self, case: Case) -> float:
+        """Of a decode."""
+
+    def images_s(self, case: Case) -> float:
+        """Of a batch's images."""
+
+    def starting_s(self, case: Case, baseline: Case | None) -> Span:
+        """Of a process until its first decode."""
+
+
+def of_round(case: Case, baseline: Case | None, effort: Experiment, speed: Speed) -> Span:
+    """Of one round of a case, as `bench.measure.child` goes through it.  It stops when a figure is
+    known well enough, at the earliest after `samples`, at the latest after `max_seconds`.
+
+    baseline: with which the case takes turns, if it does.
     """
+    decode, images = speed.decode_s(case), speed.images_s(case)
 
     def until(least: int, seconds: float, budget: float) -> Span:
         most = budget + seconds
@@ -66,8 +80,9 @@ def measuring(effort: Experiment, decode: float, images: float, pair: float | No
         one += until(max(effort.warmup, 2), decode, effort.max_seconds)
     one += until(effort.samples, decode, effort.max_seconds)
     one += until(effort.samples, images, effort.max_seconds / 2)
-    if pair is not None:
+    if baseline is not None:
+        pair = decode + speed.decode_s(baseline)
         one += until(effort.warmup + effort.samples, pair, 2 * effort.max_seconds)
     if effort.stream_seconds:
         one += Span(effort.stream_seconds, effort.stream_seconds + decode)
-    return one
+    return speed.starting_s(case, baseline) + one

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.measure.limit import format_bytes
-from bench.measure.profile.forecast import Forecast
-from bench.predict import durations
-from bench.predict.durations import Span, decoder_flops
+from bench.predict.durations import Span, Speed, decoder_flops, of_round
 from bench.predict.prediction import predict
 from bench.predict.shares import families
 from bench.study.cases import Case, VARCase, sampled
@@ -61,10 +59,6 @@ class Rate:
         return Span(START_S, START_S if baseline is None else 2 * START_S)
 
 
-#: Tells seconds of a case's parts.
-Speed = Rate | Forecast
-
-
 def sampling(case: Case, images: int, speed: Speed, gpus: int = 1) -> Span:
     """Of so many images by cards that share the batches, decoder included, writing not."""
     batches = -(-images // (case.batch_size * gpus))
@@ -76,11 +70,7 @@ def sampling(case: Case, images: int, speed: Speed, gpus: int = 1) -> Span:
 def measuring(case: Case, sweep: Sweep, speed: Speed) -> Span:
     """Of one round of a case."""
     baseline = sweep.baseline_case(case) if sweep.experiment.paired else None
-    baseline = None if baseline == case else baseline
-    decode = speed.decode_s(case)
-    pair = None if baseline is None else decode + speed.decode_s(baseline)
-    spent = durations.measuring(sweep.experiment, decode, speed.images_s(case), pair)
-    return speed.starting_s(case, baseline) + spent
+    return of_round(case, None if baseline == case else baseline, sweep.experiment, speed)
 
 
 def before_a_run(sweep: Sweep, speed: Speed, left: Sequence[Case]) -> Printed:

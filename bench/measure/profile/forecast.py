@@ -20,7 +20,7 @@ from bench.methods.baseline import Baseline
 from bench.methods.meta import meta_plan
 from bench.predict import baselines
 from bench.predict.ceilings import Ceilings, Product
-from bench.predict.durations import Span, decoder_flops, measuring
+from bench.predict.durations import Span, decoder_flops, of_round
 from bench.predict.floor import floor_of
 from bench.study import storage
 from bench.study.cases import Case, VARCase, make_case
@@ -136,14 +136,10 @@ class Forecast:
 
     def _of_case(self, job: Job, case: Case, started: bool) -> float:
         alone = case.device == "cpu" or case.stack == "compiled"
-        found = self.starting_s(case, job.baseline).most
-        found -= self.start_s if started and not alone else 0.0
         assert self.effort is not None
-        pair = None
-        if job.baseline is not None:
-            pair = self.decode_s(case) + self.decode_s(job.baseline)
         effort = self.effort.model_copy(update=dict(job.effort))
-        return found + measuring(effort, self.decode_s(case), self.images_s(case), pair).most
+        saved = self.start_s if started and not alone else 0.0
+        return of_round(case, job.baseline, effort, self).most - saved
 
     def starting_s(self, case: Case, baseline: Case | None) -> Span:
         """Of a process until its first decode, with the weights of a baseline in it."""
