@@ -394,14 +394,16 @@ def test_folders_that_cannot_be_used(tmp_path):
 # Writing beside decoding
 
 
-def test_decoding_waits_only_when_writing_is_two_batches_behind():
+def test_decoding_waits_only_when_writing_is_two_batches_behind(tmp_path, monkeypatch):
     go, wrote = threading.Event(), []
 
-    class Slow:
-        def jobs(self, numbers, images):
-            return [lambda: (go.wait(30), wrote.extend(numbers))]
+    def slow(path, image):
+        go.wait(30)
+        wrote.append(int(path.stem))
 
-    writer = writing.Writer(Slow(), threads=1)
+    monkeypatch.setattr(writing, "write_png", slow)
+    files = writing.ImageFiles(tmp_path, images=100, side=8, packed=False)
+    writer = writing.Writer(files, threads=1)
     for first in range(writing.BATCHES_WAITING + 1):
         writer.add([first], np.zeros((1, 8, 8, 3), np.uint8))
     assert not wrote  # and still here
