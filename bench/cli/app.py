@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from bench.cli import (
     boundary,
+    bundle,
     calibrate,
     catalogue,
     compare,
@@ -105,6 +106,11 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "report": report.report,
         "history": tables.history,
         "serve": serve.serve,
+    },
+    "Share": {
+        "bundle": bundle.bundle,
+        "verify": bundle.verify,
+        "board": bundle.board,
     },
     "Quality": {
         "sample": sample.sample,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from bench.figures import canvas, looks
@@ -25,9 +27,22 @@ def tradeoff(run: Run, rows: list[Row]) -> Figure:
     one to read its row."""
     used = [row for row in at_common_batch(run, rows) if "latency_s" in row]
     cases = [case_facts(row) for row in used] + paper_facts(run.sweep.experiment.paper)
-    trades = [(x, y) for x, y in TRADES if sum(x in case and y in case for case in cases) > 1]
-    if not trades:
+    if not trades_of(cases):
         raise lacks(run, "no two cases to hold against each other", run.sweep.name)
+    quoted = any(case.get("fid_by") == "quoted" for case in cases)
+    notes = ["FID is quoted from the paper."] if quoted else []
+    return draw(cases, footer(run, used, *notes))
+
+
+def trades_of(cases: Sequence[Row]) -> list[tuple[str, str]]:
+    """The figures that at least two cases have both of."""
+    return [(x, y) for x, y in TRADES if sum(x in case and y in case for case in cases) > 1]
+
+
+@matplotlib.rc_context(looks.STYLE)
+def draw(cases: Sequence[Row], foot: str) -> Figure:
+    """A panel for each of `trades_of` the cases, of which there is one at least."""
+    trades = trades_of(cases)
     drawn, axes = canvas.panels(looks.WIDE, 2.9 * len(trades), len(trades))
     named = []
     for ax, (x, y) in zip(axes, trades, strict=True):
@@ -54,9 +69,7 @@ def tradeoff(run: Run, rows: list[Row]) -> Figure:
         handles.append(
             looks.entry("a control", **looks.DOT | {"color": looks.GREY}, **looks.CONTROL)
         )
-    quoted = any(case.get("fid_by") == "quoted" for case in cases)
-    notes = ["FID is quoted from the paper."] if quoted else []
-    return canvas.finish(drawn, "Trade-off", footer(run, used, *notes), handles, named)
+    return canvas.finish(drawn, "Trade-off", foot, handles, named)
 
 
 def case_facts(row: Row) -> Row:

@@ -60,7 +60,7 @@ def compared(
     lpips: Distance | None = None,
 ) -> dict[str, Any]:
     """`against` of a record: the baseline's figures, the differences (samples less baseline)
-    with 95 % intervals, and, of paired images, their distances."""
+    with 95 % intervals and what these follow from, and, of paired images, their distances."""
     paired = are_paired(samples, baseline)
     found = {name: own.estimates[name].less(other) for name, other in theirs.estimates.items()}
     return {
@@ -71,6 +71,10 @@ def compared(
         "metrics": {name: one.value for name, one in theirs.estimates.items()},
         "differences": {name: apart for name, (apart, _) in found.items()},
         "difference_intervals": {name: span for name, (_, span) in found.items()},
+        "difference_replicates": {
+            name: np.subtract(own.estimates[name].replicates, other.replicates).tolist()
+            for name, other in theirs.estimates.items()
+        },
         "distances": paired_distances(samples, baseline, own, theirs, lpips) if paired else None,
     }
 

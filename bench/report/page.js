@@ -21,13 +21,19 @@ function prepare(grid) {
     };
   });
   const filter = grid.querySelector("input[type=search]"), count = grid.querySelector(".count");
-  filter.oninput = () => {
+  const chosen = $(grid, "select");
+  const narrow = () => {
     const wanted = filter.value.toLowerCase().split(/\s+/);
-    for (const row of rows()) row.hidden = !wanted.every((word) => words(row).toLowerCase().includes(word));
+    const fits = ({ cells }) => chosen.every(({ value, dataset }) => {
+      const cell = words(cells[dataset.column]);
+      return !value || cell === value || cell.split(", ").includes(value);
+    });
+    for (const row of rows()) row.hidden = !(fits(row) && wanted.every((word) => words(row).toLowerCase().includes(word)));
     const left = rows().filter((row) => !row.hidden).length;
     count.textContent = left === rows().length ? `${left} rows` : `${left} of ${rows().length} rows`;
     say(count.textContent);
   };
+  for (const input of [filter, ...chosen]) input.oninput = narrow;
   for (const box of $(grid, "[data-source]")) box.onchange = () => {
     for (const cell of $(grid, `th.${box.dataset.source}, td.${box.dataset.source}`)) cell.hidden = !box.checked;
   };

@@ -33,11 +33,13 @@ NUMBER = re.compile(r"[~<>]?\s*([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?=$|[\s%xMB(+]
 
 @dataclass(frozen=True)
 class Column:
-    """cells: as they are shown.  source: whose figures they are; "marked" of what is doubtful."""
+    """cells: as they are shown.  source: whose figures they are; "marked" of what is doubtful.
+    choices: what rows can be narrowed to; a cell may name several, with ", " between them."""
 
     heading: str
     cells: Sequence[str]
     source: str = ""
+    choices: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -52,12 +54,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows to sort, filter and copy.  folded: behind its title, until a reader asks for it."""
+    """Rows to sort, filter and copy.  folded: behind its title, until a reader asks for it.
+    links: where the first cell of each row leads, if anywhere."""
 
     title: str
     columns: list[Column]
     notes: Sequence[str] = ()
     folded: bool = False
+    links: Sequence[str] = ()
     kind: str = "table"
 
     @property

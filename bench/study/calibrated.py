@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.study import strangers
 from bench.study.folders import EXPERIMENTS
 from codevar.files import atomic_write
 
@@ -27,10 +28,14 @@ METHODS = {
     "branch": ("skipvar",),
 }
 SHIPPED = EXPERIMENTS / "settings"
+KEPT = "settings"  # the folder of a bundle that has the files it was measured with
 
 
 def path_of(name: str) -> Path:
-    """A file, or one of those that come with the project by its name."""
+    """A file, or one of those that come with the project by its name; of what a stranger sent, the
+    copy that came with it."""
+    if (sent := strangers.folder()) and name.endswith(".json"):
+        return sent / KEPT / Path(name).name
     return Path(name) if name.endswith(".json") else SHIPPED / f"{name}.json"
 
 

@@ -30,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.study import plugins, savings
+from bench.study import plugins, savings, strangers
 from bench.study.errors import UsageError, nearest
 from codevar import files
 from codevar.config import VARConfig, patch_sizes_of
@@ -441,7 +441,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 @functools.cache
 def model_config(name: str) -> VARConfig:
-    """Sizes of a shipped model or of a file.  Raises CheckpointError."""
+    """Sizes of a shipped model or of a file.  Raises CheckpointError, as for any file that a
+    stranger names."""
+    if name not in SHIPPED and strangers.folder():
+        raise files.CheckpointError(f"{name}: a file that is not here")
     return files.var_config(name)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from bench.study import strangers
 from bench.study.cases import MINI, MINI_FILE, Case, VARCase
 from codevar.files import PUBLISHED, SHIPPED
 
@@ -38,6 +39,8 @@ def recipe_of(name: str) -> str | None:
     if name in PUBLISHED:
         role = name.partition("_")[0]
         return f"code-{role}" if role in ("drafter", "refiner") else "var"
+    if name not in SHIPPED and strangers.folder():
+        return None
     path = SHIPPED.get(name) or Path(name)
     with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
         if path.suffix == ".safetensors":  # which has its card in itself

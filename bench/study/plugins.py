@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.study import strangers
 from bench.study.errors import UsageError
 from codevar.files import first_line
 
@@ -45,7 +46,10 @@ def load_inherited() -> None:
 
 
 def load_installed(method: str) -> None:
-    """Imports the package that offers a method of this name, if one is installed."""
+    """Imports the package that offers a method of this name, if one is installed; not for what a
+    stranger sent."""
+    if strangers.folder():
+        return
     for found in importlib.metadata.entry_points(group=GROUP, name=method):
         try:
             found.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ class Quality:
 
     images: evaluated.  source: how many, and of what is not of the run itself the commit that drew
     them: "n=500 @2304b14a3".  differs: what quality and speed were not measured alike in, as a
-    reader is told; "" if nothing.
+    reader is told; "" if nothing.  against: an evaluation's, of a FID.
     """
 
     figures: dict[str, float]
@@ -50,6 +50,7 @@ class Quality:
     images: dict[str, int]
     source: dict[str, str]
     differs: dict[str, str]
+    against: dict[str, Any] = field(default_factory=dict)
 
     def __or__(self, other: Quality) -> Quality:
         """Figures of both, which have none in common."""
@@ -220,6 +221,8 @@ def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
             quality.source[name] = f"n={evaluation.images:,}{joined}"
             if name in intervals:
                 quality.intervals[name] = intervals[name]
+            if name == "fid":
+                quality.against.update(against)
     return quality
 
 

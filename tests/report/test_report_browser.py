@@ -12,8 +12,10 @@ from unittest import mock
 import pytest
 
 from bench.methods.plans.variant import VARiant
+from bench.report import board
 from bench.report import page as report
 from bench.tables import compare
+from tests.bundles import bundled, of_a_plugin
 from tests.report.pages import HOSTILE, changed, quiet_run, sample_set
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -25,7 +27,8 @@ PHONE, DESK = {"width": 375, "height": 800}, {"width": 1280, "height": 900}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """report.html, whose VARiants have a hostile name, and compare.html."""
+    """report.html, whose VARiants have a hostile name, compare.html, and a leaderboard of a bundle,
+    one in which a method and the machine have hostile names, and a file that is none."""
     to = tmp_path_factory.mktemp("pages")
     with mock.patch.object(VARiant, "label", property(lambda _: f"VARiant {HOSTILE}")):
         run = quiet_run(batch_size=[1, 4], rounds=5)
@@ -34,6 +37,11 @@ def folder(tmp_path_factory):
         run.records[-1].status, run.records[-1].reason = "error", f"RuntimeError: {HOSTILE}"
         sets = [sample_set(to / "a", label=f"VAR {HOSTILE}"), sample_set(to / "b", "npz", "CoDe")]
         report.write(report.of_runs([run], sets), to / "report.html")
+    (to / "bundles").mkdir()
+    bundled(to, "bundles/ours.zip")
+    of_a_plugin(to / "other", f"Theirs {HOSTILE}", f"GPU {HOSTILE}").rename(to / "bundles/b.zip")
+    (to / "bundles" / "bad.zip").write_text(HOSTILE)
+    board.write(to / "bundles", to / "site")
     run.records.pop()  # the one that failed
     report.write(report.of_comparison(compare.compare(run, changed(run, 1.2))), to / "compare.html")
     return to
@@ -103,12 +111,12 @@ def head(page, name):
     return table(page).locator(f'th[data-name="{name}"]')
 
 
-@pytest.mark.parametrize("name", ["report.html", "compare.html"])
+@pytest.mark.parametrize("name", ["report.html", "compare.html", "site/index.html"])
 @pytest.mark.parametrize("from_disk", [True, False])
 def test_it_opens_from_disk_and_from_a_server(visit, server, name, from_disk):
     page = visit(name, where=None if from_disk else server)
     panels = page.locator(".panel")
-    assert panels.count() == page.get_by_role("radio", include_hidden=True).count() >= 2
+    assert panels.count() == page.get_by_role("radio", include_hidden=True).count() >= 1
     for panel in panels.all():
         assert panel.locator("svg, img").count() >= 1, panel.get_attribute("id")
 
@@ -231,7 +239,7 @@ def test_hostile_names_and_errors_are_text(visit):
 
 
 def test_a_phone_never_scrolls_sideways(visit):
-    for name in ("report.html", "compare.html"):
+    for name in ("report.html", "compare.html", "site/index.html"):
         page = visit(name, viewport=PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
@@ -287,3 +295,64 @@ def test_without_javascript_the_tables_can_be_read(browser, folder):
     choose(page, "Scales")
     assert page.locator("#g1-scales svg").is_visible()
     context.close()
+
+
+# The leaderboard
+
+
+def choose_rows(page, heading, value):
+    """Narrows by a list; returns how many rows are left."""
+    table(page).get_by_label(heading, exact=True).select_option(value, timeout=5000)
+    return len(column(page, 1))
+
+
+def test_the_board_is_narrowed_by_machine_division_batch_and_gate(visit):
+    page = visit("site/index.html")
+    many = len(column(page, 1))
+    assert many == 9
+    gates = [choose_rows(page, "quality gate", gate) for gate in board.GATES]
+    assert gates == [2, 4, 0]  # what is within 5 % is within 20 % too
+    choose_rows(page, "quality gate", "")
+    assert choose_rows(page, "machine", "NVIDIA L20") == 4
+    assert choose_rows(page, "division", "training-free") == 3
+    assert choose_rows(page, "batch", "64") == 3
+    table(page).get_by_role("searchbox").fill("N=9")
+    assert column(page, 1) == ["CoDe N=9 (d12+d4), training-free"]
+    assert f"1 of {many} rows" in table(page).inner_text()
+    head(page, "speed-up").get_by_role("button").click()
+    assert head(page, "speed-up").get_attribute("aria-sort") == "ascending"
+
+
+def test_the_front_of_the_board_is_that_of_its_picture(visit):
+    page = visit("site/index.html")
+    assert choose_rows(page, "machine", "NVIDIA L20") == 4
+    choose_rows(page, "on the front", "front")
+    names = ("CoDe N=6 (d12+d4), training-free", "CoDe N=9 (d12+d4), training-free")
+    assert {*column(page, 1)} == {*names, "VAR-d12, seed 0"}
+    assert page.locator("#trade-off .chart").count() == 2
+    told = page.locator("#trade-off .told[aria-label*='N=6']").first
+    told.focus()
+    assert "latency (s): 0.0" in page.locator("#tip").inner_text()
+
+
+def test_a_row_of_the_board_opens_its_record(visit):
+    page = visit("site/index.html")
+    link = table(page).locator("tbody a", has_text="N=9").first.get_attribute("href")
+    name, _, anchor = link.partition("#")
+    record = visit(f"site/{name}").locator(f"#{anchor}")
+    assert "CoDe N=9" in record.locator("h2").inner_text()
+    assert "samples.latency_s" in record.inner_text()
+    assert record.locator("th", has_text="round 3").count() == 1
+
+
+def test_a_hostile_bundle_is_text_on_the_board(visit):
+    page = visit("site/index.html")
+    assert any(f"Theirs {HOSTILE}" in text for text in column(page, 1))
+    assert choose_rows(page, "machine", f"GPU {HOSTILE}") == 5
+    assert choose_rows(page, "from outside", "plugin") == 1
+    assert "bad.zip" in page.locator("#left").inner_text()
+    href = table(page).locator("tbody tr:not([hidden]) a").get_attribute("href")
+    record = visit(f"site/{href.partition('#')[0]}")
+    for shown in (page, record):
+        assert shown.locator("img[onerror]").count() == 0
+        assert shown.locator("script:not([type])").count() == 1
