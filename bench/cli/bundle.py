@@ -1,7 +1,5 @@
 """`bench.py bundle`, `verify` and `board`: parse, call, print."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated

@@ -6,8 +6,6 @@
 Everything in a bundle is a stranger's: its text is only ever text (`page.html` escapes it).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

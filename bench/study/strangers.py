@@ -2,8 +2,6 @@
 no weights, no plugin of an installed package, and of settings only the project's and its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -10,8 +10,6 @@ A bundle comes from a stranger.  Its files are JSON, read into models; nothing i
 nothing that it names on this machine is opened (`bench.study.strangers`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -4,8 +4,6 @@ Nothing is measured here: intervals are those of `bench.tables.summary` and of `
 --against`, widened to the level that the rules ask for.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
