@@ -177,7 +177,7 @@ def of_bundle(found: Verified) -> Page:
     sections = [Section("checks", "Checks", parts)]
     for i, row in enumerate(found.rows):
         title = f"{row['name']}, batch {row['batch_size']}"
-        lines = found.records.get(row["case"], [])
+        lines = found.records.get(row["key"], [])
         part = of_records(f"Records of {title}", lines) if lines else Note("Not measured.")
         sections.append(Section(f"case{i}", title, [part]))
     return Page("bundle", f"{found.name}: {len(found.rows)} cases", [Note(found.id)], sections)

@@ -290,8 +290,9 @@ def as_predicted(opened: Opened) -> Iterator[Finding]:
             differs = memory_differs(line.memory, now, line.device)
             if line.torch != torch.__version__ and all(d.startswith("running") for d in differs):
                 differs = []  # what a kernel needs beside its result is the version's
-            if line.predicted.flops != now.flops:
-                differs.append(f"{line.predicted.flops:,} FLOPs, not {now.flops:,}")
+            there = line.predicted.flops if line.predicted else 0
+            if there != now.flops:
+                differs.append(f"{there:,} FLOPs, not {now.flops:,}")
             yield row["name"], not differs, ", ".join(differs)
 
 
@@ -369,7 +370,8 @@ CHECKS: dict[str, Callable[[Opened], Iterable[Finding]]] = {
 
 
 def entry(opened: Opened, row: Row) -> Row:
-    """A case's figures, with what the rules say of them; of a plugin's case no prediction."""
+    """A case's figures and what the rules say of them, all but the case itself: nothing of a
+    stranger's but text and numbers.  Of a plugin's case no prediction."""
     run, case = opened.run, row["case"]
     quality, base = run.quality.by_key.get(case.key), run.sweep.baseline_case(case)
     lines = run.by_key.get(case.key, [])
@@ -386,10 +388,9 @@ def entry(opened: Opened, row: Row) -> Row:
     found |= {"why_not": "" if is_base else why}
     found["gates"] = [] if is_base or why else rules.gates(against, images)
     found["quality_by"] = run.quality.how.get("fid", "")
-    left_out = re.compile(r"params|\w*_predicted") if found["plugin"] else re.compile("case")
-    return {key: value for key, value in found.items() if not left_out.fullmatch(key)} | {
-        "case": case.key
-    }
+    dropped = r"case|params|\w*_predicted" if found["plugin"] else "case"
+    kept = {name: value for name, value in found.items() if not re.fullmatch(dropped, name)}
+    return kept | {"key": case.key}
 
 
 def printed(found: Verified) -> printing.Printed:
