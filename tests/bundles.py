@@ -67,6 +67,7 @@ def submitted(folder: Path, images: int = 10_000) -> Run:
             "paired": True,
             "case": base.model_dump(),
             "label": base.label,
+            "samples_sha256": f"{base.key}-{images}",
             "weights_sha256": WEIGHTS["VAR"],
             "metrics": {"fid": BASE_FID},
             "differences": {"fid": (BASE_FID + apart) - BASE_FID},

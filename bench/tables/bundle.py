@@ -182,9 +182,13 @@ def verify(file: Path) -> Verified:
                 found.checks = [Check("schema", "failed", told(e, folder))]
                 return found
             found.checks = [judged(name, check, opened) for name, check in CHECKS.items()]
-            if not found.failed:
+            if found.failed:
+                return found
+            try:
                 found.rows = [entry(opened, row) for row in opened.rows]
                 found.records = opened.run.by_key
+            except Exception as e:
+                found.checks.append(Check("rules", "failed", told(e, folder)))
     return found
 
 
@@ -263,6 +267,10 @@ def follows(opened: Opened) -> Iterator[Finding]:
             span = [*jackknife.interval(apart, replicates)]
             claims = [e.against["differences"]["fid"], *e.against["difference_intervals"]["fid"]]
             yield str(e.label), same(claims, [apart, *span]), "FID's difference is another"
+        for own in opened.run.evaluations:
+            if e.against and own.samples_sha256 == e.against.get("samples_sha256"):
+                alike = same(own.metrics.get("fid"), e.against["metrics"].get("fid"))
+                yield str(e.label), alike, "its baseline's FID is another"
 
 
 def same(one: Any, other: Any) -> bool:

@@ -112,6 +112,13 @@ def put(value, *keys):
         ),
         (
             EVALUATIONS,
+            lambda line: line["against"] or put(9.0, "metrics", "fid")(line),
+            FIGURES,
+            "its baseline's FID is another",
+        ),
+        ("env.json", put(5, "gpus"), "rules", "TypeError"),
+        (
+            EVALUATIONS,
             of("CoDe", put(4, "against", "case", "depth")),
             QUALITY,
             "another baseline's",
