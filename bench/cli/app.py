@@ -30,6 +30,7 @@ from bench.cli import (
     report,
     reproduce,
     sample,
+    search,
     serve,
     spectra,
     tables,
@@ -122,6 +123,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "edit": pictures.edit,
         "inpaint": pictures.inpaint,
         "calibrate": calibrate.calibrate,
+        "search": search.search,
     },
     "Train": {"train": train.train},
 }
