@@ -8,7 +8,7 @@ import typer
 
 from bench.cli import options
 from bench.cli.targets import check_paths, find
-from bench.study import printing
+from bench.study import archive, printing
 from bench.study.errors import UsageError
 from bench.study.folders import PROGRAM
 from bench.study.printing import Format
@@ -38,6 +38,7 @@ def verify(
 ) -> None:
     """Checks somebody's bundle offline, a line a check; exit code 1 if one fails."""
     check_paths(file)
+    archive.read_manifest(file)  # what it refuses, it refuses before torch is imported
     from bench.tables import bundle as bundles
 
     found = bundles.verify(file)
