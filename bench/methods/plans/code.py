@@ -1,5 +1,7 @@
 """CoDe: a large model drafts coarse scales, a small one (or its subnet) refines."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 import codevar

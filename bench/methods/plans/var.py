@@ -1,5 +1,7 @@
 """VAR as published, and with one scale by another model."""
 
+from __future__ import annotations
+
 from typing import ClassVar, Literal
 
 import codevar

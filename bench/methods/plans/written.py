@@ -1,5 +1,7 @@
 """A plan that an experiment writes out, scale by scale: a found one, or anybody's."""
 
+from __future__ import annotations
+
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
