@@ -137,13 +137,21 @@ class Confirmation:
         evaluations.append(self.folder, found)
         return found
 
-    def run(self, front: Mapping[str, Raced], published: Mapping[str, Steps]) -> list[Versus]:
+    def run(
+        self, front: Mapping[str, Raced], published: Sequence[Mapping[str, Any]]
+    ) -> list[Versus]:
         """Each plan of the front against the whole model, and against every published plan that
-        costs the same."""
+        costs the same.  published: name, by_scale, costs of each."""
         found = []
         every = f"1-{self.target.scales}"
         for name, plan in front.items():
-            same = self.same_cost(plan, published)
+            own = self.target.cost(plan.costs)
+            same = {
+                one["name"]: one["by_scale"]
+                for one in published
+                if one["by_scale"] != plan.plan
+                and abs(self.target.cost(one["costs"]) / own - 1) <= WITHIN
+            }
             samples = self.images_of(plan.plan, name)
             for other, steps in {WHOLE: [{"scales": every}], **same}.items():
                 record = self.compare(samples, self.images_of(steps, other))
@@ -154,16 +162,6 @@ class Confirmation:
                     own = record.metrics[metric]
                     found.append(Versus(name, other, metric, own, theirs, apart, tuple(interval)))
         return corrected(found)
-
-    def same_cost(self, plan: Raced, published: Mapping[str, Steps]) -> dict[str, Steps]:
-        """The other published plans within `WITHIN` of its cost."""
-        cost = self.target.cost
-        own = cost(plan.costs)
-        return {
-            name: steps
-            for name, steps in published.items()
-            if steps != plan.plan and abs(cost(self.target.exact(steps)) / own - 1) <= WITHIN
-        }
 
 
 def printed(target: Target, front: Mapping[str, Raced], found: Sequence[Versus]) -> Printed:

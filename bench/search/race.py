@@ -35,7 +35,7 @@ FILE = "plans.jsonl"
 SHARE = 3  # one of so many goes on to the next rung, which has so many times the images
 RUNGS = 3
 REACH = 2.0  # a draw moves a saving by a factor of e**REACH at most, for its kind and its scale
-WIDER = 0.2  # a draw after one that gave no new plan is so much more by chance
+WIDER = 0.5  # a draw after one that gave no new plan is so much more by chance
 GIVE_UP = 50  # draws in a row that give no new plan
 
 #: (plan, numbers of images) -> how far each image is from the whole model's of the same seed.

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.search.space import VERSION, Steps, published
+from bench.search.space import VERSION, published
 from bench.search.target import COSTS, Target
 from bench.study import storage
 from bench.study.errors import UsageError
@@ -26,8 +26,8 @@ from codevar.checkpoints import weights_sha256
 FILE, PUBLISHED = "search.json", "published.json"
 
 
-def begin(folder: Path, target: Target, seed: int, images: int) -> dict[str, Steps]:
-    """The published plans, which are written down at the first start.
+def begin(folder: Path, target: Target, seed: int, images: int) -> list[dict[str, Any]]:
+    """The published plans, which are written down at the first start: name, by_scale, costs.
 
     Raises UsageError for a folder of another search.
     """
@@ -56,8 +56,7 @@ def begin(folder: Path, target: Target, seed: int, images: int) -> dict[str, Ste
         ]
         storage.write_json(folder / PUBLISHED, {"plans": listed})
         storage.write_json(folder / FILE, asked)
-    listed = (storage.read_json(folder / PUBLISHED) or {"plans": []})["plans"]
-    return {one["name"]: one["by_scale"] for one in listed}
+    return (storage.read_json(folder / PUBLISHED) or {"plans": []})["plans"]
 
 
 def listing(target: Target) -> Printed:
