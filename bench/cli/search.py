@@ -125,7 +125,7 @@ def search(
     with sampling.hold(folder):
         published = session.begin(folder, target, seed, images)
         world = World(folder, images * SHARE ** (RUNGS - 1), 2 * seed, here, progress)
-        race = Race(target, folder, world.distances, seed, evaluations, images, progress)
+        race = Race(target, folder, world.evaluate, seed, evaluations, images, progress)
         best = {f"found {n}": plan for n, plan in enumerate(race.run()[:front], 1)}
         if not best:
             raise UsageError("no plan came through the race: give more --evaluations")

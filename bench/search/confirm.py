@@ -215,7 +215,7 @@ def write_experiment(file: Path, target: Target, name: str, plan: Raced) -> None
     other = defaults.pop("other_depth")
     lines = [
         f"# Found by `bench.py search --for {target.text}`: {said(plan.costs)},",
-        f"# {plan.distance:.4g} features from the whole model on the mini world.",
+        f"# KID {plan.loss:.3g} from the whole model on the mini world.",
         f"title = {toml(f'Found for {target.text}')}",
         f"baseline = {toml({'method': 'var', 'depth': defaults['depth']})}",
         "",

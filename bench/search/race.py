@@ -1,6 +1,6 @@
 """The search: which plan of a budget keeps most, by images of the same seeds on the mini world.
 
-First each saving is tried alone, on few images: how far do they move for what is saved?  Savings in
+First each saving is tried alone, on few images: what does it lose for what it saves?  Savings in
 the order of that, until the budget is met, are the first plan.  Optuna then varies the order, by a
 number for each kind of saving and one for each scale, and the plans race (asynchronous successive
 halving): each is seen on few images, the best third so far on three times as many, and so on.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -36,17 +35,19 @@ SHARE = 3  # one of so many goes on to the next rung, which has so many times th
 RUNGS = 3
 REACH = 2.0  # a draw moves a saving by a factor of e**REACH at most, for its kind and its scale
 WIDER = 0.5  # a draw after one that gave no new plan is so much more by chance
+SEEN = 0.01  # of the largest loss of a saving: what few images can tell from none
 GIVE_UP = 50  # draws in a row that give no new plan
 
-#: (plan, numbers of images) -> how far each image is from the whole model's of the same seed.
-Distances = Callable[[Steps, range], list[float]]
+#: (plan, numbers of images) -> how far each of these images is from the whole model's of the same
+#: seed, and what the plan loses by all of its images so far.
+Evaluate = Callable[[Steps, range], tuple[list[float], float]]
 
 
 class Seen(storage.Line):
     """A plan on one rung's images.  A draw that gave a plan of before has no images of its own.
 
     saving: that is alone in the plan; else ask, draw: which draw of the sampler it is, and what.
-    first: number of the first image.  distances: image by image.
+    first: number of the first image.  distances: of these, image by image.  loss: of all so far.
     """
 
     plan: Steps
@@ -56,16 +57,17 @@ class Seen(storage.Line):
     draw: dict[str, float] | None = None
     first: int = 0
     distances: list[float] = Field(default_factory=list)
+    loss: float | None = None
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Raced:
-    """A plan that went through all rungs.  costs: predicted.  distance: from the whole model."""
+    """A plan that went through all rungs.  costs: predicted.  loss: KID from the whole model."""
 
     plan: Steps
     costs: dict[str, float]
-    distance: float
+    loss: float
 
 
 @dataclass
@@ -74,12 +76,12 @@ class Race:
 
     target: Target
     folder: Path
-    evaluate: Distances
+    evaluate: Evaluate
     seed: int
     plans: int
     images: int
     progress: Progress
-    _seen: dict[str, list[float]] = field(default_factory=dict)
+    _seen: dict[str, dict[int, float]] = field(default_factory=dict)  # losses by images
     _draws: dict[int, Seen] = field(default_factory=dict)
     _rungs: list[list[float]] = field(default_factory=lambda: [[] for _ in range(RUNGS)])
     _raced: set[str] = field(default_factory=set)
@@ -87,16 +89,18 @@ class Race:
     _best: float = math.inf
 
     def run(self) -> list[Raced]:
-        """The front of cost and distance, the nearest to the whole model first."""
+        """The front of cost and loss, the one that loses least first."""
         for line in storage.read_lines(self.folder / FILE, Seen)[0]:
-            self._seen.setdefault(json.dumps(line.plan), []).extend(line.distances)
+            if line.loss is not None:
+                losses = self._seen.setdefault(json.dumps(line.plan), {})
+                losses[line.first + len(line.distances)] = line.loss
             if line.ask is not None:
                 self._draws.setdefault(line.ask, line)
         with self.progress:
             worth = self.worth()
             found = self.search(worth)
-        figures = lambda one: (self.target.cost(one.costs), one.distance)  # noqa: E731
-        return sorted(pareto_front(found, figures), key=lambda one: one.distance)
+        figures = lambda one: (self.target.cost(one.costs), one.loss)  # noqa: E731
+        return sorted(pareto_front(found, figures), key=lambda one: one.loss)
 
     def worth(self) -> dict[Saving, float]:
         """Logarithm of what a saving saves over what it changes; those that save most first."""
@@ -106,8 +110,9 @@ class Race:
         for saving in most_first[: self.plans // 2]:
             steps = plan_of([saving], self.target.scales)
             about = Seen(plan=steps, costs=self.target.costs(steps), saving=saving.name)
-            losses[saving] = self.distance(about, self.images)
-        least, most = 1e-3 * max(losses.values()), max(losses.values())
+            losses[saving] = self.loss(about, self.images)
+        most = max(*losses.values(), 1e-9)
+        least = SEEN * most
         return {
             saving: math.log(max(gain, 1e-6)) - math.log(max(losses.get(saving, most), least))
             for saving, gain in gains.items()
@@ -136,16 +141,14 @@ class Race:
             idle = idle + 1 if key in self._raced else 0
             if self._seen.get(key) and ask not in self._draws:
                 storage.append_record(self.folder / FILE, drawn)
-            reached, distance = self.raced(drawn)
+            reached, loss = self.raced(drawn)
             if reached == RUNGS:
-                found[key] = Raced(drawn.plan, drawn.costs, distance)
+                found[key] = Raced(drawn.plan, drawn.costs, loss)
             if trial:
-                study.tell(trial, distance)
+                study.tell(trial, loss)
             else:
                 study.add_trial(
-                    optuna.trial.create_trial(
-                        params=drawn.draw, distributions=ranges, value=distance
-                    )
+                    optuna.trial.create_trial(params=drawn.draw, distributions=ranges, value=loss)
                 )
             ask += 1
         if idle >= GIVE_UP:
@@ -153,38 +156,41 @@ class Race:
         return list(found.values())
 
     def raced(self, drawn: Seen) -> tuple[int, float]:
-        """How many rungs the plan came up, and its mean distance there."""
-        key, distance = json.dumps(drawn.plan), 0.0
+        """How many rungs the plan came up, and its loss there."""
+        key, loss = json.dumps(drawn.plan), 0.0
         again = key in self._raced
         self._raced.add(key)
         for rung, others in enumerate(self._rungs):
-            distance = self.distance(drawn, self.images * SHARE**rung)
+            loss = self.loss(drawn, self.images * SHARE**rung)
             if not again:
-                others.append(distance)
-            if distance > sorted(others)[math.ceil(len(others) / SHARE) - 1]:
-                return rung + 1, distance
-        if distance < self._best:
-            self._best = distance
+                others.append(loss)
+            if loss > sorted(others)[math.ceil(len(others) / SHARE) - 1]:
+                return rung + 1, loss
+        if loss < self._best:
+            self._best = loss
             self.progress.say(
-                f"best so far: {distance:.4g} features from the whole model, {said(drawn.costs)}"
+                f"best so far: KID {loss:.3g} from the whole model, {said(drawn.costs)}"
             )
-        return RUNGS, distance
+        return RUNGS, loss
 
-    def distance(self, plan: Seen, images: int) -> float:
-        """The plan's mean over so many images; those that are not in the file are made."""
+    def loss(self, plan: Seen, images: int) -> float:
+        """The plan's by so many images; those that the file has not are made."""
         key = json.dumps(plan.plan)
-        have = self._seen.setdefault(key, [])
-        if len(have) < images:
-            began, first = time.perf_counter(), len(have)
-            new = [round(d, 6) for d in self.evaluate(plan.plan, range(first, images))]
-            seconds = round(time.perf_counter() - began, 3)
-            update: dict[str, Any] = {"first": first, "distances": new, "seconds": seconds}
+        have = self._seen.setdefault(key, {})
+        if images not in have:
+            began, first = time.perf_counter(), max(have, default=0)
+            distances, have[images] = self.evaluate(plan.plan, range(first, images))
+            update: dict[str, Any] = {
+                "first": first,
+                "distances": [round(d, 6) for d in distances],
+                "loss": have[images],
+                "seconds": round(time.perf_counter() - began, 3),
+            }
             line = Seen.model_validate({**plan.to_json(), **update})
             storage.append_record(self.folder / FILE, line)
-            have += new
         self._done.add(key)
         self.progress.count("search", len(self._done), self.plans, "plans")
-        return statistics.fmean(have[:images])
+        return have[images]
 
 
 def scale_of(saving: Saving) -> str:

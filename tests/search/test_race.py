@@ -33,7 +33,7 @@ class World:
         if self.asked.total() >= self.most:
             raise KeyboardInterrupt
         self.asked[json.dumps(steps), numbers] += 1
-        return [loss(steps) + (number % 7) / 100 for number in numbers]
+        return [1.0] * len(numbers), loss(steps) + 1 / numbers.stop
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import codevar
@@ -14,6 +15,7 @@ from bench.predict.prediction import predict
 from bench.quality import sampling
 from bench.search.confirm import WHOLE, Versus, corrected, p_value
 from bench.search.target import Target
+from bench.search.world import paired_kid
 from bench.study import experiment
 from bench.study.errors import UsageError
 from tests import tiny
@@ -129,3 +131,14 @@ def test_p_values_are_those_of_the_intervals_and_corrected_over_published_plans_
     assert (code.verdict, fastvar.verdict) == ("better", "better")
     worse = Versus("found 1", "CoDe N=8", "class_accuracy", 0, 0, -0.1, (-0.2, -0.05), 0.01)
     assert worse.verdict == "worse"
+
+
+def test_other_images_of_the_same_distribution_lose_nothing_and_a_shift_shows():
+    draw = torch.Generator().manual_seed(0)
+    x_ND, y_ND, z_ND = torch.randn(3, 200, 8, generator=draw)
+    found = torch.tensor(
+        [paired_kid(x_ND[n : n + 40], y_ND[n : n + 40]) for n in range(0, 200, 40)]
+    )
+    assert found.mean().abs() < 3 * found.std() / 5**0.5 + 1e-3
+    assert paired_kid(x_ND, x_ND) == pytest.approx(0)
+    assert paired_kid(z_ND + 0.5, y_ND) > 10 * abs(paired_kid(z_ND, y_ND))
