@@ -141,16 +141,16 @@ class Confirmation:
         self, front: Mapping[str, Raced], published: Sequence[Mapping[str, Any]]
     ) -> list[Versus]:
         """Each plan of the front against the whole model, and against every published plan that
-        costs the same.  published: name, by_scale, costs of each."""
+        costs the same, or more but no more than the budget.  published: name, by_scale, costs."""
         found = []
         every = f"1-{self.target.scales}"
         for name, plan in front.items():
-            own = self.target.cost(plan.costs)
+            cost = self.target.cost
+            least, most = cost(plan.costs) * (1 - WITHIN), cost(self.target.limits) * (1 + WITHIN)
             same = {
                 one["name"]: one["by_scale"]
                 for one in published
-                if one["by_scale"] != plan.plan
-                and abs(self.target.cost(one["costs"]) / own - 1) <= WITHIN
+                if one["by_scale"] != plan.plan and least <= cost(one["costs"]) <= most
             }
             samples = self.images_of(plan.plan, name)
             for other, steps in {WHOLE: [{"scales": every}], **same}.items():
@@ -188,7 +188,7 @@ def printed(target: Target, front: Mapping[str, Raced], found: Sequence[Versus])
         beaten = [other for other, verdict in fids.items() if verdict == "better"]
         beaten = [other for other in beaten if other not in lost]
         if not fids:
-            notes.append(f"{name}: no other published plan costs the same within {WITHIN:.0%}.")
+            notes.append(f"{name}: no other published plan costs as much within the budget.")
         elif len(beaten) == len(fids):
             notes.append(f"{name} beats every published plan of its cost: {', '.join(fids)}.")
         else:

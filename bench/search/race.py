@@ -35,6 +35,7 @@ SHARE = 3  # one of so many goes on to the next rung, which has so many times th
 RUNGS = 3
 REACH = 2.0  # a draw moves a saving by a factor of e**REACH at most, for its kind and its scale
 WIDER = 0.5  # a draw after one that gave no new plan is so much more by chance
+LAST = 100.0  # below any that a draw can give
 SEEN = 0.01  # of the largest loss of a saving: what few images can tell from none
 GIVE_UP = 50  # draws in a row that give no new plan
 
@@ -113,8 +114,10 @@ class Race:
             losses[saving] = self.loss(about, self.images)
         most = max(*losses.values(), 1e-9)
         least = SEEN * most
-        return {
-            saving: math.log(max(gain, 1e-6)) - math.log(max(losses.get(saving, most), least))
+        return {  # what saves more than is asked for is taken when nothing else is left
+            saving: math.log(max(gain, 1e-6))
+            - math.log(max(losses.get(saving, most), least))
+            - LAST * self.target.overshoots(saving)
             for saving, gain in gains.items()
         }
 

@@ -1,12 +1,14 @@
 """A search's folder: what it is of, and the published plans as they were listed before it began.
 
-search.json          what is searched; another search is refused
-published.json       the published plans and what each costs, by prediction
-plans.jsonl          every plan that was tried (`bench.search.race.Seen`)
-features/            of each plan's images, by the mini world's classifier
-samples/             sets of images that confirm the front
-evaluations.jsonl    what they are worth
-found_1.toml, ...    the plans, as experiments
+    search.json          what is searched; another search is refused
+    published.json       the published plans and what each costs, by prediction
+    plans.jsonl          every plan that was tried (`bench.search.race.Seen`)
+    features/            of each plan's images, by the mini world's classifier
+    samples/             sets of images that confirm the front
+    evaluations.jsonl    what they are worth
+    found_1.toml, ...    the plans, as experiments
+
+The same command goes on with what is there.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ FORM = re.compile(r"(mini|d(\d+)(\+d(\d+))?),(\d+),(published|modern|compiled)")
 #: What a budget can be of: how its figure is printed.
 COSTS = {"latency_s": "{:.4g} s", "memory_mib": "{:,.0f} MiB", "flops": "{:.4g} FLOPs"}
 WITHIN = 0.02  # costs that count as the same
+FAR = 0.1  # of what is to be saved
 
 
 def said(costs: Mapping[str, float]) -> str:
@@ -130,6 +131,12 @@ class Target:
         """What it saves alone, as shares of the limits."""
         whole, less = (self.costs(plan_of(s, self.scales)) for s in ([], [saving]))
         return sum((whole[name] - less[name]) / most for name, most in self.limits.items())
+
+    def overshoots(self, saving: Saving) -> bool:
+        """Whether it alone saves far more than the budget asks."""
+        whole = self.costs(plan_of([], self.scales))
+        asked = sum(max(0, whole[name] / most - 1) for name, most in self.limits.items())
+        return self.gain(saving) > (1 + FAR) * asked
 
     def fitted(self, order: Sequence[Saving]) -> Steps:
         """The plan with the first of these savings that bring it into the budget, and then without
