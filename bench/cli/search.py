@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from bench.cli import options
 from bench.cli.options import finite
@@ -110,7 +111,7 @@ def search(
     )
     words = re.sub(r"[^a-z0-9.]+", "-", f"{model} {' '.join(map(str, limits.values()))}")
     folder = out or RESULTS / env["machine"] / "search" / words
-    progress = Progress()
+    progress = Progress(Console(stderr=True))
     # Held-out seeds are odd, those of the race even.
     last = Confirmation(
         target, folder, confirm, 2 * seed + 1, here, reference, protocol, env, progress
