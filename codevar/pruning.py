@@ -2,8 +2,8 @@
 
 A selector takes the map (B, l, C), how many tokens stay, and a function that gives (B, l) random
 numbers of the images; it gives (B, k) their places.  A restorer takes a branch's output for an
-earlier map (B, m, C) and the number of tokens l; it gives (B, l, C).  Both are registered by the
-names that plans write.
+earlier map (B, m, C) and the number of tokens l; it gives (B, l, C) of its own.  Both are
+registered by the names that plans write.
 
 Shapes: B rows of the batch, l tokens of the map, k that are kept, m of the map that is restored
 from, C width.

@@ -20,6 +20,7 @@ class Funnel(VARCase):
     method: Literal["funnel"] = "funnel"
     bridge_scales: int = Field(7, ge=1, le=9)
     fewer: int = Field(2, ge=1, le=8)
+    color, marker = "#117733", "P"
     label_format: ClassVar = "Funnel N={bridge_scales} -{fewer} (d{depth})"
 
     def method_plan(self, *models):

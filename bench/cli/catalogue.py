@@ -39,6 +39,7 @@ def predict(
     experiment_: options.ExperimentName = "code_table1",
     changes: options.Changes = [],  # noqa: B006
     plugin: options.Plugins = [],  # noqa: B006
+    allow_plugins: options.AllowPlugins = False,
     format: options.OutputFormat = Format.rich,
     max_batch: Annotated[
         bool, typer.Option("--max-batch", help="the largest batch that fits into --memory")

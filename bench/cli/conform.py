@@ -9,7 +9,7 @@ import typer
 
 from bench.cli import options
 from bench.study import experiment, printing
-from bench.study.cases import VARCase, methods, with_batch
+from bench.study.cases import Case, VARCase, is_method, methods, with_batch
 from bench.study.errors import UsageError
 from bench.study.printing import Format
 
@@ -21,6 +21,7 @@ def conform(
     against: Annotated[str, typer.Option(metavar="METHOD", help="what it is held against")],
     changes: options.Changes = [],  # noqa: B006
     plugin: options.Plugins = [],  # noqa: B006
+    allow_plugins: options.AllowPlugins = False,
     images: Annotated[int, typer.Option(min=1, max=64, help="of as many classes")] = 4,
     tie: Annotated[
         float, typer.Option(min=0, callback=options.finite, help="logits closer than this are one")
@@ -31,7 +32,8 @@ def conform(
 ) -> None:
     """Whether two methods make the same decisions with the same weights; exit 1 if not.
 
-    Both decode greedily.  --set changes the axes that both have: weights=mini, depth=12.
+    Both decode greedily; one of them may be somebody else's code.  --set changes the axes that
+    both have: weights=mini, depth=12.
     """
     known = {key for name in (target, against) for key in keys_of(name)}
     for change in changes:
@@ -41,13 +43,17 @@ def conform(
     import torch
 
     from bench.measure import devices
-    from bench.methods.loaded import labels_of
+    from bench.methods.loaded import Loaded, labels_of
     from bench.quality import conformance, sampling
 
     where = device or "auto"
     devices.check_cpu_cases([*cases]) if where == "cpu" else None
     devices.check_weights(cases, download)
-    ours, theirs = (sampling.load(case, download, where) for case in cases)
+    cases.sort(key=lambda case: not isinstance(case, VARCase))  # what can be led first
+    ours, theirs = (sampling.load(case, download, devices.chosen_device(where)) for case in cases)
+    if not isinstance(ours, Loaded):
+        both = " and ".join(case.label for case in cases)
+        raise UsageError(f"{both}: neither is a plan of ours, which can be led along tokens")
     labels = labels_of(with_batch(cases[0], images), ours.plan.models[0].config.classes, 0)
     with torch.no_grad(), sampling.one_line(cases[0]):
         found = conformance.conformance(ours, theirs, labels, tie)
@@ -60,16 +66,15 @@ def conform(
 
 def keys_of(target: str) -> set[str]:
     """The axes of a method by name; of an experiment those of all methods."""
-    kinds = methods()
-    chosen = [kinds[target]] if target in kinds else list(kinds.values())
+    chosen = [methods()[target]] if is_method(target) else list(methods().values())
     return {key for kind in chosen for key in kind.model_fields}
 
 
-def only_case(target: str, changes: list[str]) -> VARCase:
+def only_case(target: str, changes: list[str]) -> Case:
     """The one case of a method or an experiment, changed by those axes that it has; in float32 if
     nothing else is said.  Raises UsageError."""
     own = [change for change in changes if change.partition("=")[0] in keys_of(target)]
-    if target in methods() and not any(change.startswith("precision=") for change in own):
+    if is_method(target) and not any(change.startswith("precision=") for change in own):
         own.append("precision=float32")
     cases = experiment.cases_of(target, own)
     if len(cases) != 1:

@@ -22,6 +22,7 @@ def evaluate(
         Path, typer.Argument(help="a sample set, a folder of pictures, or an .npz of images")
     ],
     reference: options.Reference = None,
+    plugin: options.Plugins = [],  # noqa: B006
     against: Annotated[
         Path | None,
         typer.Option(metavar="BASELINE", help="as many images: differences, with 95 % intervals"),

@@ -12,7 +12,7 @@ from rich.console import Console
 from bench.cli import options
 from bench.cli.targets import check_measured, forecast_here, with_quality
 from bench.study import experiment, printing, records
-from bench.study.errors import UsageError
+from bench.study.errors import NoPredictionError, UsageError
 from bench.study.folders import RESULTS
 from bench.study.printing import Format
 from codevar.progress import say
@@ -22,6 +22,7 @@ def run(
     experiment_: options.ExperimentName = "quick",
     changes: options.Changes = [],  # noqa: B006
     plugin: options.Plugins = [],  # noqa: B006
+    allow_plugins: options.AllowPlugins = False,
     out: options.RunFolder = None,
     device: options.Device = None,
     resume: Annotated[
@@ -112,7 +113,9 @@ def run(
             printing.show(planned, Format.rich)
             return
         sweep.notes.append(planned.notes[0])
-    except ImportError as e:  # of a baseline whose libraries are missing, which its record tells
+    except NoPredictionError as e:  # of one case, whose record tells why
+        if dry_run:
+            raise
         sweep.notes.append(f"how long it takes cannot be told: {e}")
     runner.run(sweep, folder, found, console, resume, download, keep)
     measured = with_quality([frames.load(folder)])

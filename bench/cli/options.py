@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.study import plugins
-from bench.study.cases import methods
+from bench.study import cases, plugins
 from bench.study.printing import Format
 
 ExperimentName = Annotated[
@@ -24,10 +23,14 @@ Changes = Annotated[
 
 def add_plugins(files: list[Path]) -> list[Path]:
     """Before anything else of the command is looked at, since it may name what they register."""
-    if files:
-        methods()  # or a name that a plugin takes would be missed
-    plugins.add(files)
+    cases.add_plugins(files)
     return files
+
+
+def allow_plugins(allowed: bool) -> bool:
+    """Before an experiment is read, which may ask for plugins of its own."""
+    plugins.allowed = allowed
+    return allowed
 
 
 Plugins = Annotated[
@@ -37,7 +40,16 @@ Plugins = Annotated[
         metavar="FILE.py",
         callback=add_plugins,
         is_eager=True,
-        help="your own methods: Python that runs as your code",
+        help="your own methods, metrics, ...: Python that runs as your code",
+    ),
+]
+AllowPlugins = Annotated[
+    bool,
+    typer.Option(
+        "--allow-plugins",
+        callback=allow_plugins,
+        is_eager=True,
+        help="import the plugins that the experiment's file asks for",
     ),
 ]
 Device = Annotated[

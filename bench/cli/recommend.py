@@ -45,7 +45,7 @@ def recommend(
     runs = find(targets) if targets else []
     from bench.figures import advice_figure
     from bench.measure import devices, machine
-    from bench.predict.prediction import predict
+    from bench.predict.prediction import prediction_or_none
     from bench.tables import advice as advisor
 
     # A GPU need not be here to be predicted for.
@@ -57,14 +57,14 @@ def recommend(
         "device": chosen,
     }
     limits = advisor.Limits(size, max_fid, max_latency, obtainable)
-    cases = advisor.grid(settings)
     here = machine.environment()
     hardware = here.get("hardware")  # older runs have a machine's name only
     runs = [run for run in runs or every_run() if run.env.get("hardware", hardware) == hardware]
+    cases = [*advisor.grid(settings), *advisor.of_plugins(runs, settings)]
     evaluated, _ = evaluations.every(RESULTS)
     with Progress(Console(stderr=True)) as progress:
         for number, case in enumerate(cases, 1):
-            predict(case)  # which remembers it
+            prediction_or_none(case)  # which remembers it
             progress.count("predicting", number, len(cases), "cases")
         found = advisor.candidates(cases, runs, here["machine"], evaluated)
     advice = advisor.advise(found, limits, batch)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.cli import options
 from bench.study import experiment, printing, storage
-from bench.study.cases import VARCase, sampled
+from bench.study.cases import Case, sampled
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.folders import PLOTS, PROGRAM, RESULTS
@@ -36,6 +36,7 @@ def reproduce(
     weights: options.ExtractorWeights = None,
     changes: options.Changes = [],  # noqa: B006
     plugin: options.Plugins = [],  # noqa: B006
+    allow_plugins: options.AllowPlugins = False,
     device: options.Device = None,
     out: Annotated[
         Path | None,
@@ -158,14 +159,14 @@ def folders_of(names: Sequence[str], out: Path | None) -> list[Path]:
     return [home / name for name in names]
 
 
-def baselines_of(sweeps: Sequence[Sweep]) -> dict[str, VARCase]:
+def baselines_of(sweeps: Sequence[Sweep]) -> dict[str, Case]:
     """By what each case draws, the case that its figures are compared with."""
     from bench.quality.wanted import drawn_by
 
-    found: dict[str, VARCase] = {}
+    found: dict[str, Case] = {}
     for sweep in sweeps:
         for case in sampled(sweep.cases, sweep.name):
             base = sweep.baseline_case(case)
-            if isinstance(base, VARCase):
+            if base and base.makes_images:
                 found.setdefault(drawn_by(case), base)
     return found

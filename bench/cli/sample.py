@@ -11,7 +11,7 @@ import typer
 from bench.cli import options
 from bench.cli.targets import forecast_here
 from bench.study import experiment, printing
-from bench.study.cases import VARCase
+from bench.study.cases import Case
 
 if TYPE_CHECKING:
     from bench.quality.sample_set import Manifest
@@ -24,6 +24,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="folder; of several cases each has one in it")],
     changes: options.Changes = [],  # noqa: B006
     plugin: options.Plugins = [],  # noqa: B006
+    allow_plugins: options.AllowPlugins = False,
     per_class: options.PerClass = 50,
     format: Annotated[
         Literal["png", "npz"], typer.Option(help="PNG files, or one samples.npz")
@@ -75,7 +76,7 @@ def sample(
 
 
 def show_before_sampling(
-    title: str, cases: Sequence[VARCase], per_class: int, env: dict[str, Any]
+    title: str, cases: Sequence[Case], per_class: int, env: dict[str, Any]
 ) -> None:
     """What --dry-run prints.  env: `machine.environment()`."""
     from bench.quality.reproduce import sizes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bench.study import evaluations, experiment, printing, records, storage
-from bench.study.cases import methods
+from bench.study.cases import is_method
 from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
 from bench.study.folders import PROGRAM, RESULTS, SHIPPED
@@ -75,9 +75,9 @@ def find(targets: list[str] | None, shipped: bool = False) -> list[Run]:
             records.read_run(Path(target))  # what it refuses, it refuses before torch is imported
             named.append(Path(target))
         else:
-            sweep = experiment.load(target)
-            folders = [folder for folder, name in newest if name == sweep.name]
-            named.append(folders[0] if folders else sweep)
+            name = Path(target).stem if target.endswith(".toml") else target
+            folders = [folder for folder, run in newest if run == name]  # which needs no plugin
+            named.append(folders[0] if folders else experiment.load(target))
     from bench.tables import frames
 
     return with_quality(
@@ -98,7 +98,7 @@ def check_paths(*paths: Path) -> None:
 def check_targets(targets: Sequence[str], changes: Sequence[str]) -> None:
     """Raises UsageError, before torch is imported, for what is no method and no experiment."""
     for target in targets:
-        if target not in methods():
+        if not is_method(target):
             experiment.load(target, changes)
 
 

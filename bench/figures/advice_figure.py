@@ -33,7 +33,7 @@ def picture(advice: Advice, limits: Limits) -> Figure:
 
     hollow = [c for c in advice.ranked if c.latency_from != "measured"]
     points = [
-        point_of(c, looks.family_of(c.case.label) | (looks.HOLLOW if c in hollow else {}))
+        point_of(c, looks.of_case(c.case.label, c.case) | (looks.HOLLOW if c in hollow else {}))
         for c in advice.ranked
     ]
     points += [point_of(c, LEFT_OUT) for c, _ in advice.excluded if c.quality]

@@ -58,7 +58,7 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
         name = name_of(row["case"], cases, SHOWN, marked) if measured else row["method_paper"]
         other_stack = row["stack"] != stacks_of(used)[0]
         hollow = is_training_free(row["case"]) if of_weights else other_stack
-        look = looks.family_of(name) | (HOLLOW if hollow else {})
+        look = looks.of_case(name, row["case"]) | (HOLLOW if hollow else {})
         fid = row["fid" if measured else "fid_paper"]
         interval = (row.get("fid_low"), row.get("fid_high")) if measured else ()
         ours.append(Point(row["latency_s"], fid, name + starred(row), look, *interval))

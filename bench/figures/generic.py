@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Annotation
 
 from bench.figures import canvas, looks
-from bench.figures.looks import BLACK, GREY, HAND_OVER, NARROW, PARTS, SERIES, STACK_COLORS, WIDE
+from bench.figures.looks import BLACK, GREY, HAND_OVER, NARROW, PARTS, STACK_COLORS, WIDE
 from bench.figures.registry import figure
 from bench.methods.meta import meta_plan
 from bench.study.cases import VARCase
@@ -57,7 +57,7 @@ def speed(run: Run, rows: list[Row]) -> Figure:
 
 def with_scales(run: Run, rows: list[Row]) -> tuple[list[Row], list[str]]:
     """The rows of methods with scales, and a word on the others.  Raises NoDataError."""
-    scaled = [row for row in rows if isinstance(row["case"], VARCase)]
+    scaled = [row for row in rows if row["case"].has_scales]
     if not scaled:
         raise lacks(run, "no method with scales", "quick")
     others = distinct([row for row in rows if row not in scaled], "name")
@@ -65,7 +65,9 @@ def with_scales(run: Run, rows: list[Row]) -> tuple[list[Row], list[str]]:
 
 
 def hand_overs(row: Row) -> list[int]:
-    """The scales after which the model or its layers change."""
+    """The scales after which the model or its layers change, as far as that is known."""
+    if not isinstance(row["case"], VARCase):
+        return []
     steps = meta_plan(row["case"]).steps
     return [k for k in range(1, len(steps)) if steps[k] != steps[k - 1]]
 
@@ -115,6 +117,7 @@ def scales(run: Run, rows: list[Row]) -> Figure:
 @figure("memory", "Memory", suits="every run")
 def memory(run: Run, rows: list[Row]) -> Figure:
     """Memory (MiB) in the papers' parts, and what shapes predict of it."""
+    rows = [row for row in rows if "total_mib" in row or "total_mib_predicted" in row]
     names, several = distinct(rows, "name"), len(stacks_of(rows)) > 1
     batches = sorted(distinct(rows, "batch_size"))
     kept = batches[:: -math.ceil(len(rows) / 21)][::-1]  # what a page has room for
@@ -149,7 +152,8 @@ def memory_bar(ax: Axes, y: float, row: Row) -> Annotation:
     """The parts if measured, else those that shapes tell, hatched."""
     if "total_mib" in row:
         parts = [(row[f"{part}_mib"], {"color": color}) for part, color in PARTS.items()]
-        ax.plot(row["total_mib_predicted"], y, **looks.PREDICTED)
+        if "total_mib_predicted" in row:
+            ax.plot(row["total_mib_predicted"], y, **looks.PREDICTED)
         words = f"{row['total_mib']:,.0f}"
     else:
         hatched = {"fc": "white", "hatch": "/////"}
@@ -207,7 +211,7 @@ def batch(run: Run, rows: list[Row]) -> Figure:
     names, base = distinct(rows, "name"), case_rows.baseline_name(run, rows)
     batches = canvas.batches_of(run, rows)
     drawn, axes = canvas.panels(WIDE if base else NARROW, 2.2, 1, 2 if base else 1)
-    by_name = dict(zip(names, itertools.cycle(SERIES), strict=False))
+    by_name = looks.by_name(rows)
     for name, stack in itertools.product(names, stacks_of(rows)):
         line = [row for row in rows if row["name"] == name and row["stack"] == stack]
         for ax, key in zip(axes, ("latency_s", "speedup"), strict=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.lines import Line2D
 
+from bench.study.cases import Case, is_ours
 from bench.study.records import OUT_OF_MEMORY
 from bench.tables.case_rows import Row, stacks_of
 
@@ -53,6 +56,23 @@ FRONT: Look = {"color": SKY, "lw": 3, "alpha": 0.5, "zorder": 0, "label": "Paret
 PREDICTED: Look = {"ls": "", "marker": "d", "mfc": "white", "mec": BLACK, "ms": 5}
 HAND_OVER: Look = {"color": VERMILLION, "label": "hand-over"}
 REFERENCE: Look = {"color": GREY, "lw": 0.8, "ls": ":"}
+
+
+def of_case(name: str, case: Case | None) -> Look:
+    """How the family of a case, or of a paper's row, is drawn; a plugin's as it says itself."""
+    return family_of(name) if case is None or is_ours(case) else DOT | case.look
+
+
+def by_name(rows: Iterable[Row]) -> dict[str, Look]:
+    """A series for each name in a figure of curves; of a plugin's method that has one curve, its
+    own colour and marker."""
+    of_name = {row["name"]: row["case"] for row in rows}
+    curves = Counter(case.method for case in of_name.values())
+    found = dict(zip(of_name, itertools.cycle(SERIES), strict=False))
+    for name, case in of_name.items():
+        if not is_ours(case) and curves[case.method] == 1:
+            found[name] = {key: case.look[key] for key in ("color", "marker")}
+    return found
 
 
 def family_of(method: str) -> Look:

@@ -60,7 +60,7 @@ def draw(cases: Sequence[Row], foot: str) -> Figure:
         ax.margins(0.1, 0.15)
         ax.grid()
         named.append((ax, points))
-    families = [looks.family_of(case["name"]) for case in cases]
+    families = [looks.of_case(case["name"], case.get("case")) for case in cases]
     handles = looks.entries([*families, looks.FRONT])
     if any(case["by"] == PAPER for case in cases):
         grey = looks.DOT | {"color": looks.GREY, "marker": "o"} | looks.HOLLOW
@@ -76,7 +76,7 @@ def case_facts(row: Row) -> Row:
     """What the figure knows of a case; its FID is the paper's where none was measured."""
     found = {
         key: row[key]
-        for key in ("name", "stack", *TITLES, "fid_low", "fid_high", "control_of")
+        for key in ("name", "case", "stack", *TITLES, "fid_low", "fid_high", "control_of")
         if key in row
     }
     if "fid" in row:
@@ -100,7 +100,8 @@ def paper_facts(paper: str | None) -> list[Row]:
 
 def point_of(case: Row, x: str, y: str) -> Point:
     """The case's marker: hollow if it is the paper's, a cross if it is a control."""
-    look = looks.family_of(case["name"]) | (looks.HOLLOW if case["by"] == PAPER else {})
+    look = looks.of_case(case["name"], case.get("case"))
+    look |= looks.HOLLOW if case["by"] == PAPER else {}
     look |= looks.CONTROL if case.get("control_of") else {}
     interval = [case.get(f"{y}_low"), case.get(f"{y}_high")]
     return Point(case[x], case[y], case["name"], look, *interval)

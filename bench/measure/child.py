@@ -32,6 +32,7 @@ from bench.study.units import GIB, MIB
 from codevar import graphs
 from codevar.compiled import cannot_compile
 from codevar.files import CheckpointError, is_oom
+from codevar.outputs import OnScale
 from codevar.plan import Plan
 
 
@@ -96,7 +97,7 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
         "load_s": loading - loaded.prepare_s,
         "prepare_s": loaded.prepare_s,
         "first_latency_s": None if loaded.stands_for else sum(first.seconds()),
-        "first_vqvae_latency_s": sum(decoder.seconds()),
+        "first_vqvae_latency_s": sum(decoder.seconds()) if loaded.images_apart else None,
         "first_image_s": seconds_since_start() - aside if fresh else None,
     }
     if not before_graphs:
@@ -104,6 +105,8 @@ def run(case: Case, job: dict[str, Any], fresh: bool = True) -> dict[str, Any]:
     card = Card(device)
     before = card.state()
     taken = timing.take_samples(loaded.decode, images, device, effort, card, loaded.stands_for)
+    if not loaded.images_apart:
+        taken.vqvae_latency_s = []  # its images came with the decode
     for kind, file in job["keep"].items():
         tracing.save(kind, loaded.decode, device, Path(file), loaded.step_names)
     if not taken.latency_s:
@@ -170,13 +173,26 @@ def run_paired(
     device = torch.device(other.device)
     try:
         baseline = load(other, job["download"])
-        timing.time_by_scale(baseline.decode, device)
-        found = timing.take_pairs(baseline.decode, loaded.decode, device, effort, Card(device))
+        apart = loaded.images_apart and baseline.images_apart
+        base, own = (one.decode if apart else to_images(one) for one in (baseline, loaded))
+        timing.time_by_scale(base, device)
+        found = timing.take_pairs(base, own, device, effort, Card(device))
     except Exception as e:
         if not is_oom(e):
             raise
         return {"baseline": other.key, "reason": f"no memory for both: {reason(e)}"}
     return {**found.model_dump(), "baseline": other.key}
+
+
+def to_images(loaded: Generator) -> timing.Run:
+    """A decode with its images, as one step."""
+
+    def run(mark: OnScale) -> None:
+        mark(0)
+        loaded.images(loaded.decode(lambda k: None))
+        mark(1)
+
+    return run
 
 
 def limit_memory(device: torch.device, limit_gib: float | None) -> None:

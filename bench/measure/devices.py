@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from bench.methods import sources
+from bench.methods.adapter import Adapter
 from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
 
@@ -48,7 +49,7 @@ def check_cpu_cases(cases: Sequence[Case]) -> None:
 def check_weights(cases: Sequence[Case], download: bool = False) -> None:
     """Refuses weights that are neither known by name nor a folder, a folder that lacks a model, and
     published ones that are not here, unless they are to be downloaded."""
-    for case in cases:
+    for case in (case for case in cases if not isinstance(case, Adapter)):
         named = case.in_mini_world or case.weights in ("seeded", "published", "finetuned")
         own = case.own_files() if isinstance(case, VARCase) and not case.in_mini_world else ()
         missing = next((file for file in own if not Path(file).is_file()), None)

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from bench.measure import machine
-from bench.predict.prediction import RUNNING_WITHIN, predict
+from bench.predict.prediction import RUNNING_WITHIN, prediction_or_none
 from bench.study.cases import Case, make_case
 from bench.study.records import OUT_OF_MEMORY, Record
 from bench.study.units import GIB, MIB
@@ -59,7 +59,8 @@ def foresee_out_of_memory(
 ) -> dict[str, Any] | None:
     """The result of a case that is not started, as it would run out of memory: weights and KV
     cache alone exceed the limit, or these records have it so with a smaller batch.  Else None."""
-    need = predict(case).need_bytes
+    told = prediction_or_none(case)
+    need = told.need_bytes if told else 0
     if need > limit:
         needs, most = format_bytes(need), format_bytes(limit)
         reason = f"needs {needs} for weights and KV cache, may take {most}"
@@ -78,12 +79,16 @@ def foresee_out_of_memory(
 
 def may_exceed(case: Case, limit: float) -> bool:
     """Whether the whole decode, as predicted, comes near the limit or above it."""
-    return predict(case).total_bytes * (1 + RUNNING_WITHIN) > limit
+    told = prediction_or_none(case)
+    return told is not None and told.total_bytes * (1 + RUNNING_WITHIN) > limit
 
 
 def fits_beside(case: Case, other: Case, limit: float) -> bool:
-    """Whether one process has room for both, each with its weights and one of them decoding."""
-    one, two = predict(case), predict(other)
+    """Whether one process has room for both, each with its weights and one of them decoding; as far
+    as that is known."""
+    one, two = prediction_or_none(case), prediction_or_none(other)
+    if not (one and two):
+        return True
     most = max(one.total_bytes + two.params_bytes, two.total_bytes + one.params_bytes)
     return most <= limit
 

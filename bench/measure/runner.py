@@ -22,7 +22,7 @@ from bench.measure.machine import now
 from bench.measure.timing import Effort
 from bench.measure.validity import known_ceilings, why_invalid
 from bench.methods.sources import hashes_of
-from bench.predict.prediction import predict
+from bench.predict.prediction import prediction_or_none
 from bench.predict.shares import work
 from bench.study import plugins, savings
 from bench.study.cases import Case, make_case
@@ -150,7 +150,7 @@ def run_case(
     most = limit.memory_limit_of(case, env)
     if known := limit.foresee_out_of_memory(case, most, before):
         return make_record(case, sweep, env, round_, known, None, now(), 0.0)
-    experiment, predicted = sweep.experiment, predict(case)
+    experiment, predicted = sweep.experiment, prediction_or_none(case)
     other = sweep.baseline_case(case) if experiment.paired else None
     alone = other is not None and other != case and not limit.fits_beside(case, other, most)
     job = {
@@ -167,7 +167,7 @@ def run_case(
     result = (measure or run_in_process)(job, experiment.timeout_s, log)
     if result["status"] == "killed":
         result["status"] = "oom" if machine.oom_kills() > kills else "error"
-    if result["status"] == "oom":
+    if result["status"] == "oom" and predicted:
         need = f"needs at least {predicted.need_bytes / GIB:.1f} GiB for weights and KV cache"
         result["reason"] = "; ".join(filter(None, [result.get("reason"), need]))
     load, took = round(others.cores(), 3), round(time.monotonic() - began, 3)
@@ -206,7 +206,7 @@ def make_record(
         "baseline": sweep.baseline_of(case.model_dump()),
         "reason": None,
         **result,
-        "predicted": predict(case).figures(),
+        "predicted": told.figures() if (told := prediction_or_none(case)) else None,
         "machine": env["machine"],
         "commit": env["commit"],
         "dirty": env["dirty"],

@@ -8,9 +8,8 @@ from typing import Any
 from bench.measure.machine import BUSY_CORES
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
-from bench.predict.floor import floor_of
+from bench.predict.floor import least_seconds
 from bench.study import storage
-from bench.study.cases import VARCase, make_case
 from bench.study.records import Record
 
 LEAST_OVER_FLOOR = 0.95  # ceilings are measured too, to some percent
@@ -30,8 +29,7 @@ def why_invalid(record: Record, top: Ceilings | None = None) -> str:
         return f"throttled ({', '.join(record.samples.discarded_for)})"
     precisions = {product.precision for product in top.products} if top else set()
     if top and record.device == top.device and {record.precision, "float32"} <= precisions:
-        case = make_case(record.case)
-        least = sum(floor_of(case, top).seconds) if isinstance(case, VARCase) else 0.0
+        least = least_seconds(record, top)
         if min(record.samples.latency_s) < LEAST_OVER_FLOOR * least:
             return f"faster than the machine can be ({least:.3g} s)"
     return ""

@@ -6,17 +6,20 @@ What times and measures knows only this.  A "step" is a scale, a round, a denois
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
 import codevar
 from bench.methods import published, steps
+from bench.methods.adapter import Adapter, Sampler
 from bench.methods.baseline import Baseline, networks
 from bench.methods.meta import check_depths, configs
 from bench.methods.sources import source_of
+from bench.study import plugins
 from bench.study.cases import Case, VARCase
 from codevar import VQVAE
 from codevar.compiled import can_compile
@@ -39,6 +42,8 @@ def load(case: Case, download: bool) -> Generator:
     """A case that can be run.  Raises CheckpointError."""
     if isinstance(case, Baseline):
         return LoadedBaseline.of(case, download)
+    if isinstance(case, Adapter):
+        return LoadedAdapter.of(case)
     assert isinstance(case, VARCase)
     return Loaded.of(case, download)
 
@@ -57,6 +62,7 @@ class Loaded:
     how: Stack
     sources: list[str]
     prepare_s: float = 0.0
+    images_apart: ClassVar[bool] = True
 
     @classmethod
     def of(cls, case: VARCase, download: bool) -> Loaded:
@@ -131,6 +137,7 @@ class LoadedBaseline:
     how: Stack
     sources: list[str]
     prepare_s: float = 0.0
+    images_apart: ClassVar[bool] = True
 
     @classmethod
     def of(cls, case: Baseline, download: bool) -> LoadedBaseline:
@@ -185,6 +192,97 @@ class LoadedBaseline:
             return self.decoder(made.tokens)
 
 
-Generator = Loaded | LoadedBaseline
+@dataclass
+class LoadedAdapter:
+    """Somebody else's code with its weights."""
+
+    case: Adapter
+    sampler: Sampler
+    how: Stack
+    sources: list[str]
+    prepare_s: float = 0.0
+    in_graph: ClassVar[bool] = False
+    stands_for: ClassVar[tuple[int, ...]] = ()
+    _marks: int = 0
+    _checked: bool = False
+
+    @classmethod
+    def of(cls, case: Adapter) -> LoadedAdapter:
+        """Raises UsageError, with the plugin's file, for what its code raises."""
+        how = stack(case.stack, case.precision, case.attention)
+        with plugins.one_line(case):
+            sampler = case.sampler(torch.device(case.device))
+            if not isinstance(sampler, Sampler):
+                raise TypeError(f"sampler must return a Sampler, not {sampler!r}")
+        return cls(case, sampler, how, [case.weights])
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that has weights."""
+        return [*self.sampler.networks]
+
+    @property
+    def images_apart(self) -> bool:
+        """Whether its images are made, and timed, apart from the decode."""
+        return self.sampler.images is not None
+
+    @property
+    def step_names(self) -> list[str]:
+        """Of the parts between marks, once it has decoded."""
+        return [f"scale {k}" for k in range(1, self._marks + 1)]
+
+    def decode(self, on_step: OnScale, batch: int = 0) -> steps.Made:
+        """Its sampling function, with the case's classes and seed."""
+        labels = labels_of(self.case, self.case.classes, batch)
+        return self._decode(labels, self.case.seed + batch, on_step)
+
+    @torch.no_grad()
+    def _decode(self, labels: Sequence[int], seed: int, on_step: OnScale) -> steps.Made:
+        held: list[int] = []
+
+        def mark(k: int) -> None:
+            held.append(self.sampler.cache_bytes() if self.sampler.cache_bytes else 0)
+            on_step(k)
+
+        on_step(0)
+        with plugins.one_line(self.case), self.how.running(torch.device(self.case.device)):
+            made = self.sampler.sample(labels, seed, mark)
+            self._marks = len(held)
+            if not (held and self.images_apart):  # what follows the last mark
+                mark(len(held) + 1)
+            if not isinstance(made, torch.Tensor):
+                raise TypeError(f"sample must return a tensor, not {type(made).__name__}")
+        return steps.Made(made, tuple(held))
+
+    @torch.no_grad()
+    def images(self, made: Made) -> torch.Tensor:
+        """(B, 3, side, side) in [0, 1]; the first ones are checked."""
+        images = made.tokens
+        with plugins.one_line(self.case), self.how.running(images.device):
+            if self.sampler.images is not None:
+                images = self.sampler.images(images)
+            if not self._checked:
+                check_images(images, len(made.tokens), self.case.side)
+            self._checked = True
+        return images
+
+    def draw(self, labels: Sequence[int], seed: int) -> torch.Tensor:
+        """Images of these classes; each batch is checked."""
+        self._checked = False
+        return self.images(self._decode(labels, seed, lambda k: None))
+
+
+def check_images(images: torch.Tensor, batch: int, side: int) -> None:
+    """Raises ValueError for what are no images in [0, 1]."""
+    wanted = (batch, 3, side, side)
+    if tuple(images.shape) != wanted:
+        raise ValueError(f"images must be {wanted}, not {tuple(images.shape)}")
+    low, high = (float(x) for x in images.float().aminmax())
+    if not -ROUNDING <= low <= high <= 1 + ROUNDING:  # nor of what is not finite
+        raise ValueError(f"images must be in [0, 1], not {low:.3g} to {high:.3g}")
+
+
+ROUNDING = 1e-3  # by which half precision may leave [0, 1]
+Generator = Loaded | LoadedBaseline | LoadedAdapter
 #: What a decode made, before the image decoder: `tokens`, to know it again, and `kv_cache_bytes`.
 Made = Generated | steps.Made

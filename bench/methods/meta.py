@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from bench.study.cases import Case, VARCase, model_config
-from bench.study.errors import UsageError
+from bench.study.errors import NoPredictionError, UsageError
 from codevar import VAR, VARConfig, VQVAEConfig, files, quantise_weights
 from codevar.config import patch_sizes_of
 from codevar.files import SHIPPED, CheckpointError
@@ -17,8 +17,9 @@ from codevar.stacks import Stack, stack
 
 def meta_plan(case: Case) -> Plan:
     """The case's plan on models without weights, for what shapes alone tell; ready for its stack
-    as they are in a decode.  Raises UsageError for a plan that cannot be."""
-    assert isinstance(case, VARCase)
+    as they are in a decode.  Raises UsageError for a plan that cannot be, or that nobody has."""
+    if not isinstance(case, VARCase):
+        raise NoPredictionError(f"{case.label} has no plan here")
     how = stack(case.stack, case.precision, case.attention)
     models = _meta_models(configs(case), how, case.device.partition(":")[0], case.weight_bits)
     try:

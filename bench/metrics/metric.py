@@ -6,7 +6,7 @@ Shapes: N samples, M references, D features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -185,6 +185,26 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
+#: What a table needs to know of a plugin's metric.
+KEPT = ("heading", "format", "order", "lower_is_better", "column", "network")
+
+
+def kept_facts(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """By name, what an evaluation keeps of the metrics that are a plugin's, so that it can be read
+    without the plugin."""
+    found = {}
+    for metric in map(METRICS.__getitem__, names):
+        arithmetic = getattr(metric.compute, "func", metric.compute)
+        if not arithmetic.__module__.startswith("bench."):
+            found[metric.name] = {name: getattr(metric, name) for name in KEPT}
+    return found
+
+
+def register_kept(kept: Mapping[str, dict[str, Any]]) -> None:
+    """Registers the metrics that an evaluation keeps and whose plugin is not loaded."""
+    for name, facts in kept.items():
+        if name not in METRICS:
+            Metric(name, **facts, layer="-", compute=lambda given: not_given(given))
 
 
 def of_features(network: str = "") -> dict[str, Metric]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -82,13 +83,15 @@ def beats(seconds: float, floor_s: float) -> bool:
 def beaten(record: Record, ceilings: Ceilings) -> bool:
     """Whether the decode of a record took less than these ceilings allow: then they are wrong, and
     nothing is to be predicted or judged by them."""
-    if record.samples is None or record.case["method"] not in methods():
-        return False  # of a plugin that is not loaded
-    case = make_case(record.case)
-    if not isinstance(case, VARCase):
-        return False
-    seconds = statistics.median(record.samples.latency_s)
-    return beats(seconds, sum(floor_of(case, ceilings).seconds))
+    seconds = statistics.median(record.samples.latency_s) if record.samples else math.inf
+    return beats(seconds, least_seconds(record, ceilings))
+
+
+def least_seconds(record: Record, ceilings: Ceilings) -> float:
+    """The floor of a record's case; 0 of what has no plan here."""
+    known = record.case["method"] in methods()
+    case = make_case(record.case) if known else None
+    return sum(floor_of(case, ceilings).seconds) if isinstance(case, VARCase) else 0.0
 
 
 def floor_of(case: Case, ceilings: Ceilings) -> Floor:

@@ -20,7 +20,7 @@ from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict import baselines
 from bench.predict.footprint import footprint
 from bench.study.cases import Case, VARCase
-from bench.study.errors import UsageError
+from bench.study.errors import NoPredictionError, UsageError
 from bench.study.records import MemoryUse, Predicted
 from bench.study.units import MIB
 from codevar import VQVAE, VARConfig, VQVAEConfig
@@ -83,13 +83,24 @@ class Prediction:
         )
 
 
+def prediction_or_none(case: Case) -> Prediction | None:
+    """None where nothing is known of its shapes, or a library of its network is missing."""
+    try:
+        return predict(case)
+    except NoPredictionError:
+        return None
+
+
 @functools.cache
 def predict(case: Case) -> Prediction:
-    """The prediction for a case; remembered, since models take a while to lay out."""
+    """The prediction for a case; remembered, since models take a while to lay out.
+
+    Raises NoPredictionError for a method that is known by its images alone, or not at all.
+    """
     if isinstance(case, Baseline):
         return prediction(case, **baselines.shapes(case))
-    assert isinstance(case, VARCase)
     plan, run = meta_plan(case), stack(case.stack, case.precision, case.attention)
+    assert isinstance(case, VARCase)
     try:
         return _of_plan(case, plan, run)
     except ValueError as e:  # a VAR of a file and a VQVAE that do not fit

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bench.predict.prediction import predict
+from bench.predict.prediction import prediction_or_none
 from bench.study.cases import Case
 from bench.study.experiment import Sweep
 
@@ -36,7 +36,8 @@ class Family:
     @property
     def need_bytes(self) -> int:
         """Most that one of its cases needs."""
-        return max(predict(case).need_bytes for case in self.cases)
+        known = filter(None, map(prediction_or_none, self.cases))
+        return max((told.need_bytes for told in known), default=0)
 
 
 def families(sweep: Sweep, on: str) -> list[Family]:
@@ -52,7 +53,8 @@ def families(sweep: Sweep, on: str) -> list[Family]:
 
 def work(case: Case) -> float:
     """Its share of a sweep's time."""
-    return sum(predict(case).flops) + START_UP_FLOPS
+    told = prediction_or_none(case)
+    return sum(told.flops if told else ()) + START_UP_FLOPS
 
 
 # A case's share of a sweep's time, in FLOPs: its decodes, and a process that starts and loads.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.study.cases import VARCase
+from bench.study.cases import Case
 from bench.study.errors import UsageError
 from bench.study.folders import EXPERIMENTS
 from codevar.files import SHIPPED, CheckpointError
@@ -28,7 +28,7 @@ class Needed:
     files: tuple[Path, ...]
 
 
-def missing(cases: Sequence[VARCase]) -> list[Path]:
+def missing(cases: Sequence[Case]) -> list[Path]:
     """Files of models that the cases name and that are not here."""
     names = dict.fromkeys(name for case in cases for name in case.model_names())
     files = [Path(name) for name in names if Path(name).suffix == ".safetensors"]

@@ -15,7 +15,7 @@ from bench.methods.loaded import Loaded
 from bench.quality import ablations
 from bench.quality.sampling import one_line
 from bench.study import experiment
-from bench.study.cases import Case, VARCase, methods, sampled
+from bench.study.cases import Case, VARCase, is_method, planned
 from bench.study.errors import UsageError
 from bench.study.experiment import Experiment, Sweep
 from bench.study.names import name_of
@@ -35,7 +35,7 @@ def cases_of(
     """
     chosen = devices.chosen_device(device)
     found: list[Case] = []
-    if all(target in methods() for target in targets):
+    if all(map(is_method, targets)):
         blocks = [{"method": target} for target in dict.fromkeys(targets)]
         asked = Experiment.model_validate({"title": "", "cases": blocks})
         for change in changes:
@@ -43,12 +43,12 @@ def cases_of(
         found += Sweep("methods", asked, "methods", chosen, changes).cases
     else:
         for target in targets:
-            if target in methods():
+            if is_method(target):
                 raise UsageError(f"{target} is a method: name methods or experiments, not both")
             found += experiment.load(target, changes, chosen).cases
-        ablations.check(ablations.missing(sampled(found, ", ".join(targets))), targets)
+        ablations.check(ablations.missing(planned(found, ", ".join(targets))), targets)
     drawn: dict[str, VARCase] = {}
-    for case in sampled(found, ", ".join(targets)):
+    for case in planned(found, ", ".join(targets)):
         drawn.setdefault(case.model_dump_json(exclude=SPEED_ONLY), case)
     cases = list(drawn.values())
     devices.check_devices(cases)
@@ -58,7 +58,7 @@ def cases_of(
 
 def title_of(targets: Sequence[str]) -> str:
     """What a picture of one experiment is called: as the experiment; "" of anything else."""
-    if len(targets) > 1 or targets[0] in methods():
+    if len(targets) > 1 or is_method(targets[0]):
         return ""
     return experiment.load(targets[0]).experiment.title
 

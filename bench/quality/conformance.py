@@ -1,5 +1,6 @@
 """Do two methods make the same decisions?  Both decode greedily with the same weights; one is led
-along the other's tokens, so that a tie changes nothing after it.
+along the other's tokens, so that a tie changes nothing after it.  Somebody else's code cannot be
+led, so it leads.
 
 Shapes: B images, L tokens of all scales, l of one, V codes.
 """
@@ -11,7 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.methods.loaded import Loaded
+from bench.methods.loaded import Loaded, LoadedAdapter
+from bench.study import plugins
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from codevar import Scales
@@ -25,7 +27,8 @@ TIE = 1e-2
 class Led:
     """A greedy decode led along tokens; along its own if there were none.
 
-    best_BL: the best token of each place.  margins_BL: its logit less that of the next.
+    best_BL: the best token of each place.  margins_BL: its logit less that of the next; 0 where
+    that is not known.
     """
 
     best_BL: torch.Tensor
@@ -36,13 +39,13 @@ class Led:
 class Conformance:
     """Where two methods decide differently.
 
-    apart: (scale from 1, token in it from 0, image, ours, theirs, margin) of each, in the order of
-    scales.  tied: how many differ within a tie.
+    apart: (scale from 1, token in it from 0, image, ours, theirs, margin of ours, of theirs) of
+    each, in the order of scales.  tied: how many differ within a tie.
     """
 
     images: int
     scales: Scales
-    apart: list[tuple[int, int, int, int, int, float]]
+    apart: list[tuple[int, int, int, int, int, float, float]]
     tied: int
 
 
@@ -68,13 +71,32 @@ def decode_greedily(loaded: Loaded, labels: Sequence[int], along: Led | None = N
     return Led(best_BL, margins_BL)
 
 
-def conformance(ours: Loaded, theirs: Loaded, labels: Sequence[int], tie: float) -> Conformance:
+def tokens_of(loaded: LoadedAdapter, labels: Sequence[int]) -> Led:
+    """What somebody else's code decodes greedily; by which margins is not known.  Raises
+    UsageError for code that gives images only."""
+    sampler = loaded.sampler
+    if sampler.tokens is None:
+        raise UsageError(f"{loaded.case.label} gives images only, and no tokens to compare")
+    with plugins.one_line(loaded.case):
+        tokens_BL = sampler.tokens(labels)
+    return Led(tokens_BL, torch.zeros_like(tokens_BL, dtype=torch.float32))
+
+
+def conformance(
+    ours: Loaded, theirs: Loaded | LoadedAdapter, labels: Sequence[int], tie: float
+) -> Conformance:
     """Ours led along theirs.  Raises UsageError for models that share no tokens."""
-    skips = [[step.skip for step in loaded.plan.steps] for loaded in (ours, theirs)]
-    if ours.plan.scales != theirs.plan.scales or skips[0] != skips[1]:
-        raise UsageError(f"{ours.case.label} and {theirs.case.label} have other token maps")
+    other_maps = UsageError(f"{ours.case.label} and {theirs.case.label} have other token maps")
     scales = ours.plan.scales
-    leader = decode_greedily(theirs, labels)
+    if isinstance(theirs, LoadedAdapter):
+        leader = tokens_of(theirs, labels)
+        if tuple(leader.best_BL.shape) != (len(labels), scales.L):
+            raise other_maps
+    else:
+        skips = [[step.skip for step in loaded.plan.steps] for loaded in (ours, theirs)]
+        if scales != theirs.plan.scales or skips[0] != skips[1]:
+            raise other_maps
+        leader = decode_greedily(theirs, labels)
     led = decode_greedily(ours, labels, leader)
     differ = (led.best_BL != leader.best_BL).cpu()
     decided = torch.maximum(led.margins_BL, leader.margins_BL).cpu() >= tie
@@ -89,6 +111,7 @@ def conformance(ours: Loaded, theirs: Loaded, labels: Sequence[int], tie: float)
                 image,
                 int(led.best_BL[image, place]),
                 int(leader.best_BL[image, place]),
+                float(led.margins_BL[image, place]),
                 float(leader.margins_BL[image, place]),
             )
         )
@@ -99,10 +122,11 @@ def verdict(found: Conformance, ours: str, theirs: str) -> str:
     """In one line, whether they conform or where they part first."""
     if not found.apart:
         return f"{ours} decides as {theirs} does"
-    k, token, image, own, other, margin = found.apart[0]
+    k, token, image, own, other, margin, its = found.apart[0]
+    leads = f", which leads by {its:.3g}" if its else ""
     return (
-        f"{ours} and {theirs} part at scale {k}, token {token}, image {image}: {own} against "
-        f"{other}, which leads by {margin:.3g}"
+        f"{ours} and {theirs} part at scale {k}, token {token}, image {image}: {own}, which leads "
+        f"by {margin:.3g}, against {other}{leads}"
     )
 
 

@@ -16,7 +16,7 @@ from bench.metrics import METRICS, Given
 from bench.metrics.coverage import DENSITY_NEIGHBOURS
 from bench.metrics.frechet import Gaussian
 from bench.metrics.jackknife import GROUPS, LEAST, Groups
-from bench.metrics.metric import of_features, of_pixels
+from bench.metrics.metric import kept_facts, of_features, of_pixels
 from bench.quality.against import Measured, are_paired, check_alike, compared
 from bench.quality.features import Extractor, Features, extract
 from bench.quality.images import ImageSet
@@ -364,6 +364,7 @@ def record_of(samples: ImageSet, protocol: Protocol, found: Measured) -> dict[st
         "metrics": values,
         "intervals": intervals,
         "groups": GROUPS if protocol.intervals else None,
+        "foreign": kept_facts(found.estimates),
         "class_accuracy_by_class": by_class[0] if by_class else None,
         "machine": here["machine"],
         "device": str(extractor.device),

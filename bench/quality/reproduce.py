@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.methods.adapter import Adapter
 from bench.methods.meta import configs, vqvae_config
 from bench.methods.sources import source_of
 from bench.metrics.jackknife import GROUPS
@@ -29,7 +30,7 @@ from bench.quality.images import ImageSet, as_jpeg, first_of, open_images
 from bench.quality.reference import open_reference
 from bench.quality.wanted import FREE, drawn_by, sets_of
 from bench.study import evaluations
-from bench.study.cases import VARCase
+from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import View
@@ -41,7 +42,7 @@ SAMPLES = "samples"
 
 
 def quality(
-    cases: Sequence[VARCase],
+    cases: Sequence[Case],
     samples: Path,
     folder: Path,
     per_class: int,
@@ -49,7 +50,7 @@ def quality(
     protocol: Protocol,
     env: dict[str, Any],
     progress: Progress,
-    baselines: Mapping[str, VARCase] = {},
+    baselines: Mapping[str, Case] = {},
     views: Sequence[View] = (),
     download: bool = False,
 ) -> dict[str, Evaluation]:
@@ -110,7 +111,7 @@ def quality(
     return found
 
 
-def setting(case: VARCase, base: VARCase | None) -> str:
+def setting(case: Case, base: Case | None) -> str:
     """What a case changes in its baseline; where there is none, its label."""
     own, other = (c.model_dump(exclude={*FREE}) if c else {} for c in (case, base))
     changed = [f"{key} {own[key]}" for key in other if own.get(key) != other[key]]
@@ -130,7 +131,7 @@ def viewed(images: ImageSet, view: View) -> ImageSet:
     return replace(images, manifest={**manifest, "case": None, "label": label})
 
 
-def check(case: VARCase, per_class: int, reference: str, protocol: Protocol) -> None:
+def check(case: Case, per_class: int, reference: str, protocol: Protocol) -> None:
     """Raises UsageError if so many images, or the reference, cannot give every figure."""
     classes, side = sizes(case)
     count = per_class * classes
@@ -145,11 +146,14 @@ def check(case: VARCase, per_class: int, reference: str, protocol: Protocol) -> 
     evaluate.chosen(samples, exact)
 
 
-def sizes(case: VARCase) -> tuple[int, int]:
+def sizes(case: Case) -> tuple[int, int]:
     """Classes of the case's models and the side of their images, by files' shapes alone.
 
     Raises UsageError for a file that is not there or none of a model.
     """
+    if isinstance(case, Adapter):
+        return case.classes, case.side
+    assert isinstance(case, VARCase)
     model, vqvae = configs(case)[0], vqvae_config(case)
     source = str(source_of(case, case.model_names()[0]))
     try:

@@ -65,13 +65,13 @@ class RunEntry(TypedDict):
 class Manifest(TypedDict):
     """`samples.json`.
 
-    case: `bench.study.cases.Case`.  sampling: the preset's numbers at each scale.  seed: of the
-    set; image i has `image_seed(seed, i)`.  images: of the whole set.  finished: all were there
-    when this was written.  sources: of the models.  weights_sha256: by source, of the tensors of
-    the models and the VQVAE; seeded weights have none, and sets of earlier versions lack the
-    VQVAE's.  images_per_s: over all runs that ended in order.  machine, torch, commit, dirty: the
-    last run's.  A set whose case names a file of calibrated settings has its settings_sha256, too,
-    by name.
+    case: `bench.study.cases.Case`.  sampling: the preset's numbers at each scale, if there are.
+    seed: of the set; image i has `image_seed(seed, i)`.  images: of the whole set.  finished: all
+    were there when this was written.  sources: of the models.  weights_sha256: by source, of the
+    tensors of the models and the VQVAE; seeded weights have none, and sets of earlier versions lack
+    the VQVAE's.  images_per_s: over all runs that ended in order.  machine, torch, commit, dirty:
+    the last run's.  A set whose case names a file of calibrated settings has its settings_sha256,
+    too, by name.
     """
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
@@ -80,7 +80,7 @@ class Manifest(TypedDict):
     case: dict[str, Any]
     label: str
     preset: str
-    sampling: SamplingNumbers
+    sampling: SamplingNumbers | None
     seed: int
     per_class: int
     classes: int

@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
-from bench.methods.loaded import Loaded
+from bench.methods.loaded import Loaded, LoadedAdapter
+from bench.methods.loaded import load as load_case
 from bench.methods.sources import reason, sources_of
 from bench.quality.sample_set import (
     FILE,
@@ -38,7 +39,7 @@ from bench.quality.sample_set import (
 )
 from bench.quality.wanted import FREE, Wanted
 from bench.quality.writing import ImageFiles, Writer, threads_here
-from bench.study.cases import VARCase
+from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
 from bench.study.storage import write_json
 from codevar.checkpoints import weights_sha256
@@ -88,9 +89,14 @@ def sample(
         return SampleSet(folder, from_first(group, lambda: finish(folder, manifest)))
 
 
-def decode(loaded: Loaded, seed: int, numbers: Sequence[int]) -> torch.Tensor:
-    """(B, H, W, 3) uint8: the images of a set with these numbers, on the device."""
-    return pixels(loaded, tokens_of(loaded, seed, numbers))
+def decode(loaded: Loaded | LoadedAdapter, seed: int, numbers: Sequence[int]) -> torch.Tensor:
+    """(B, H, W, 3) uint8: the images of a set with these numbers, on the device.  Somebody else's
+    code has one seed for all, the first one's."""
+    if isinstance(loaded, Loaded):
+        return pixels(loaded, tokens_of(loaded, seed, numbers))
+    labels = [number % loaded.case.classes for number in numbers]
+    with one_line(loaded.case):
+        return bytes_of(loaded.draw(labels, image_seed(seed, numbers[0])))
 
 
 def tokens_of(
@@ -112,7 +118,11 @@ def tokens_of(
 def pixels(loaded: Loaded, made: Generated) -> torch.Tensor:
     """(B, H, W, 3) uint8."""
     with one_line(loaded.case):
-        images_BCHW = images_of(made, loaded.vqvae, loaded.how)
+        return bytes_of(images_of(made, loaded.vqvae, loaded.how))
+
+
+def bytes_of(images_BCHW: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) uint8."""
     # Cut off, not rounded, as the published sampling of VAR and CoDe does.
     images_BCHW = images_BCHW.mul_(255).to(torch.uint8)
     return images_BCHW.permute(0, 2, 3, 1).contiguous()
@@ -180,17 +190,23 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     return {**case, **{k: v for k, v in values.items() if k != "case"}, **case_seed}
 
 
-def load(case: VARCase, download: bool, device: str | None = None) -> Loaded:
+@overload
+def load(case: VARCase, download: bool, device: str | None = None) -> Loaded: ...
+@overload
+def load(case: Case, download: bool, device: str | None = None) -> Loaded | LoadedAdapter: ...
+def load(case: Case, download: bool, device: str | None = None) -> Loaded | LoadedAdapter:
     """The case's models, on its device or another.
 
     Raises UsageError for weights that are missing or do not fit, or too little memory.
     """
     with one_line(case):
-        return Loaded.of(case.model_copy(update={"device": device or case.device}), download)
+        found = load_case(case.model_copy(update={"device": device or case.device}), download)
+    assert isinstance(found, Loaded | LoadedAdapter)
+    return found
 
 
 @contextmanager
-def one_line(case: VARCase) -> Iterator[None]:
+def one_line(case: Case) -> Iterator[None]:
     """Around what a case's models do: a mistake of the user's, or too little memory, is told in
     one line, as a UsageError."""
     try:
@@ -208,16 +224,15 @@ def one_line(case: VARCase) -> Iterator[None]:
 def begin(
     folder: Path,
     wanted: Wanted,
-    loaded: Loaded,
+    loaded: Loaded | LoadedAdapter,
     before: Manifest | None,
     env: dict[str, Any],
     group: Group,
 ) -> Manifest:
     """Writes the manifest, with this run in it."""
-    models, vqvae = loaded.plan.models, loaded.vqvae.config
-    classes, sources = models[0].config.classes, [str(source) for source in loaded.sources]
+    sources = [str(source) for source in loaded.sources]
     try:
-        numbers = wanted.case.sampling_settings().numbers(loaded.plan.scales, vqvae.vocab)
+        numbers, classes, side = sizes_of(loaded)
         every = sources_of(wanted.case)
         hashes = {source: sha for source in every if (sha := weights_sha256(source))}
     except ValueError as e:  # a preset for ten scales on a model of another number
@@ -227,7 +242,7 @@ def begin(
         "sampling": numbers,
         "classes": classes,
         "images": wanted.per_class * classes,
-        "side": loaded.plan.scales.patch_sizes[-1] * vqvae.stride,
+        "side": side,
         "sources": sources,
         "weights_sha256": hashes,
     }
@@ -256,6 +271,15 @@ def begin(
     return manifest  # type: ignore[return-value]
 
 
+def sizes_of(loaded: Loaded | LoadedAdapter) -> tuple[dict[str, Any] | None, int, int]:
+    """What the preset comes to, classes, and pixels of a side."""
+    if isinstance(loaded, LoadedAdapter):
+        return None, loaded.case.classes, loaded.case.side
+    vqvae, scales = loaded.vqvae.config, loaded.plan.scales
+    numbers = loaded.case.sampling_settings().numbers(scales, vqvae.vocab)
+    return numbers, loaded.plan.models[0].config.classes, scales.patch_sizes[-1] * vqvae.stride
+
+
 def rate(runs: list[Any]) -> dict[str, float | None]:
     """Over the runs that ended in order."""
     ended = [run for run in runs if run["seconds"]]
@@ -282,7 +306,7 @@ def gaps(folder: Path, manifest: Manifest) -> list[int]:
 
 
 def make(
-    loaded: Loaded,
+    loaded: Loaded | LoadedAdapter,
     folder: Path,
     manifest: Manifest,
     missing: list[int],

@@ -22,7 +22,7 @@ from bench.quality.against import image_distances, summary
 from bench.quality.sample_set import Images, Manifest, SampleSet, common
 from bench.quality.sampling import load, one_line, pixels, tokens_of
 from bench.quality.wanted import FREE
-from bench.study.cases import make_case, sampled
+from bench.study.cases import make_case, planned
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from codevar import Scales
@@ -103,7 +103,7 @@ def tokens(
 
     leader: (N, L) A's drawn tokens; None for A itself.
     """
-    (case,) = sampled([make_case(samples.manifest["case"])], str(samples.folder))
+    (case,) = planned([make_case(samples.manifest["case"])], str(samples.folder))
     loaded = load(case, download, device)
     for source, sha in samples.manifest["weights_sha256"].items():
         if weights_sha256(source) != sha:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.study import savings
-from bench.study.cases import Case, VARCase, with_batch
+from bench.study.cases import Case, with_batch
 from bench.study.names import weights_of
 
 # Keys of a case that change no image.
@@ -18,7 +18,7 @@ FREE = ("batch_size", "device", "memory_limit_gib")
 class Wanted:
     """seed: of the set; each image's own follows from it."""
 
-    case: VARCase
+    case: Case
     seed: int
     per_class: int
     format: Literal["png", "npz"]
@@ -31,7 +31,7 @@ class Wanted:
             **({"settings_sha256": settings} if settings else {}),
             "case": self.case.model_dump(),
             "label": self.case.label,
-            "preset": self.case.sampling,
+            "preset": dict(self.case)["sampling"],
             "seed": self.seed,
             "per_class": self.per_class,
             "format": self.format,
@@ -44,7 +44,7 @@ def drawn_by(case: Case) -> str:
 
 
 def sets_of(
-    cases: Sequence[VARCase],
+    cases: Sequence[Case],
     per_class: int,
     format: Literal["png", "npz"],
     batch_size: int,
@@ -69,7 +69,7 @@ def sets_of(
     return found
 
 
-def slug(case: VARCase) -> str:
+def slug(case: Case) -> str:
     """code-n-6-d30-d16-published-fp16: what a case is called, and what else is not as usual."""
     parts = [case.label, case.stack, case.precision]
     others = {"attention": "", "weights": "", "sampling": "preset ", "seed": "seed "}

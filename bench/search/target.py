@@ -13,7 +13,7 @@ from bench.predict.ceilings import Ceilings
 from bench.predict.floor import floor_of
 from bench.predict.prediction import flops, kv_cache_bytes, params_bytes, predict
 from bench.search.space import Saving, Steps, plan_of, savings
-from bench.study.cases import VARCase, make_case, sampled
+from bench.study.cases import VARCase, make_case, planned
 from bench.study.errors import UsageError
 from bench.study.units import MIB
 from codevar.stacks import stack
@@ -75,7 +75,7 @@ class Target:
     def case(self, steps: Steps, name: str = "plan") -> VARCase:
         """A plan as a case of the model."""
         made = make_case({**self.settings, "method": "plan", "name": name, "by_scale": steps})
-        return sampled([made], name)[0]
+        return planned([made], name)[0]
 
     def costs(self, steps: Steps) -> dict[str, float]:
         """What the budget is of.  Memory is that of weights and cache: `exact` has all of it."""

@@ -13,7 +13,7 @@ import torch
 from bench.metrics.kernel_distance import cubic
 from bench.quality import features, sampling
 from bench.search.space import Steps
-from bench.study.cases import VARCase, make_case, sampled
+from bench.study.cases import VARCase, make_case, planned
 from codevar.checkpoints import write_tensors
 from codevar.files import read_tensors
 from codevar.plan import Plan
@@ -27,7 +27,7 @@ def case_of(steps: Steps, device: str, name: str = "plan") -> VARCase:
     """A plan as a case of the mini world."""
     values: dict[str, Any] = {"method": "plan", "name": name, "by_scale": steps}
     values |= {"weights": "mini", "sampling": "mini", "precision": "float32", "stack": "modern"}
-    return sampled([make_case(values | {"batch_size": BATCH, "device": device})], name)[0]
+    return planned([make_case(values | {"batch_size": BATCH, "device": device})], name)[0]
 
 
 class World:

@@ -57,7 +57,7 @@ class Case(BaseModel):
 
     label_format: what people call it, of its keys: "CoDe N={draft_steps}".  published: where each
     of its models is to be had besides `codevar.files.PUBLISHED`, by name: (repository of the
-    hub, file), or a URL.
+    hub, file), or a URL.  color, marker: of a plugin's method in figures, as matplotlib has them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -73,6 +73,8 @@ class Case(BaseModel):
     memory_limit_gib: float | None = Field(None, gt=0)
     label_format: ClassVar[str] = ""
     published: ClassVar[Mapping[str, tuple[str, str] | str]] = {}
+    color: ClassVar[str] = "#888888"
+    marker: ClassVar[str] = "^"
 
     @field_validator("device")
     @classmethod
@@ -90,6 +92,21 @@ class Case(BaseModel):
     @abstractmethod
     def steps(self) -> str:
         """Forward steps, as the papers print them: "10" or "6+4"."""
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether it decodes scale by scale; a baseline has steps."""
+        return False
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether its images can be sampled; a baseline is measured for speed and memory alone."""
+        return False
+
+    @property
+    def look(self) -> dict[str, str]:
+        """How figures draw a plugin's method."""
+        return {"label": self.method, "color": self.color, "marker": self.marker}
 
     @property
     def in_part(self) -> bool:
@@ -135,8 +152,29 @@ def methods() -> dict[str, type[Case]]:
     """All methods by name; plans first."""
     _import_ours()
     plugins.load_inherited()
-    by_kind = sorted(_registered, key=lambda name: (not has_scales(name), name))
+    by_kind = sorted(_registered, key=lambda name: (not _is_plan(name), name))
     return {name: _registered[name] for name in by_kind}
+
+
+def _is_plan(name: str) -> bool:
+    return issubclass(_registered[name], VARCase)
+
+
+def is_method(name: object) -> bool:
+    """Whether there is such a method; an installed package that offers it is loaded."""
+    if isinstance(name, str) and name not in methods():
+        plugins.load_installed(name)
+    return isinstance(name, str) and name in methods()
+
+
+def add_plugins(files: Iterable[Path]) -> None:
+    """Imports files that register methods, here and in every process that is started later.
+
+    Raises UsageError, which names the file, for one that cannot be used.
+    """
+    if files := [*files]:
+        methods()  # or a name that a plugin takes would be missed
+        plugins.add(files)
 
 
 @functools.cache
@@ -202,7 +240,21 @@ class VARCase(Case):
 
     def plan(self, *models: VAR) -> Plan:
         """What a decode follows: the method, changed by the keys that all plans share."""
-        return savings.applied(self.method_plan(*models), self)
+        with plugins.one_line(self):
+            planned = self.method_plan(*models)
+            if not hasattr(planned, "steps"):
+                raise TypeError(f"method_plan must return a plan, not {planned!r}")
+        return savings.applied(planned, self)
+
+    @property
+    def has_scales(self) -> bool:
+        """It is a plan of them."""
+        return True
+
+    @property
+    def makes_images(self) -> bool:
+        """As any plan does."""
+        return True
 
     @property
     def label(self) -> str:
@@ -332,7 +384,7 @@ class Foreign(Case):
     """A case of a method whose plugin is not loaded, as its run has kept it (`kept_facts`)."""
 
     model_config = ConfigDict(extra="allow")
-    _facts: dict[str, str] = PrivateAttr()
+    _facts: dict[str, Any] = PrivateAttr()
 
     @property
     def key(self) -> str:
@@ -349,6 +401,16 @@ class Foreign(Case):
         """As the plugin counts them."""
         return self._facts["steps"]
 
+    @property
+    def has_scales(self) -> bool:
+        """As the plugin has it."""
+        return self._facts.get("has_scales", False)
+
+    @property
+    def look(self) -> dict[str, str]:
+        """As the plugin has it."""
+        return self._facts.get("look", super().look)
+
     def model_names(self) -> tuple[str, ...]:
         """Nothing is known of them."""
         return ()
@@ -359,44 +421,47 @@ def is_ours(case: Case) -> bool:
     return type(case).__module__.startswith(OURS)
 
 
-def kept_facts(case: Case) -> dict[str, str]:
+KEPT = ("key", "label", "steps", "has_scales", "look")
+
+
+def kept_facts(case: Case) -> dict[str, Any]:
     """What a run keeps of a plugin's case, so that it can be read without the plugin."""
-    return {"key": case.key, "label": case.label, "steps": case.steps}
+    return {name: getattr(case, name) for name in KEPT} | {"case": case.model_dump()}
 
 
-def make_foreign(values: dict[str, Any], facts: dict[str, str]) -> Foreign:
-    """A case that a run keeps of a plugin's method."""
-    case = Foreign.model_validate(values)
+def make_foreign(values: dict[str, Any], facts: dict[str, Any]) -> Foreign:
+    """A case that a run, or an evaluation, keeps of a plugin's method."""
+    case = Foreign.model_validate(facts.get("case", values))
     case._facts = facts
     return case
 
 
 def make_case(values: dict[str, Any]) -> Case:
     """A checked case.  Raises UsageError: one line with the key and the allowed values."""
-    name = values.get("method")
-    if isinstance(name, str) and name not in methods():
-        plugins.load_installed(name)
-    kind = methods().get(name) if isinstance(name, str) else None
-    if kind is None:
+    name: Any = values.get("method")
+    if not is_method(name):
         raise UsageError(f"method {name!r}: no such method{nearest(name, methods())}")
+    kind = methods()[name]
     try:
         return kind.model_validate(values)
     except ValidationError as e:
         raise UsageError(explain(e, kind)) from None
 
 
-def has_scales(method: str) -> bool:
-    """Whether the method of that name decodes scale by scale; a baseline has steps."""
-    _import_ours()
-    return issubclass(_registered[method], VARCase)
-
-
-def sampled(cases: Iterable[Case], what: str) -> list[VARCase]:
+def sampled(cases: Iterable[Case], what: str) -> list[Case]:
     """Those whose images can be sampled: all but the baselines, which are measured for speed and
     memory alone.  Raises UsageError if none is left of `what`."""
-    found = [case for case in cases if isinstance(case, VARCase)]
+    found = [case for case in cases if case.makes_images]
     if not found:
         raise UsageError(f"{what}: baselines are measured for speed and memory only")
+    return found
+
+
+def planned(cases: Iterable[Case], what: str) -> list[VARCase]:
+    """Those of `sampled` that are plans; an adapter's code gives images only."""
+    found = [case for case in sampled(cases, what) if isinstance(case, VARCase)]
+    if not found:
+        raise UsageError(f"{what}: is no plan of ours but code that gives images only")
     return found
 
 

@@ -13,7 +13,11 @@ class UsageError(ValueError):
     """A mistake of the user's; the message is one line that says what to do."""
 
 
-class NotInstalledError(UsageError):
+class NoPredictionError(UsageError):
+    """Shapes say nothing of a case; the message says why."""
+
+
+class NotInstalledError(NoPredictionError):
     """A library that is an extra is not there; the message says how to get it."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from bench.study import storage
 from bench.study.folders import is_shipped
@@ -28,8 +28,9 @@ class Evaluation(Line):
     statistics, else of the images.  published: whether the extractor's weights are the ones that
     others measure with.  intervals: 95 %, by a jackknife over `groups` of images, or, of earlier
     versions, from `bootstrap` halves of them.  metric_weights_sha256: of `bench.py iqa`, whose
-    metrics have a network each.  floor: figures of as many real images.  against: a baseline's
-    figures and the differences to them (`bench.quality.against`).
+    metrics have a network each.  foreign: what to call metrics of a plugin.  floor: figures of as
+    many real images.  against: a baseline's figures and the differences to them
+    (`bench.quality.against`).
     """
 
     samples: str
@@ -58,6 +59,7 @@ class Evaluation(Line):
     floor: dict[str, float] | None = None
     against: dict[str, Any] | None = None
     class_accuracy_by_class: list[float] | None
+    foreign: dict[str, dict[str, Any]] = Field(default={})
     machine: str
     device: str
     packages: dict[str, str | None]

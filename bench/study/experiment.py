@@ -24,14 +24,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
-from bench.study import papers, savings
+from bench.study import papers, plugins, savings
 from bench.study.cases import (
     SAMPLING_KEYS,
     Case,
     VARCase,
+    add_plugins,
     explain,
+    is_method,
     is_ours,
     kept_facts,
     make_case,
@@ -91,12 +100,14 @@ class Experiment(BaseModel):
     samples, target, max_seconds: `timing.Effort`, of one round.  paired: each case also takes
     turns with its baseline in one process.  stream_seconds: of sustained throughput, none by
     default.  timeout_s: of one process.  views: axes too; `reproduce` measures the baseline's
-    images in these ways as well.
+    images in these ways as well.  plugins: Python files that register what the cases name, from
+    this file's folder; they are imported only with `--allow-plugins`.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     title: str
+    plugins: list[str] = Field(default_factory=list)
     paper: str | None = None
     baseline: dict[str, str | int] = Field(default_factory=dict)
     figures: list[str] = Field(default_factory=list)
@@ -127,7 +138,7 @@ class Experiment(BaseModel):
                 break
             if key not in known:
                 raise ValueError(f"baseline: {key}: no such key")
-            if key == "method" and value not in methods():
+            if key == "method" and not is_method(value):
                 raise ValueError(f"baseline: method {value}{nearest(value, methods())}")
         return baseline
 
@@ -165,7 +176,7 @@ class Sweep:
         where: str,
         device: str | None = None,
         changes: Sequence[str] = (),
-        foreign: Mapping[str, dict[str, str]] = MappingProxyType({}),
+        foreign: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.device = device
@@ -173,7 +184,7 @@ class Sweep:
         self.cases: list[Case] = []
         self.paper_rows: dict[str, PaperRow] = {}
         self.not_in_paper: list[str] = []
-        self.foreign: dict[str, dict[str, str]] = {}
+        self.foreign: dict[str, dict[str, Any]] = {}
         self.controls: dict[str, list[str]] = {}
         self.notes: list[str] = []
         asked = {change.partition("=")[0] for change in changes}
@@ -195,7 +206,7 @@ class Sweep:
                 if precision == "auto":
                     values["precision"] = "float32" if on_cpu else "fp16"
                 try:
-                    known = written not in foreign or values["method"] in methods()
+                    known = written not in foreign or values["method"] in methods()  # none loaded
                     case = make_case(values) if known else make_foreign(values, foreign[written])
                 except UsageError as e:
                     by_set = str(e).split()[0].rstrip(":") in asked
@@ -301,6 +312,9 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
     try:
         text = path.read_text("utf-8-sig")
         raw = tomllib.loads(text)
+        if asked := raw.get("plugins"):
+            names_in = TypeAdapter(list[str]).validate_python(asked)
+            add_plugins(plugins.asked_by(path, names_in))
         experiment = Experiment.model_validate(raw)
     except ValidationError as e:
         raise UsageError(f"{path}: {explain(e, Experiment)}") from None
@@ -317,14 +331,14 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
     return Sweep(path.stem, experiment, str(path), device, changes)
 
 
-def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None) -> list[VARCase]:
+def cases_of(target: str, changes: Sequence[str] = (), device: str | None = None) -> list[Case]:
     """What can be sampled of an experiment, or of one method by its name with axes set by
     `changes`: all but the baselines, of which speed alone is measured."""
     return sampled(_cases_of(target, changes, device), target)
 
 
 def _cases_of(target: str, changes: Sequence[str], device: str | None) -> list[Case]:
-    if target in methods():
+    if is_method(target):
         experiment = Experiment.model_validate(
             {"title": target, "controls": False, "cases": [{"method": target}]}
         )
@@ -350,7 +364,7 @@ def apply(experiment: Experiment, change: str) -> None:
             raise UsageError(f"--set {explain(e, Experiment)}") from None
         return
     if key == "method":
-        unknown = [v for v in values if v not in methods()]
+        unknown = [v for v in values if not is_method(v)]
         if unknown:
             known = nearest(unknown[0], methods())
             raise UsageError(f"--set method {unknown[0]!r}: no such method{known}")
@@ -366,7 +380,7 @@ def apply(experiment: Experiment, change: str) -> None:
     table_keys = papers.load(experiment.paper).about.keys if experiment.paper else ()
     for block in experiment.cases:
         names_here = _listed(block.get("method", experiment.defaults.get("method")))
-        kinds = [methods()[name] for name in names_here if name in methods()]
+        kinds = [methods()[name] for name in names_here if is_method(name)]
         own = {field for kind in kinds for field in kind.model_fields}
         axes |= own
         if key in own:

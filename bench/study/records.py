@@ -178,7 +178,7 @@ class Record(Line):
     baseline: dict[str, Any] | None  # what the case that speed-ups are over has
     status: Status
     reason: str | None = None
-    predicted: Predicted
+    predicted: Predicted | None = None  # of somebody else's code nothing is
     machine: str
     commit: str | None
     dirty: bool | None
@@ -288,8 +288,12 @@ class RunFolder:
                 "edits of its file, or choose another --out"
             )
         for key, told in HASHED.items():
-            if (before.get(key) or {}) != run.get(key, {}):
-                raise UsageError(f"{self.path}: began with other {told}; choose another --out")
+            old, new = before.get(key) or {}, run.get(key, {})
+            if apart := [name for name in {**old, **new} if old.get(name) != new.get(name)]:
+                raise UsageError(
+                    f"{self.path}: began with other {told} ({', '.join(apart)}); choose another "
+                    "--out"
+                )
         begun_on = read_json(self.path / "env.json") or {}
         if env and (other := other_machine(begun_on, env)):
             raise UsageError(f"{self.path}: was begun on {other}; choose another --out")

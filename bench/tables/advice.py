@@ -22,9 +22,9 @@ import pandas as pd
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
 from bench.predict.floor import beaten, floor_of
-from bench.predict.prediction import predict
+from bench.predict.prediction import prediction_or_none
 from bench.study import papers
-from bench.study.cases import Case, make_case
+from bench.study.cases import Case, is_ours, make_case
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.printing import Printed
@@ -117,6 +117,12 @@ def grid(settings: dict[str, Any]) -> list[Case]:
     return [make_case({**settings, **method}) for method in methods]
 
 
+def of_plugins(runs: Iterable[Run], settings: dict[str, Any]) -> list[Case]:
+    """The cases of these runs whose methods are plugins', at these settings."""
+    own = (case for run in runs for case in run.sweep.cases if not is_ours(case))
+    return list({case.key: case for case in own if settings.items() <= dict(case).items()}.values())
+
+
 def candidates(
     cases: Sequence[Case],
     runs: Sequence[Run],
@@ -132,12 +138,19 @@ def candidates(
     rows = list(itertools.chain.from_iterable(map(case_rows.rows_of, of_machine)))
     measured = {case: find(case, rows) for case in cases}
     evaluated = link(cases, published(evaluations))
-    rates = [1e12 * row["tflops_predicted"] / row["latency_s"] for row in measured.values() if row]
+    rates = [
+        1e12 * row["tflops_predicted"] / row["latency_s"]
+        for case, row in measured.items()
+        if row and is_ours(case)
+    ]
     top = next((c for run in of_machine if (c := ceilings_of(run, cases[0]))), None)
     found = []
     for case in cases:
-        row, told = measured[case], predict(case)
-        work = sum(told.flops)
+        row, told = measured[case], prediction_or_none(case)
+        if told is None and row is None:
+            continue
+        known = row or {}
+        work = sum(told.flops) if told else int(1e12 * known.get("tflops_predicted", 0))
         latency, how = None, ""
         if row:
             latency, how = row["latency_s"], "measured"
@@ -149,7 +162,7 @@ def candidates(
             Candidate(
                 case=case,
                 flops=work,
-                memory_mib=row["total_mib"] if row else told.total_bytes / MIB,
+                memory_mib=row["total_mib"] if row else told.total_bytes / MIB if told else 0.0,
                 memory_from="measured" if row else "predicted",
                 latency_s=latency,
                 latency_from=how,
@@ -199,6 +212,8 @@ def measured_quality(case: Case, evaluated: Linked) -> Quality | None:
 def papers_quality(case: Case) -> Quality | None:
     """The FID that a paper prints: CoDe, Table 1 (fine-tuned) and for N < 6 Table 6
     (training-free); VARiant, Table 8 (trained)."""
+    if not is_ours(case):
+        return None
     values = case.model_dump()
     if case.method == "variant":
         config = {key: values[key] for key in ("subnet_depth", "bridge_scales")}
@@ -338,7 +353,7 @@ def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
         "latency s": f"{c.latency_s:.3g}" if timed else "",
         "images/s": f"{c.case.batch_size / c.cost:.3g}" if timed else "",
         "time is": c.latency_from,
-        "TFLOP": f"{c.flops / 1e12:.3g}",
+        "TFLOP": f"{c.flops / 1e12:.3g}" if c.flops else "",
         "memory MiB": f"{c.memory_mib:,.0f}",
         "memory is": c.memory_from,
         "FID": f"{c.fid:.2f}" if c.quality else "unknown",

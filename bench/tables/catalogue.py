@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
-from bench.study import experiment
+from bench.study import experiment, plugins
 from bench.study.cases import methods
 from bench.study.printing import Printed
 from codevar.files import PUBLISHED
@@ -24,6 +24,11 @@ def catalogue() -> Printed:
             for name in experiment.names()
         ]
         + [("method", name, (of.__doc__ or "").splitlines()[0]) for name, of in methods().items()]
+        + [
+            ("method", name, f"of an installed package, loaded when asked for: {point.value}")
+            for name, point in plugins.offered().items()
+            if name not in methods()
+        ]
         + [("published model", name, shown(place)) for name, place in places.items()],
         columns=["kind", "name", "what"],
     )

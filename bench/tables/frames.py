@@ -22,7 +22,7 @@ from bench.metrics.frechet import DIFFERENCE, SAME_SEED
 from bench.predict.prediction import memory_differs, predict
 from bench.study import printing, records, storage
 from bench.study.cases import Case, Foreign, explain
-from bench.study.errors import NotInstalledError, UsageError
+from bench.study.errors import NoPredictionError, UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import Experiment, Sweep
 from bench.study.folders import is_shipped
@@ -167,28 +167,26 @@ def case_columns(case: Case) -> dict[str, Any]:
     }
 
 
-def prediction_of(case: Case, records: Sequence[Record]) -> Predicted | None:
+def prediction_of(case: Case, records: Sequence[Record]) -> Predicted:
     """What was predicted with the newest measurement, by the code and on the machine that it is
-    of.  Computed where nothing was measured, and where an old record lacks some of it; None where
-    that takes a plugin that is not loaded."""
+    of.  Computed where nothing was measured, and where an old record lacks some of it.
+
+    Raises NoPredictionError for what nobody can predict, or only with a plugin that is not loaded.
+    """
     recorded = records[-1].predicted if records else None
-    if isinstance(case, Foreign) or (
-        recorded and recorded.model_fields_set >= Predicted.model_fields.keys()
-    ):
+    whole = recorded and recorded.model_fields_set >= Predicted.model_fields.keys()
+    if recorded and (whole or isinstance(case, Foreign)):
         return recorded
     computed, kept = predict(case).figures(), recorded.to_json() if recorded else {}
     return computed.model_copy(update=kept)
 
 
 def predicted_columns(case: Case, records: Sequence[Record]) -> dict[str, Any]:
-    """The prediction under the names of a frame; without the libraries that it takes, why there is
-    none."""
+    """The prediction under the names of a frame, or why there is none."""
     try:
         predicted = prediction_of(case, records)
-    except NotInstalledError as e:
+    except NoPredictionError as e:
         return {"not_predicted": str(e)}
-    if predicted is None:
-        return {}
     memory = {name: value for name, value in predicted.to_json().items() if name.endswith("_mib")}
     return {
         "params": predicted.params,
@@ -203,7 +201,7 @@ def checked_columns(records: Sequence[Record]) -> dict[str, Any]:
     differs = [
         where
         for record in records
-        if record.ok and record.memory
+        if record.ok and record.memory and record.predicted
         for where in memory_differs(record.memory, record.predicted, record.device)
     ]
     return {"memory_differs": ", ".join(dict.fromkeys(differs))} if records else {}

@@ -16,7 +16,7 @@ from bench.measure.limit import format_bytes
 from bench.predict.durations import Span, Speed, decoder_flops, of_round
 from bench.predict.prediction import predict
 from bench.predict.shares import families
-from bench.study.cases import Case, VARCase, sampled
+from bench.study.cases import Case, sampled
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed
@@ -83,7 +83,7 @@ def before_a_run(sweep: Sweep, speed: Speed, left: Sequence[Case]) -> Printed:
     return before(sweep.experiment.title, shown, needs, len(left) * RECORD_BYTES)
 
 
-def before_sampling(title: str, images: Mapping[VARCase, tuple[int, int]], speed: Speed) -> Printed:
+def before_sampling(title: str, images: Mapping[Case, tuple[int, int]], speed: Speed) -> Printed:
     """The table of `sample --dry-run`.  images: of each case, how many and the side of one."""
     shown = [(case, sampling(case, count, speed)) for case, (count, _) in images.items()]
     total = sum((span for _, span in shown), Span(0, 0))

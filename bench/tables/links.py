@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from bench.metrics import METRICS
 from bench.metrics.frechet import DIFFERENCE, SAME_SEED
-from bench.metrics.metric import of_features, of_pixels
-from bench.study.cases import SAMPLING_KEYS, Case, make_case
+from bench.metrics.metric import of_features, of_pixels, register_kept
+from bench.study import strangers
+from bench.study.cases import SAMPLING_KEYS, Case, make_case, make_foreign, methods
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 
@@ -29,11 +30,15 @@ MARKED = {
 #: Metrics whose figures are of one protocol in a table: those of `bench.py eval` have a network
 #: and a reference in common, each of `bench.py iqa` has weights of its own and no reference.
 ALONE = tuple(of_pixels())
-TOGETHER = (
-    {*of_features(), *(f"{name}_std" for name in of_features()), DIFFERENCE, SAME_SEED},
-    *({*of_features(network)} for network in {m.network for m in METRICS.values()} - {""}),
-    *({metric} for metric in ALONE),
-)
+
+
+def together() -> list[set[str]]:
+    """The groups, of all metrics that there are."""
+    return [
+        {*of_features(), *(f"{name}_std" for name in of_features()), DIFFERENCE, SAME_SEED},
+        *({*of_features(network)} for network in {m.network for m in METRICS.values()} - {""}),
+        *({metric} for metric in ALONE),
+    ]
 
 
 @dataclass(frozen=True)
@@ -72,19 +77,22 @@ def method_and_size(case: Case) -> dict[str, Any]:
 
 
 def case_of(evaluation: Evaluation) -> Case | None:
-    """The case that was sampled; None for images of unknown origin, for cases that this program
-    does not know, and for random weights, whose images say nothing of a method."""
+    """The case that was sampled, a plugin's as it was kept; None for images of unknown origin, for
+    cases that cannot be, and for random weights, whose images say nothing of a method."""
     values = evaluation.case
     if values is None or values.get("weights", "seeded") == "seeded":
         return None
     try:
-        return make_case({**values, "sampling": evaluation.preset or values["sampling"]})
+        values = {**values, "sampling": evaluation.preset or values["sampling"]}
+        if values["method"] not in methods():
+            return make_foreign(values, {"key": "", "label": evaluation.label, "steps": ""})
+        return make_case(values)
     except (UsageError, KeyError):
         return None
 
 
 def protocol_of(evaluation: Evaluation, metrics: set[str]) -> tuple[Any, ...]:
-    """Of a group of `TOGETHER`: figures of other networks, references or numbers of images are not
+    """Of a group of `together`: figures of other networks, references or numbers of images are not
     comparable."""
     if metrics.issubset(ALONE):
         weights = evaluation.metric_weights_sha256 or {}
@@ -113,7 +121,7 @@ def link(
     """What the evaluations (newest first) say of each case.
 
     weights_sha256: by a case's key, of its weights by source, as far as they are known.  folder:
-    the run's.  All figures of a group of `TOGETHER` are by one network against one reference: those
+    the run's.  All figures of a group of `together` are by one network against one reference: those
     of the run's own samples, of most of the cases, or else the newest.  Of several evaluations of a
     case one of the run's own counts, then the one that is most like it, then the newest.
     """
@@ -125,9 +133,11 @@ def link(
         for case in cases
         if speaks_of(pair := Pair(case, hashes.get(case.key, {}), sampled, e, e.is_in(folder)))
     ]
+    for _, evaluation in known if strangers.folder() is None else ():
+        register_kept(evaluation.foreign)
     by_key: dict[str, Quality] = {}
     how: dict[str, str] = {}
-    for metrics in TOGETHER:
+    for metrics in together():
         found = [pair for pair in pairs if metrics & pair.evaluation.metrics.keys()]
         of_one = of_one_protocol(found, metrics)
         shown: list[Pair] = []
@@ -181,9 +191,9 @@ def differences(pair: Pair) -> dict[str, str]:
     case, sampled = pair.case, pair.sampled
     same = {"weights"} if same_weights(pair) else set()
     return {
-        key: f"{name} {getattr(sampled, key)}, speed with {getattr(case, key)}"
+        key: f"{name} {dict(sampled)[key]}, speed with {dict(case)[key]}"
         for key, name in MARKED.items()
-        if key not in same and getattr(sampled, key) != getattr(case, key)
+        if key not in same and dict(sampled).get(key) != dict(case).get(key)
     }
 
 

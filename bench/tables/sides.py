@@ -13,7 +13,6 @@ import numpy as np
 
 from bench.measure.validity import known_ceilings, why_invalid
 from bench.predict.ceilings import Ceilings
-from bench.study.cases import has_scales
 from bench.study.errors import UsageError
 from bench.study.records import DEGRADED, Record
 from bench.tables import frames, stats
@@ -80,10 +79,12 @@ def of_run(run: frames.Run) -> Side:
     by_key = run.by_key
     overs = {case.key: run.sweep.baseline_case(case) for case in run.sweep.cases}
     top = known_ceilings(run.folder, run.env) if run.folder else None
+    scaled = {case.key for case in run.sweep.cases if case.has_scales}
     cases = {}
     for key, lines in by_key.items():
         over = overs.get(key)
-        cases[key] = of_records(lines, over.key if over and over.key in by_key else None, top)
+        base = over.key if over and over.key in by_key else None
+        cases[key] = of_records(lines, base, top, key in scaled)
         cases[key].quality = run.quality.by_key.get(key)
     labels = Counter(case.label for case in cases.values())
     for key, case in cases.items():
@@ -113,10 +114,13 @@ def values_of(lines: Sequence[Record], name: str) -> str:
     return "/".join(sorted({str(getattr(record, name)) for record in lines}))
 
 
-def of_records(lines: Sequence[Record], over: str | None, top: Ceilings | None) -> Measured:
+def of_records(
+    lines: Sequence[Record], over: str | None, top: Ceilings | None, in_scales: bool
+) -> Measured:
     """The records of a case, one for each round, as a case that failed if any round did.
 
     over: key of the case that its speed-up is over, which may be itself.  top: the machine's.
+    in_scales: whether its scales are judged one by one, and not its hundreds of steps together.
     """
     failed = [record for record in lines if not record.ok]
     record = failed[0] if failed else lines[0]
@@ -129,18 +133,17 @@ def of_records(lines: Sequence[Record], over: str | None, top: Ceilings | None) 
         assert line.samples is not None
         assert line.memory is not None
         by_scale = np.array(line.samples.scale_latency_s, float).T
-        in_scales = has_scales(line.case["method"])
         figures = {
             "latency": line.samples.latency_s,
-            # A baseline's hundreds of steps are judged together.
             **{f"scale {k}": scale for k, scale in enumerate(by_scale, 1) if in_scales},
             "VQVAE latency": line.samples.vqvae_latency_s,
         }
-        for name, values in figures.items():
+        for name, values in ((name, values) for name, values in figures.items() if len(values)):
             found.samples.setdefault(name, {})[line.round] = as_samples(values)
         for name, key in MEMORY.items():
             used = getattr(line.memory, key)
-            found.memory[name] = max(used, found.memory.get(name, used))
+            if used:  # 0 where somebody else's code does not tell
+                found.memory[name] = max(used, found.memory.get(name, used))
     found.invalid = next(filter(None, (why_invalid(line, top) for line in lines)), "")
     found.tokens = {line.tokens_sha256 for line in lines if line.tokens_sha256}
     found.greedy = {*(record.sampling or {}).get("top_k", ())} == {1}

@@ -20,7 +20,7 @@ from bench.metrics import METRICS
 from bench.metrics.frechet import DIFFERENCE
 from bench.predict.prediction import largest_batch, predict
 from bench.study import papers
-from bench.study.cases import MINI, Case, VARCase, with_batch
+from bench.study.cases import MINI, Case, with_batch
 from bench.study.columns import COLUMNS, Column, in_order
 from bench.study.errors import UsageError, nearest
 from bench.study.experiment import Sweep
@@ -161,7 +161,7 @@ def columns_of(data: pd.DataFrame, about: papers.About | None, inside: bool) -> 
     found: Columns = {
         "control_of": ("control of", column(data, "control_of", "{}")),
         "steps": ("steps", ours_or_papers(data, "steps")),
-        "params": ("params", [f"{millions(n)}M" if not missing(n) else "" for n in data["params"]]),
+        "params": ("params", [f"{millions(r['params'])}M" if "params" in r else "" for r in rows]),
         "status": ("status", [status_text(row) for row in rows]),
     }
     for shown in in_order():
@@ -291,6 +291,9 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
         "Other cases of the sweep ran on the same host during": [
             row["method"] for row in rows if row.get("shared_with")
         ],
+        "Latency to images, as they are not made apart": [
+            row["method"] for row in rows if "latency_s" in row and "vqvae_latency_s" not in row
+        ],
     }.items():
         found += [f"{what}: {', '.join(dict.fromkeys(methods))}."] if methods else []
     found += [
@@ -381,7 +384,7 @@ BY_SCALE: list[tuple[str, str, float, Callable[[Any], float], str]] = [
 
 def by_part(data: pd.DataFrame, cases: Sequence[Case]) -> tuple[Printed, Printed]:
     """What each scale takes, and of methods without scales each tenth of their steps."""
-    in_scales = data["method"].isin([case.label for case in cases if isinstance(case, VARCase)])
+    in_scales = data["method"].isin([case.label for case in cases if case.has_scales])
     notes = ["Peak is the most during a scale, live what is left after it."]
     return (
         by_parts("By scale", data[in_scales], None, notes),
@@ -394,7 +397,7 @@ def by_parts(title: str, data: pd.DataFrame, parts: int | None, notes: list[str]
     of memory stands where nothing was measured, of the KV cache where it differs."""
     names, rows = named(data)[0].to_dict("records"), []
     for which, row in zip(names, known(data), strict=True):
-        steps = len(row.get("gflops_by_scale_predicted", ()))
+        steps = len(row.get("gflops_by_scale_predicted") or row.get("scale_latency_s", ()))
         for what, name, factor, fold, form in BY_SCALE if steps else ():
             found: dict[str, list[str]] = {}
             for label, key in {what: name, f"{what} predicted": f"{name}_predicted"}.items():

@@ -168,9 +168,8 @@ class Forecast:
     def _decode(self, case: Case) -> float:
         """As shapes, ceilings and what is assumed have it."""
         over, layer_s = self.assumed.over_floor[case.stack], self.assumed.layer_s[case.stack]
-        if isinstance(case, VARCase):
+        if not isinstance(case, Baseline):
             return max(over * floor_s(case, self._top), layers(case) * layer_s)
-        assert isinstance(case, Baseline)
         told, run = baselines.shapes(case), stack(case.stack, case.precision, case.attention)
         part = min(1.0, (case.max_steps or case.all_steps) / case.all_steps)
         reading = case.all_steps * told["params_bytes"] / self.top.bandwidth

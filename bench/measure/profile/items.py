@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.study import experiment
-from bench.study.cases import Case, has_scales
+from bench.study.cases import Case
 from bench.study.experiment import Experiment, Sweep
 from bench.study.folders import CODE
 
@@ -128,7 +128,7 @@ def jobs(device: str, bf16: bool = True) -> tuple[Sweep, list[Job]]:
         for source, changes in sources(item, kind, bf16):
             for case in experiment.load(source, changes, device).cases:
                 if case.key not in cases or stream:
-                    effort = item.effort if has_scales(case.method) else {}
+                    effort = item.effort if case.has_scales else {}
                     round_ = 1 + (stream and case.key in cases)
                     found.append(Job(item.letter, "case", "", case, round_, effort))
                 cases[case.key] = case
