@@ -6,9 +6,8 @@ the code.  Scratch inside an operator is not seen, but of a CPU what convolution
 AMX lay out anew is added.  On a GPU sort and top-k of 4096 codes work in place and attention is by
 tiles; what cuDNN takes for a convolution is left out.
 
-Of a plan that branches each way is predicted as if all images went that way.  On tiny models, where
-a decision's two decodes are the peak, up to a tenth (modern) or a fifth (published) of running
-memory is still not seen.
+Of a plan that branches each way is predicted as if all images went that way, with the two decodes
+of a decision.
 
 Two things make it quick.  On a GPU one decode tells every batch size: it is run with PRIME images,
 and a storage whose bytes PRIME divides grows with the batch, any other does not.  (On a CPU work is
@@ -81,7 +80,7 @@ def of_plan(
     shared = ("vocab", "channels", "patch_sizes")
     config = VQVAEConfig(**{name: getattr(plan.models[0].config, name) for name in shared})
     with torch.device("meta"):
-        vqvae = VQVAE(vqvae_sizes or config).cast(run.weights)
+        vqvae = run.prepare(VQVAE(vqvae_sizes or config).cast(run.weights), device)
     passes = work(plan, images, run)
     for model in plan.models:
         own = [p.visits for p in passes if p.model is model]

@@ -66,8 +66,7 @@ def watched(
 def fill(model: nn.Module, device: str) -> nn.Module:
     """The model with fake weights in the place of none."""
     weights = {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        for name, tensor in model.state_dict().items()
+        name: torch.empty_like(tensor, device=device) for name, tensor in model.state_dict().items()
     }
     model.load_state_dict(weights, assign=True)
     return model
@@ -142,6 +141,8 @@ class Ledger(TorchDispatchMode):
         if func in (aten.exponential_.default, aten.uniform_.default):
             return args[0]
         out = func(*args, **(kwargs or {}))
+        if func is aten.native_group_norm.default and args[0].device.type == "cpu":
+            out = (as_laid_out(out[0], args[0]), *out[1:])
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self.born(tensor.untyped_storage())
@@ -177,16 +178,32 @@ def repacked(_, query, key, value, *__) -> tuple[int, ...]:
 
 
 def laid_out(out, x, weight, *settings) -> tuple[int, ...]:
-    """Bytes that a CPU's convolution needs beyond its result: oneDNN lays out input, weights and
-    result in blocks of channels; torch's own makes the patches that it multiplies."""
+    """Bytes that a CPU's convolution needs beyond its result.  Torch's own makes the patches that
+    it multiplies.  oneDNN lays out weights in blocks of channels and, where neither input nor
+    weights have their channels last, input and result too; else what has not is copied first.
+    """
     if x.device.type != "cpu":
         return ()
     size, patch = x.element_size(), math.prod(weight.shape[2:])
     pixels, blocked = len(out) * math.prod(out.shape[2:]), -len(weight) // BLOCK * -BLOCK
     if "Mkldnn" not in str(torch._C._select_conv_backend(x, weight, *settings, None)):
         return (pixels * x.shape[1] * patch * size * (patch > 1),)
-    weights = blocked * x.shape[1] * patch * size
-    return x.nbytes, weights, pixels * blocked * size - out.nbytes
+    weights, result = blocked * x.shape[1] * patch * size, pixels * blocked * size
+    others = [tensor for tensor in (x, weight) if not is_channels_last(tensor)]
+    if len(others) < 2:
+        return weights, *(tensor.nbytes for tensor in others)
+    return max((x.nbytes, weights, result - out.nbytes), (result,), key=sum)
+
+
+def as_laid_out(out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A norm's result as a CPU lays it out, like x; a fake one is always channel by channel."""
+    return out.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else out
+
+
+def is_channels_last(tensor: torch.Tensor) -> bool:
+    """Whether an image's numbers lie pixel by pixel, and not channel by channel."""
+    last = torch.channels_last
+    return tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous()
 
 
 #: Bytes that an operator needs and gives back, by its result and its arguments.

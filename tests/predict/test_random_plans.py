@@ -17,7 +17,7 @@ from bench.predict.prediction import flops, kv_cache_bytes
 from bench.predict.simulate import PRIME
 from codevar import VAR, Sampling, quantise_weights, stack
 from codevar.decoding import generate
-from codevar.plan import Plan
+from codevar.plan import Plan, branch, original
 from tests import tiny
 from tests.random_plans import modified_plans
 
@@ -65,6 +65,29 @@ def test_memory_is_that_of_the_decode(plan, name):
     running = max(lines.peak_bytes(images)) - max(made.kv_cache_bytes)
     assert running / MIB == pytest.approx(used.running_mib, rel=0.1, abs=0.02)
     assert used.accounted
+
+
+@pytest.mark.parametrize("name", ["published", "modern"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_memory_of_a_decision_is_that_of_its_two_decodes(name, precision):
+    """The images of 64 x 64 pixels need ten times what the models do."""
+    how, images = stack(name, precision), 2
+    sizes = {"multipliers": (1,) * 5}
+    vqvae = how.prepare(tiny.vqvae(**sizes).cast(how.weights))
+    model = tiny.var(2, dtype=how.weights)
+
+    def branching(model):
+        return branch(model, 3, lambda before, now, salt_B: salt_B % 1, [original(model)])
+
+    def decode(on_scale):
+        return generate(branching(model), vqvae, [1] * images, stack=how, on_scale=on_scale)
+
+    with torch.device("meta"):
+        plan = branching(VAR(model.config).to(how.weights))
+    lines = of_plan(plan, how, Sampling(), "cpu", images, vqvae.config)
+    used, made = memory.measure_memory(decode, [model, vqvae], torch.device("cpu"))
+    running = max(lines.peak_bytes(images)) - max(made.kv_cache_bytes)
+    assert running / MIB == pytest.approx(used.running_mib, rel=0.03)
 
 
 @settings(deadline=None, max_examples=10, derandomize=True)
