@@ -60,8 +60,8 @@ def code_figure5a(run: Run, rows: list[Row]) -> Figure:
         hollow = is_training_free(row["case"]) if of_weights else other_stack
         look = looks.of_case(name, row["case"]) | (HOLLOW if hollow else {})
         fid = row["fid" if measured else "fid_paper"]
-        interval = (row.get("fid_low"), row.get("fid_high")) if measured else ()
-        ours.append(Point(row["latency_s"], fid, name + starred(row), look, *interval))
+        known = row.get("fid_known") if measured else None
+        ours.append(Point(row["latency_s"], fid, name + starred(row), look, known))
     both = [theirs, *([ours] if ours else [])]
     # FIDs of another network or reference have an axis of their own.
     drawn, axes = canvas.panels(WIDE, 2.8, 1, len(both), sharey=not measured)

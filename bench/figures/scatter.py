@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from bench.figures.looks import FRONT, Look
-from bench.tables.pareto import pareto_front
+from bench.tables.pareto import Known, pareto_front
 
 MOST_NAMES = 12  # points in a panel; more have numbers only
 RADIUS, FAR = 4, 10  # points of print: of a marker, from a marker to its name at most
@@ -27,7 +27,7 @@ AROUND = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
 class Point:
     """A marker of a scatter plot.
 
-    low, high: the interval of y, if one is known.  text: its name, once it is written; None where
+    known: y with its interval, if one is known.  text: its name, once it is written; None where
     there was no room for it.
     """
 
@@ -35,8 +35,7 @@ class Point:
     y: float
     name: str
     look: Look
-    low: float | None = None
-    high: float | None = None
+    known: Known | None = None
     text: Text | None = field(default=None, compare=False)
 
 
@@ -45,14 +44,14 @@ Named = Sequence[tuple[Axes, Sequence[Point]]]
 
 def draw_point(ax: Axes, point: Point) -> Any:
     """A marker, and its interval where there is one; returns the marker."""
-    if point.low is not None and point.high is not None:
-        ax.vlines(point.x, point.low, point.high, color=point.look["color"], lw=0.8, zorder=1)
+    if point.known and point.known.interval:
+        ax.vlines(point.x, *point.known.interval, color=point.look["color"], lw=0.8, zorder=1)
     return ax.plot(point.x, point.y, **point.look)[0]
 
 
 def draw_front(ax: Axes, points: Iterable[Point], **look: Any) -> None:
     """The Pareto front as a line of steps, since nothing is known between two points."""
-    best = pareto_front(points, lambda point: (point.x, point.y))
+    best = pareto_front(points, lambda point: (point.x, point.y), lambda point: point.known)
     xs, ys = [point.x for point in best], [point.y for point in best]
     ax.plot(xs, ys, drawstyle="steps-post", **FRONT | look)
 
@@ -121,7 +120,7 @@ def write_numbers(named: Named) -> None:
     numbers = numbers_of(named)
     look: Any = {"textcoords": "offset points", "ha": "center", "va": "center", "size": 6.5}
     for ax, points in named:
-        taken = marker_boxes(ax, points)
+        taken = [*marker_boxes(ax, points), *interval_boxes(ax, points)]
         taken += [point.text.get_window_extent() for point in points if point.text]
         for point in (point for point in points if point.text is None):
             words, at = str(numbers[point.name]), (point.x, point.y)
@@ -138,6 +137,13 @@ def covered(text: Text, x: float, y: float, taken: Iterable[Bbox]) -> float:
     box = text.get_window_extent()
     shared = (Bbox.intersection(box, other) for other in taken)
     return sum(found.width * found.height for found in shared if found)
+
+
+def interval_boxes(ax: Axes, points: Sequence[Point]) -> list[Bbox]:
+    """In pixels, of points whose interval is drawn."""
+    ends = [(p.x, p.known.interval) for p in points if p.known and p.known.interval]
+    lines = (ax.transData.transform([(x, low), (x, high)]) for x, (low, high) in ends)
+    return [Bbox(line).padded(1) for line in lines]
 
 
 def marker_boxes(ax: Axes, points: Sequence[Point]) -> list[Bbox]:

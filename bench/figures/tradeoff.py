@@ -76,7 +76,7 @@ def case_facts(row: Row) -> Row:
     """What the figure knows of a case; its FID is the paper's where none was measured."""
     found = {
         key: row[key]
-        for key in ("name", "case", "stack", *TITLES, "fid_low", "fid_high", "control_of")
+        for key in ("name", "case", "stack", *TITLES, "fid_known", "control_of")
         if key in row
     }
     if "fid" in row:
@@ -103,8 +103,7 @@ def point_of(case: Row, x: str, y: str) -> Point:
     look = looks.of_case(case["name"], case.get("case"))
     look |= looks.HOLLOW if case["by"] == PAPER else {}
     look |= looks.CONTROL if case.get("control_of") else {}
-    interval = [case.get(f"{y}_low"), case.get(f"{y}_high")]
-    return Point(case[x], case[y], case["name"], look, *interval)
+    return Point(case[x], case[y], case["name"], look, case.get(f"{y}_known"))
 
 
 def compared_with(case: Row, y: str) -> tuple[str, ...]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bench.measure.machine import BUSY_CORES
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
-from bench.predict.floor import least_seconds
+from bench.predict.floor import beats, least_seconds
 from bench.study import storage
 from bench.study.records import Record
-
-LEAST_OVER_FLOOR = 0.95  # ceilings are measured too, to some percent
 
 
 def why_invalid(record: Record, top: Ceilings | None = None) -> str:
@@ -30,9 +29,14 @@ def why_invalid(record: Record, top: Ceilings | None = None) -> str:
     precisions = {product.precision for product in top.products} if top else set()
     if top and record.device == top.device and {record.precision, "float32"} <= precisions:
         least = least_seconds(record, top)
-        if min(record.samples.latency_s) < LEAST_OVER_FLOOR * least:
+        if beats(min(record.samples.latency_s), least):
             return f"faster than the machine can be ({least:.3g} s)"
     return ""
+
+
+def why_any_invalid(records: Iterable[Record], top: Ceilings | None = None) -> str:
+    """The same of a case's rounds: of the first that is not to be judged, or ""."""
+    return next(filter(None, (why_invalid(record, top) for record in records)), "")
 
 
 def known_ceilings(folder: Path, env: dict[str, Any]) -> Ceilings | None:

@@ -25,6 +25,7 @@ from bench.quality.reference import Reference, floor_of
 from bench.study.errors import UsageError, nearest
 from bench.study.evaluations import Evaluation
 
+KEPT = {"fid"}  # metrics whose replicates a record keeps
 FEW = 10_000  # images below which FID and IS are mostly bias
 
 #: Told what is in work, how much of it is done, and of how much.
@@ -363,6 +364,10 @@ def record_of(samples: ImageSet, protocol: Protocol, found: Measured) -> dict[st
         **({"metric_weights_sha256": own} if own else {}),
         "metrics": values,
         "intervals": intervals,
+        "replicates": {
+            name: [float(f"{value:.7g}") for value in found.estimates[name].replicates]
+            for name in KEPT & found.estimates.keys()
+        },
         "groups": GROUPS if protocol.intervals else None,
         "foreign": kept_facts(found.estimates),
         "class_accuracy_by_class": by_class[0] if by_class else None,

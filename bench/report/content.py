@@ -245,7 +245,7 @@ def sureness(row: Row, base: Row) -> tuple[str, str]:
         f"{each['method']}: {mark.text}"
         for each in (row, base)
         for mark in marks.marks(each)
-        if mark.kind in ("noisy", "throttled", "not comparable")
+        if mark.kind in ("invalid", "noisy", "throttled", "not comparable")
     ]
     if row["speedup_low"] <= 1 <= row["speedup_high"]:
         doubts.insert(0, "the interval holds 1, so no difference is shown")

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure.machine import BUSY_CORES
 from bench.study import printing
 from bench.study.records import DEGRADED, FAILED, OUT_OF_MEMORY, Record
 
 SPREAD = 0.05  # of the rounds' medians, from which a figure is marked
-KINDS = ("failed", "throttled", "noisy", "not comparable", "not as predicted", "unreadable")
+KINDS = (
+    *("failed", "invalid", "throttled", "noisy"),
+    *("not comparable", "not as predicted", "unreadable"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
     known = {name: value for name, value in row.items() if not printing.missing(value)}
     value = known.get
     status, lost = value("status"), value("discarded", 0)
-    load, spread = value("other_load_cores", 0.0), value("latency_spread", 0.0)
+    spread, wrong = value("latency_spread", 0.0), value("invalid")
     ended, by = value("stopped_by") or "", value("speedup_by")
     why, cause = (value(n) for n in ("reason", "discarded_for"))
     found = [
@@ -37,8 +39,7 @@ def marks(row: Mapping[Any, Any]) -> list[Mark]:
         (lost, "throttled", "throttled",
          f"{lost:.0f} of {lost + value('samples', 0):.0f} samples were discarded: "
          f"{cause or 'of unknown reason'}"),
-        (load > BUSY_CORES, "noisy", "busy machine",
-         f"other processes kept {load:.2f} cores busy"),
+        (wrong, "invalid", "invalid", f"{wrong}: its times are not to be judged"),
         (value("shared_with"), "noisy", "shared host",
          f"on the same host at the time: {', '.join(value('shared_with') or [])}"),
         (spread > SPREAD, "noisy", f"rounds {spread:.0%} apart",

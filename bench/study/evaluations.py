@@ -27,9 +27,10 @@ class Evaluation(Line):
     manifest; None where the images are of unknown origin.  reference_sha256: of the file of
     statistics, else of the images.  published: whether the extractor's weights are the ones that
     others measure with.  intervals: 95 %, by a jackknife over `groups` of images, or, of earlier
-    versions, from `bootstrap` halves of them.  metric_weights_sha256: of `bench.py iqa`, whose
-    metrics have a network each.  foreign: what to call metrics of a plugin.  floor: figures of as
-    many real images.  against: a baseline's figures and the differences to them
+    versions, from `bootstrap` halves of them.  replicates: of the jackknife, which give the
+    difference to any set of the same seed its interval.  metric_weights_sha256: of `bench.py iqa`,
+    whose metrics have a network each.  foreign: what to call metrics of a plugin.  floor: figures
+    of as many real images.  against: a baseline's figures and the differences to them
     (`bench.quality.against`).
     """
 
@@ -53,6 +54,7 @@ class Evaluation(Line):
     metric_weights_sha256: dict[str, str] | None = None
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    replicates: dict[str, list[float]] = Field(default_factory=dict)
     bootstrap: int = 0
     groups: int | None = None
     as_published: bool = False

@@ -1,7 +1,8 @@
 """Which method to take for a memory and a batch size: what fits, and the Pareto-best of it.
 
-Candidates are VAR, CoDe and VARiant as the papers have them.  Cost is measured where a run of
-this machine has it, else predicted; FID is measured or else a paper's; a column says which.
+Candidates are one's own cases, or VAR, CoDe and VARiant as the papers have them.  Cost is measured
+where a run of this machine has it, else predicted; FID is measured or else a paper's; a column
+says which.
 
 FIDs of different sources are not compared: the papers sample differently (CoDe top-k 600,
 VARiant 900), and their VAR-d30 is not the same (1.95; 1.96 after VARiant's training); what was
@@ -11,34 +12,40 @@ the same source.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bench.methods.sources import sources_of
 from bench.predict import ceilings
 from bench.predict.ceilings import Ceilings
 from bench.predict.floor import beaten, floor_of
 from bench.predict.prediction import prediction_or_none
 from bench.study import papers
-from bench.study.cases import Case, is_ours, make_case
+from bench.study.cases import Case, VARCase, is_ours, make_case
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
+from bench.study.names import name_of
 from bench.study.printing import Printed
 from bench.study.units import MIB
 from bench.tables import case_rows
 from bench.tables.case_rows import Row
 from bench.tables.frames import Run
-from bench.tables.links import Linked, link
-from bench.tables.pareto import pareto_front
+from bench.tables.links import Linked, link, method_and_size
+from bench.tables.pareto import Known, pareto_front
 
 DEPTHS = (16, 20, 24, 30)  # of VAR
 DRAFT_STEPS = range(1, 10)  # of CoDe d30+d16
 SUBNETS, BRIDGES = (16, 8, 4, 2), range(6, 10)  # of VARiant d30; at N=10 nothing is left out
 PUBLISHED_WEIGHTS = ("published", "finetuned")
+WHENCE = ("time is", "memory is", "FID from")  # columns that a note tells where all are alike
 RATE, FLOOR = "predicted", "floor"  # where a latency comes from, beside "measured"
 
 
@@ -47,21 +54,24 @@ class Quality:
     """A FID, the table it is from, and the source within which FIDs are comparable: a paper, or so
     many images that were evaluated.
 
-    interval: 95 %, which papers do not print.  obtainable: whether its weights can be had.
+    known: papers print no interval.  obtainable: whether its weights can be had.
     """
 
-    fid: float
+    known: Known
     table: str
     source: str
-    interval: tuple[float, float] | None = None
     obtainable: bool = True
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method with what it costs; latency_s is None where nothing is known of the machine."""
+    """A method with what it costs; latency_s is None where nothing is known of the machine.
+
+    name: that tells it from the others.
+    """
 
     case: Case
+    name: str
     flops: int
     memory_mib: float
     memory_from: str
@@ -78,7 +88,7 @@ class Candidate:
     def fid(self) -> float:
         """The FID it is ranked by."""
         assert self.quality is not None
-        return self.quality.fid
+        return self.quality.known.value
 
 
 @dataclass(frozen=True)
@@ -94,13 +104,15 @@ class Limits:
 @dataclass(frozen=True)
 class Advice:
     """ranked: all that meets the limits, fastest first.  best: the Pareto-best of it.
-    unranked: fits, but nobody has measured its FID.  excluded: candidate and why."""
+    unranked: fits, but nobody has measured its FID.  excluded: candidate and why.
+    chosen: of each source.  why: in a line."""
 
     ranked: list[Candidate]
     best: list[Candidate]
     unranked: list[Candidate]
     excluded: list[tuple[Candidate, str]]
-    chosen: str
+    chosen: list[Candidate]
+    why: str
 
 
 # Candidates
@@ -117,10 +129,28 @@ def grid(settings: dict[str, Any]) -> list[Case]:
     return [make_case({**settings, **method}) for method in methods]
 
 
-def of_plugins(runs: Iterable[Run], settings: dict[str, Any]) -> list[Case]:
+def of_plugins(runs: Iterable[Run], settings: Mapping[str, Any]) -> list[Case]:
     """The cases of these runs whose methods are plugins', at these settings."""
     own = (case for run in runs for case in run.sweep.cases if not is_ours(case))
     return list({case.key: case for case in own if settings.items() <= dict(case).items()}.values())
+
+
+def alike(cases: Sequence[Case], settings: Mapping[str, Any]) -> list[Case]:
+    """The cases at these settings, each once; where one is None, at what most of the cases have.
+    Of plugins those that have them; no baselines."""
+    common = {
+        name: Counter(getattr(case, name) for case in cases).most_common(1)[0][0]
+        for name in settings
+    }
+    asked = common | {name: value for name, value in settings.items() if value is not None}
+    made = [
+        make_case({**case.model_dump(), **asked}) if is_ours(case) else case
+        for case in cases
+        if isinstance(case, VARCase) or (not is_ours(case) and asked.items() <= dict(case).items())
+    ]
+    if not made:
+        raise UsageError("nothing to choose from: baselines are measured for speed only")
+    return list({case.key: case for case in made}.values())
 
 
 def candidates(
@@ -128,16 +158,24 @@ def candidates(
     runs: Sequence[Run],
     machine: str,
     evaluations: Sequence[Evaluation] = (),
+    folder: Path | None = None,
 ) -> list[Candidate]:
     """The cases with cost and FID.
 
     runs: newest first; only those of this machine tell time and memory.  evaluations: newest
-    first, of any machine.
+    first, of any machine.  folder: of the run that the cases are of.
     """
+    hashes: dict[str, str] = {}
+    for record in itertools.chain.from_iterable(run.records for run in runs):
+        hashes = (record.weights_sha256 or {}) | hashes
+    weights = {
+        case.key: {source: hashes[source] for source in sources_of(case) if source in hashes}
+        for case in cases
+    }
     of_machine = [run for run in runs if run.env.get("machine") == machine]
     rows = list(itertools.chain.from_iterable(map(case_rows.rows_of, of_machine)))
     measured = {case: find(case, rows) for case in cases}
-    evaluated = link(cases, published(evaluations))
+    evaluated = link(cases, evaluations, weights, folder)
     rates = [
         1e12 * row["tflops_predicted"] / row["latency_s"]
         for case, row in measured.items()
@@ -161,6 +199,7 @@ def candidates(
         found.append(
             Candidate(
                 case=case,
+                name=name_of(case, cases),
                 flops=work,
                 memory_mib=row["total_mib"] if row else told.total_bytes / MIB if told else 0.0,
                 memory_from="measured" if row else "predicted",
@@ -173,13 +212,15 @@ def candidates(
 
 
 def find(case: Case, rows: Iterable[Row]) -> Row | None:
-    """The newest measured row of the case; weights, sampling and seed change no cost."""
+    """The newest measured row of the case; weights, sampling and seed change no cost, but for the
+    mini world's, which are of other sizes."""
     same = {"weights", "sampling", "seed", "memory_limit_gib"}
-    wanted = case.model_dump(exclude=same)
-    for row in rows:
-        if "latency_s" in row and row["case"].model_dump(exclude=same) == wanted:
-            return row
-    return None
+
+    def costs(case: Case) -> tuple[Any, ...]:
+        return case.in_mini_world, case.model_dump(exclude=same)
+
+    wanted = costs(case)
+    return next((r for r in rows if "latency_s" in r and costs(r["case"]) == wanted), None)
 
 
 def ceilings_of(run: Run, case: Case) -> Ceilings | None:
@@ -206,13 +247,14 @@ def measured_quality(case: Case, evaluated: Linked) -> Quality | None:
     if found is None or "fid" not in found.figures:
         return None
     source = f"measured, {found.images['fid']} images" if "fid" in found.images else "measured"
-    return Quality(found.figures["fid"], "measured", source, found.intervals.get("fid"))
+    return Quality(found.known["fid"], source, source)
 
 
 def papers_quality(case: Case) -> Quality | None:
     """The FID that a paper prints: CoDe, Table 1 (fine-tuned) and for N < 6 Table 6
-    (training-free); VARiant, Table 8 (trained)."""
-    if not is_ours(case):
+    (training-free); VARiant, Table 8 (trained).  None for models and methods that are not its."""
+    printed = method_and_size(case) in printed_methods()
+    if case.weights not in ("seeded", *PUBLISHED_WEIGHTS) or not printed:
         return None
     values = case.model_dump()
     if case.method == "variant":
@@ -233,7 +275,13 @@ def printed_fid(table: str, keys: dict[str, Any]) -> Quality | None:
     """The FID that a paper's table has of these keys."""
     paper = papers.load(table)
     fid = paper.numbers("fid", *keys).get(tuple(keys.values()))
-    return None if fid is None else Quality(fid, paper.about.title, paper.about.paper)
+    return None if fid is None else Quality(Known(fid), paper.about.title, paper.about.paper)
+
+
+@functools.cache
+def printed_methods() -> list[dict[str, Any]]:
+    """The methods of the papers, as `method_and_size` has them."""
+    return [*map(method_and_size, grid({}))]
 
 
 # Choosing
@@ -254,7 +302,7 @@ def advise(found: Sequence[Candidate], limits: Limits, batch_size: int) -> Advic
     if not ranked:
         raise UsageError(nothing(found, limits, batch_size))
     best = best_of_each_source(ranked)
-    return Advice(ranked, best, unranked, excluded, choose(best, limits))
+    return Advice(ranked, best, unranked, excluded, *choose(best, ranked, limits))
 
 
 def why_not(candidate: Candidate, limits: Limits) -> str:
@@ -278,52 +326,115 @@ def nothing(found: Sequence[Candidate], limits: Limits, batch_size: int) -> str:
     if not fits:
         least = min(found, key=lambda c: c.memory_mib)
         return (
-            f"nothing fits {asked}: the least is {least.case.label} with "
+            f"nothing fits {asked}: the least is {least.name} with "
             f"{least.memory_mib:,.0f} MiB; give more --memory or a smaller --batch"
         )
     known = [c for c in fits if c.quality]
     parts = []
     if limits.max_fid is not None and known:
         best = min(known, key=lambda c: c.fid)
-        parts.append(f"the best FID that fits is {best.fid:.2f} ({best.case.label})")
+        parts.append(f"the best FID that fits is {best.fid:.2f} ({best.name})")
     if limits.max_latency is not None:
         fastest = min(fits, key=lambda c: c.cost)
-        parts.append(f"the fastest that fits takes {fastest.cost:.3g} s ({fastest.case.label})")
-    told = ", ".join(parts) or "nobody has measured the FID of what fits"
+        parts.append(f"the fastest that fits takes {fastest.cost:.3g} s ({fastest.name})")
+    told = ", ".join(parts) or (
+        "nobody has measured the FID of what fits (`bench.py reproduce` measures it)"
+    )
     return f"nothing that fits {asked} meets the other limits: {told}"
 
 
 def best_of_each_source(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """The Pareto front of cost and FID within each source of FIDs, fastest first."""
+    """The Pareto front of cost and FID within each source of FIDs, fastest first: of each the FID
+    can be told to be less than that of the one before."""
     by_source: dict[str, list[Candidate]] = {}
     for candidate in ranked:
         assert candidate.quality is not None
         by_source.setdefault(candidate.quality.source, []).append(candidate)
-    fronts = [pareto_front(own, lambda c: (c.cost, c.fid)) for own in by_source.values()]
+    fronts = [pareto_front(own, lambda c: (c.cost, c.fid), known_of) for own in by_source.values()]
     on_front = list(itertools.chain.from_iterable(fronts))
     return [candidate for candidate in ranked if candidate in on_front]
 
 
-def choose(best: Sequence[Candidate], limits: Limits) -> str:
-    """One line.  With a limit on FID the fastest; else the best FID of each source."""
+def known_of(candidate: Candidate) -> Known | None:
+    """Its FID with its interval."""
+    return candidate.quality.known if candidate.quality else None
+
+
+def choose(
+    best: Sequence[Candidate], ranked: Sequence[Candidate], limits: Limits
+) -> tuple[list[Candidate], str]:
+    """The choice, and why in one line.  With a limit on FID the fastest; else of each source the
+    fastest that no other's FID can be told to be better than."""
     if limits.max_fid is not None:
-        first = best[0]
-        return f"Choose {describe(first)}: the fastest with FID {limits.max_fid:g} or better."
+        why = f"the fastest with FID {limits.max_fid:g} or better"
+        return [best[0]], f"Choose {describe(best[0])}: {why}."
     by_source: dict[str, Candidate] = {}
     for candidate in best:  # fastest first, so the last of a source is its best
         assert candidate.quality is not None
         by_source[candidate.quality.source] = candidate
     options = " or ".join(describe(candidate) for candidate in by_source.values())
     what = "the best FID of each source" if len(by_source) > 1 else "the best FID"
-    return f"Choose {options}: {what}; --max-fid finds the fastest for a FID you can take."
+    less = [c.name for c in ranked if c.quality and c.fid < by_source[c.quality.source].fid]
+    if less:
+        what = f"no FID can be told to be better; too few images to tell that of {', '.join(less)}"
+    why = f"Choose {options}: {what}; --max-fid finds the fastest for a FID you can take."
+    return [*by_source.values()], why
+
+
+def base_of(chosen: Candidate, found: Sequence[Candidate]) -> Candidate | None:
+    """What a choice is held against: the VAR of its first model, or else the candidate that costs
+    most; None where that is the choice itself, or nothing is predicted."""
+    found = [c for c in found if prediction_or_none(c.case)]
+    if chosen not in found:
+        return None
+    whole = [c for c in found if c.case.method == "var" and depth_of(c) == depth_of(chosen)]
+    base = (whole or sorted(found, key=lambda c: -c.cost))[0]
+    return None if base == chosen else base
+
+
+def depth_of(candidate: Candidate) -> Any:
+    """Layers of its first model."""
+    return getattr(candidate.case, "depth", None)
+
+
+def saved(own: Candidate, base: Candidate) -> Printed:
+    """What is saved where, by scale: work and cache; what FID it takes stands below."""
+    mine, whole = prediction_or_none(own.case), prediction_or_none(base.case)
+    assert mine
+    assert whole
+    all_saved = (sum(whole.flops) - sum(mine.flops)) or 1
+    rows = [
+        {
+            "scale": str(k),
+            "TFLOP": f"{before / 1e12:.3g}",
+            "left": f"{after / 1e12:.3g}",
+            "of all saved": f"{(before - after) / all_saved:.0%}",
+            "KV MiB": f"{held / MIB:,.1f}",
+            "KV left": f"{kept / MIB:,.1f}",
+        }
+        for k, (before, after, held, kept) in enumerate(
+            zip(whole.flops, mine.flops, whole.kv_cache_bytes, mine.kv_cache_bytes, strict=False), 1
+        )
+    ]
+    told = [f"{own.memory_mib / base.memory_mib:.0%} of the memory"]
+    if own.latency_s and base.latency_s:
+        told.insert(0, f"{base.latency_s / own.latency_s:.2f} times as fast ({own.latency_from})")
+    loss = f"no FID of {base.name} from the same source"
+    if own.quality and base.quality and own.quality.source == base.quality.source:
+        apart, span = own.quality.known.less(base.quality.known)
+        held_to = "95 % interval {:+.2f} to {:+.2f}".format(*span) if span else "no interval"
+        loss = f"FID {apart:+.2f} ({held_to})"
+    text = pd.DataFrame(rows)
+    title = f"What {own.name} saves of {base.name}, by scale, predicted"
+    return Printed(title, text, text, [f"Over all: {', '.join(told)}; {loss}."])
 
 
 def describe(candidate: Candidate) -> str:
     """A candidate in a sentence: its label, cost and FID."""
     assert candidate.quality is not None
     time = f"{candidate.latency_s:.3g} s, " if candidate.latency_s is not None else ""
-    fid = f"FID {candidate.fid:.2f} in {candidate.quality.table}"
-    return f"{candidate.case.label} ({time}{candidate.memory_mib:,.0f} MiB, {fid})"
+    fid = f"FID {candidate.fid:.2f}, {candidate.quality.table}"
+    return f"{candidate.name} ({time}{candidate.memory_mib:,.0f} MiB, {fid})"
 
 
 # Output
@@ -337,18 +448,25 @@ def printed(advice: Advice, limits: Limits) -> Printed:
         f"What fits {limits.memory / MIB:,.0f} MiB at batch {case.batch_size}: "
         f"{case.stack} stack, {case.precision}, {case.device}"
     )
-    notes = [advice.chosen, *how_to_read(advice)]
-    out = pd.DataFrame([{"method": c.case.label, "why": why} for c, why in advice.excluded])
-    more = [Printed("Left out", out, out)] if advice.excluded else []
+    notes = [advice.why, *how_to_read(advice)]
+    out = pd.DataFrame([{"method": c.name, "why": why} for c, why in advice.excluded])
+    found = [*advice.ranked, *advice.unranked, *(c for c, _ in advice.excluded)]
+    more = [saved(c, base) for c in advice.chosen if (base := base_of(c, found))]
+    more += [Printed("Left out", out, out)] if advice.excluded else []
     data = pd.DataFrame([data_of(c, advice) for c in [*advice.ranked, *advice.unranked]])
-    return Printed(title, data, text.loc[:, (text != "").any()], notes, more)
+    told = text.loc[:, (text != "").any()]
+    same = {name: cells[0] for name, cells in told.items() if name in WHENCE and len({*cells}) == 1}
+    notes += [f"All rows: {', '.join(f'{name} {value}' for name, value in same.items())}."] * bool(
+        same
+    )
+    return Printed(title, data, told.drop(columns=[*same]), notes, more)
 
 
 def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
     """A candidate's cells as they are printed."""
     timed = c.latency_s is not None
     return {
-        "method": c.case.label,
+        "method": c.name,
         "best": "*" if c in advice.best else "",
         "latency s": f"{c.latency_s:.3g}" if timed else "",
         "images/s": f"{c.case.batch_size / c.cost:.3g}" if timed else "",
@@ -368,15 +486,16 @@ def interval_of(c: Candidate) -> str:
         return ""
     return (
         "no interval"
-        if c.quality.interval is None
-        else "{:.2f} to {:.2f}".format(*c.quality.interval)
+        if c.quality.known.interval is None
+        else "{:.2f} to {:.2f}".format(*c.quality.known.interval)
     )
 
 
 def data_of(c: Candidate, advice: Advice) -> dict[str, Any]:
     """A candidate's figures for csv and json."""
+    interval = (c.quality and c.quality.known.interval) or (None, None)
     return {
-        "method": c.case.label,
+        "method": c.name,
         "best": c in advice.best,
         "latency_s": c.latency_s,
         "latency_from": c.latency_from or None,
@@ -385,6 +504,8 @@ def data_of(c: Candidate, advice: Advice) -> dict[str, Any]:
         "memory_from": c.memory_from,
         "fid": c.fid if c.quality else None,
         "fid_from": c.quality.table if c.quality else None,
+        "fid_low": interval[0],
+        "fid_high": interval[1],
     }
 
 
@@ -392,7 +513,10 @@ def how_to_read(advice: Advice) -> list[str]:
     """Notes on what the figures are."""
     shown = [*advice.ranked, *advice.unranked]
     against = "time" if shown[0].latency_s is not None else "TFLOP"
-    notes = [f"A star: Pareto-best, no other of the same source has less {against} and less FID."]
+    notes = [
+        f"A star: Pareto-best, its FID can be told to be less than that of all with less {against}"
+        " and a FID of the same source."
+    ]
     if len({c.quality.source for c in advice.ranked if c.quality}) > 1:
         notes.append(
             "FIDs of different sources are not compared: CoDe samples with top-k 600, VARiant "

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.measure.machine import BUSY_CORES
 from bench.study.errors import UsageError
 from bench.study.experiment import WHOLE
 from bench.study.names import weights_in_words
@@ -22,9 +21,14 @@ class NoDataError(UsageError):
 
 
 def rows_of(run: Run) -> list[Row]:
-    """A row for each case."""
-    rows = frames.known(frames.frame(run))
-    return [{**row, "case": case} for case, row in zip(run.sweep.cases, rows, strict=False)]
+    """A row for each case; `fid_known` is its FID with all that is known of it."""
+    rows, quality = frames.known(frames.frame(run)), run.quality.by_key
+    return [
+        {**row, "case": case, "fid_known": quality[case.key].known.get("fid")}
+        if case.key in quality
+        else {**row, "case": case}
+        for case, row in zip(run.sweep.cases, rows, strict=False)
+    ]
 
 
 def lacks(run: Run, what: str, experiment: str) -> NoDataError:
@@ -81,8 +85,8 @@ def footer(run: Run, rows: Sequence[Row], *notes: str) -> str:
     settings += [f"{stacks[0]} stack"] if len(stacks) == 1 else []
     names = list(dict.fromkeys(weights_in_words(row["case"]) for row in rows))
     line = ", ".join([*settings, f"{' and '.join(names)} weights."])
-    busy = [row for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
-    marked = [f"Machine busy during {', '.join(distinct(busy, 'name'))}."] if busy else []
+    invalid = distinct((row for row in rows if row.get("invalid")), "name")
+    marked = [f"Times not to be judged: {', '.join(invalid)}."] if invalid else []
     return " ".join([*notes, line[0].upper() + line[1:], *marked])
 
 

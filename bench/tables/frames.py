@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from bench.measure.validity import known_ceilings, why_any_invalid
 from bench.metrics import METRICS
 from bench.metrics.frechet import DIFFERENCE, SAME_SEED
 from bench.predict.prediction import memory_differs, predict
@@ -119,6 +120,7 @@ def load(folder: Path) -> Run:
 def frame(run: Run) -> pd.DataFrame:
     """Every figure of a run, a row for each case and for each further row of the paper."""
     rows, by_key = [], run.by_key
+    top = known_ceilings(run.folder, run.env) if run.folder else None
     for case in run.sweep.cases:
         own, base = by_key.get(case.key, []), run.sweep.baseline_case(case)
         repeated = run.sweep.paper_rows.get(case.key)
@@ -132,6 +134,7 @@ def frame(run: Run) -> pd.DataFrame:
                 "control_of": run.sweep.controlled(case),
                 **predicted_columns(case, own),
                 **summary.measured(own),
+                "invalid": why_any_invalid(own, top) or None,
                 **(summary.speedup(own, by_key.get(base.key, [])) if base else {}),
                 **checked_columns(own),
                 **quality_columns(run.quality.by_key.get(case.key)),

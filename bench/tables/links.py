@@ -15,6 +15,7 @@ from bench.study import strangers
 from bench.study.cases import SAMPLING_KEYS, Case, make_case, make_foreign, methods
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
+from bench.tables.pareto import Known
 
 #: Keys of a case that do not touch what it draws, or only by which images.
 HOW = {"batch_size", "attention", "device", "seed", "memory_limit_gib"}
@@ -47,7 +48,8 @@ class Quality:
 
     images: evaluated.  source: how many, and of what is not of the run itself the commit that drew
     them: "n=500 @2304b14a3".  differs: what quality and speed were not measured alike in, as a
-    reader is told; "" if nothing.  against: an evaluation's, of a FID.
+    reader is told; "" if nothing.  against: an evaluation's, of a FID.  known: figures for
+    comparisons with others of one protocol.
     """
 
     figures: dict[str, float]
@@ -56,6 +58,7 @@ class Quality:
     source: dict[str, str]
     differs: dict[str, str]
     against: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, Known] = field(default_factory=dict)
 
     def __or__(self, other: Quality) -> Quality:
         """Figures of both, which have none in common."""
@@ -233,6 +236,10 @@ def quality_of(own: Sequence[Pair], metrics: set[str]) -> Quality:
                 quality.intervals[name] = intervals[name]
             if name == "fid":
                 quality.against.update(against)
+            replicates = tuple(evaluation.replicates.get(name, ()))
+            quality.known[name] = Known(
+                figures[name], intervals.get(name), replicates, evaluation.seed
+            )
     return quality
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.measure.validity import known_ceilings, why_invalid
+from bench.measure.validity import known_ceilings, why_any_invalid
 from bench.predict.ceilings import Ceilings
 from bench.study.errors import UsageError
 from bench.study.records import DEGRADED, Record
@@ -144,7 +144,7 @@ def of_records(
             used = getattr(line.memory, key)
             if used:  # 0 where somebody else's code does not tell
                 found.memory[name] = max(used, found.memory.get(name, used))
-    found.invalid = next(filter(None, (why_invalid(line, top) for line in lines)), "")
+    found.invalid = why_any_invalid(lines, top)
     found.tokens = {line.tokens_sha256 for line in lines if line.tokens_sha256}
     found.greedy = {*(record.sampling or {}).get("top_k", ())} == {1}
     found.baseline = over if over != record.key else None

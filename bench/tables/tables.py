@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.measure.machine import BUSY_CORES
 from bench.measure.selfcheck import Selfcheck
 from bench.metrics import METRICS
 from bench.metrics.frechet import DIFFERENCE
@@ -285,17 +284,17 @@ def notes(runs: Sequence[Run], data: pd.DataFrame, constant: str) -> list[str]:
             "Weights: the small models trained on the mini world (docs/guide/mini-world.md)."
         )
     rows = known(data)
-    busy = [row["method"] for row in rows if row.get("other_load_cores", 0) > BUSY_CORES]
-    for what, methods in {
-        "The machine was busy with something else during": busy,
-        "Other cases of the sweep ran on the same host during": [
-            row["method"] for row in rows if row.get("shared_with")
-        ],
-        "Latency to images, as they are not made apart": [
-            row["method"] for row in rows if "latency_s" in row and "vqvae_latency_s" not in row
-        ],
-    }.items():
-        found += [f"{what}: {', '.join(dict.fromkeys(methods))}."] if methods else []
+    by_reason: dict[str, dict[str, None]] = {}
+    for row in rows:
+        whys = {
+            f"Invalid, {str(row.get('invalid')).partition(' (')[0]}": row.get("invalid"),
+            "Other cases of the sweep ran on the same host during": row.get("shared_with"),
+            "Latency to images, as they are not made apart": "latency_s" in row
+            and "vqvae_latency_s" not in row,
+        }
+        for why in (why for why, holds in whys.items() if holds):
+            by_reason.setdefault(why, {})[row["method"]] = None
+    found += [f"{why}: {', '.join(methods)}." for why, methods in by_reason.items()]
     found += [
         f"{row['method']}: {row['status']}, {row['reason']}"
         for row in rows
@@ -572,6 +571,8 @@ def status_text(row: Mapping[Any, Any]) -> str:
     noted = f"; {differs}" if differs and not missing(differs) else ""
     if ours == "ok" and row.get("extrapolated") is True:
         ours += ", extrapolated"
+    if ours.startswith("ok") and not missing(row.get("invalid")):
+        ours += ", invalid"
     for name, (short, _) in DEGRADED.items():
         if ours.startswith("ok") and not missing(row.get(name)):
             ours += f", {short}"

@@ -419,8 +419,9 @@ def test_a_busy_machine_marks_the_row(tiny, children, tmp_path, monkeypatch):
     loads = iter([0.0, 0.9, 0.8, 0.01])
     monkeypatch.setattr("bench.measure.machine.OtherLoad.cores", lambda self: next(loads))
     run(tiny, tmp_path / "run")
-    notes = tables.measured(frames.load(tmp_path / "run")).notes
-    assert "The machine was busy with something else during: VARiant-d2 N=6 (d2)." in notes
+    table = tables.measured(frames.load(tmp_path / "run"))
+    assert "Invalid, measured beside other work: VARiant-d2 N=6 (d2)." in table.notes
+    assert [*table.text["status"]].count("ok, invalid") == 1
 
 
 def test_what_was_measured_beside_other_work_is_measured_again(

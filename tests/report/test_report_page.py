@@ -110,7 +110,7 @@ def test_the_headline_says_what_it_rests_on(quick):
         record.other_load_cores = 1.5
     head = content.groups([busy])[0].headline
     assert head.sure == "marked"
-    assert "other processes kept 1.50 cores busy" in head.why
+    assert "measured beside other work (1.5 cores): its times are not to be judged" in head.why
     once = copied(quick)
     once.records = [record for record in once.records if record.round == 1]
     head = content.groups([once])[0].headline
@@ -224,7 +224,7 @@ def test_everything_doubtful_is_listed(quick):
     run.env["dirty"] = True
     told = [" ".join(row) for row in content.groups([run])[0].cautions.rows]
     for expected in (
-        "noisy other processes kept 0.90 cores busy",
+        "invalid measured beside other work (0.9 cores): its times are not to be judged",
         f"throttled 1 of {count + 1} samples were discarded: sw_thermal_slowdown",
         "noisy sampling ended before its target was met (noise",
         "failed oom: out of memory",
