@@ -1,6 +1,6 @@
 """`python bench.py --help`."""
 
-from bench.cli.app import app
+from bench.cli.start import main
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -41,10 +41,12 @@ from codevar.files import (
     first_line,
     pyramid_of,
     read_tensors,
+    shapes_of,
     sized,
     state_dict_of,
 )
 from codevar.scales import PATCH_SIZES_256
+from codevar.shapes import Shapes
 from codevar.var import VAR
 from codevar.vqvae import VQVAE
 
@@ -112,6 +114,22 @@ def load_vqvae(
     pyramid = patch_sizes or _pyramid(tensors, where) or PATCH_SIZES_256
     read = VQVAEConfig.from_shapes
     return _fill(lambda shapes: VQVAE(read(shapes, pyramid)), tensors, where, device, dtype)
+
+
+def check_var(source: str) -> VARConfig:
+    """Sizes of a VAR in a file, of which nothing but the shapes of its tensors is read.
+
+    Raises CheckpointError as `load_var` does for these.
+    """
+    shapes, pyramid = shapes_of(source, VAR_MARK)
+    return _shaped(lambda s: VAR(VARConfig.from_shapes(s, pyramid)), shapes, source).config
+
+
+def check_vqvae(source: str) -> VQVAEConfig:
+    """Sizes of a VQVAE, as `check_var`."""
+    shapes, levels = shapes_of(source, VQVAE_MARK)
+    pyramid = levels or PATCH_SIZES_256
+    return _shaped(lambda s: VQVAE(VQVAEConfig.from_shapes(s, pyramid)), shapes, source).config
 
 
 def default_device() -> torch.device:
@@ -185,13 +203,19 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _fill(
-    build: Callable[[dict[str, tuple[int, ...]]], Model],
+    build: Callable[[Shapes], Model],
     tensors: dict[str, torch.Tensor],
     where: str,
     device: torch.device | str | None,
     dtype: torch.dtype,
 ) -> Model:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    model = _shaped(build, shapes, where)
+    return _assign(model, lambda name: tensors[name], device, dtype)
+
+
+def _shaped(build: Callable[[Shapes], Model], shapes: Shapes, where: str) -> Model:
+    """A model without data.  Raises CheckpointError where the tensors are not just its own."""
     with torch.device("meta"):
         model = sized(where, lambda: build(shapes))
     wanted = model.state_dict()
@@ -202,10 +226,10 @@ def _fill(
             raise CheckpointError(
                 f"{where}: tensor {name} is {shapes[name]}, expected {tuple(tensor.shape)}"
             )
-    for name in tensors:
+    for name in shapes:
         if name not in wanted and not _DERIVED.fullmatch(name):
             raise CheckpointError(f"{where}: tensor {name} is not part of such a model")
-    return _assign(model, lambda name: tensors[name], device, dtype)
+    return model
 
 
 def _fill_from_seed(

@@ -82,11 +82,17 @@ def images_of(made: Generated, vqvae: VQVAE, stack: Stack) -> torch.Tensor:
     """
     with stack.running(made.f_hat.device):
         images = vqvae.decode_features(made.f_hat)
-    if not (made.f_hat.isfinite().all() and images.isfinite().all()):
+    check_finite(stack, made.f_hat, images)
+    return images
+
+
+def check_finite(stack: Stack, *made: torch.Tensor) -> None:
+    """Raises FloatingPointError for numbers that are none.  `Generated.f_hat` shows those that the
+    tokens do not."""
+    if not all(tensor.isfinite().all() for tensor in made):
         raise FloatingPointError(
             f"the models gave NaN or infinity: damaged weights, or too large for {stack.precision}"
         )
-    return images
 
 
 def default_stack(plan: Plan) -> Stack:

@@ -101,13 +101,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _opened(path: Path, read: Callable[[Path], Read]) -> Read:
     """What `read` makes of a file.  Raises CheckpointError for one that is none or damaged."""
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "no such file, and no published name"
-        raise CheckpointError(f"{path}: {kind}")
     try:
+        if not path.is_file():
+            kind = "is a folder" if path.is_dir() else "no such file, and no published name"
+            raise CheckpointError(f"{path}: {kind}")
         return read(path)
     except CheckpointError:
         raise
+    except OSError as e:
+        if is_oom(e):
+            raise
+        raise CheckpointError(f"{path}: {e.strerror or first_line(e)}") from e
     except pickle.UnpicklingError as e:
         raise CheckpointError(f"{path}: no state dict of plain tensors, or damaged") from e
     except Exception as e:  # torch and safetensors raise a dozen kinds for damaged files

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+MOST_OTHERS = 100_000  # files beside the pictures, and ten more for each picture
 
 
 class PictureError(ValueError):
@@ -41,13 +43,19 @@ class Pictures:
 
 
 def find_pictures(folder: Path) -> Pictures:
-    """All below a folder, through links too.  Raises PictureError for what cannot be read."""
+    """All below a folder, through links too.  Raises PictureError for what cannot be read, and for
+    a folder of other things, as a whole disk is."""
     pictures: list[Path] = []
     left_out: list[Path] = []
-    for path in sorted(_below(folder, frozenset())):
+    for path in _below(folder, frozenset()):
         is_picture = path.suffix.lower() in ENDINGS and not is_hidden(path.name)
         (pictures if is_picture else left_out).append(path)
-    return Pictures(pictures, left_out)
+        if len(left_out) > MOST_OTHERS + 10 * len(pictures):
+            raise PictureError(
+                f"{folder}: holds {len(left_out):,} other files and {len(pictures):,} pictures; "
+                "name the folder of the pictures"
+            )
+    return Pictures(sorted(pictures), sorted(left_out))
 
 
 def find_classes(folder: Path) -> Pictures:
@@ -103,9 +111,9 @@ def read_picture(path: Path, data: bytes | None = None) -> Image.Image:
     Raises PictureError for what is damaged, and for what 8 bits of red, green and blue cannot
     hold: more bits, transparency, several pictures.
     """
-    if data is None and not os.path.isfile(path):  # opening a pipe would wait for ever
-        raise PictureError(f"{path}: {'is no file' if os.path.exists(path) else 'no such file'}")
     try:
+        if data is None and not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("it is no file")  # opening a pipe would wait for ever
         with Image.open(path if data is None else io.BytesIO(data)) as image:
             # Pillow says RGB of 16 bits too; the depth in the file is in how it unpacks rows.
             if image.mode[0] in "IF" or ";16" in repr(image.tile):

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 import typer
 
+from bench.study import signals
 from bench.study.errors import UsageError
 from bench.study.folders import PROGRAM
-from bench.study.signals import stopping
 from codevar.files import is_oom
 
 # The base of typer's own complaints (its module has moved between versions).
@@ -36,15 +36,14 @@ def one_line() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character
     os.environ["MPLBACKEND"] = "agg"  # we write files; a notebook's may be unknown here
     try:
-        with stopping() as stopped:
+        with signals.stopping() as stopped:
             try:
                 yield
                 sys.stdout.flush()
             except (KeyboardInterrupt, typer.Abort):
                 stopped.append(signal.SIGINT)
             if stopped:  # typer makes an exit code of Ctrl-C itself
-                name = signal.Signals(stopped[0]).name
-                print(f"{PROGRAM}: stopped by {name}", file=sys.stderr)
+                signals.tell(stopped[0])
                 sys.exit(128 + stopped[0])
     except UsageError as e:
         fail(str(e))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from bench.cli import options
-from bench.cli.targets import check_paths, record_folder
+from bench.cli.targets import check_paths, record_folder, reference_paths
 from bench.study import evaluations, printing
 from bench.study.errors import UsageError
 from bench.study.printing import Format
@@ -63,7 +63,7 @@ def evaluate(
         raise UsageError("--tokens: compares two sample sets; name the other one with --against")
     if lpips and against is None:
         raise UsageError("--lpips: compares images of two sets; name the other one with --against")
-    check_paths(samples, *([against] if against else []))
+    check_paths(samples, *filter(None, [against, lpips, weights]), *reference_paths(reference))
     import torch
 
     from bench.measure import devices
@@ -100,11 +100,12 @@ def evaluate(
                 progress.say(line)
             if not reference:
                 return
+        folder = record_folder(out, "evaluations")
         record, notes = quality.evaluate(images, protocol, baseline)
         if sets:
             found = token_agreement.agreement(*sets, chosen, tokens, batch_size, download)
             record.against = {**(record.against or {}), "tokens": found}
-    file = evaluations.append(record_folder(out, "evaluations"), record)
+    file = evaluations.append(folder, record)
     printing.show(printed(record, notes), format)
     if sets:
         printing.show(token_agreement.printed(found), format)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bench.cli import options
+from bench.cli.targets import check_paths, reference_paths
 from bench.study import experiment, printing, storage
 from bench.study.cases import Case, sampled
 from bench.study.errors import UsageError
@@ -69,6 +70,7 @@ def reproduce(
         changes = [*changes, f"device={device}"]
     for name in experiments:
         experiment.load(name, changes)  # what it refuses, it refuses before torch is imported
+    check_paths(*filter(None, [weights]), *reference_paths(reference))
     import torch
 
     from bench.cli.sample import show_before_sampling

@@ -59,7 +59,7 @@ def sample(
     if dry_run:
         show_before_sampling(target, asked, per_class, machine.environment())
         return
-    devices.check_weights(asked, download or resume)  # what is sampled already needs none
+    sampling.check(asked, download or resume)  # what is sampled already needs none
     env, progress = machine.environment(), Progress()
     try:
         for name, one in wanted.items():
@@ -79,7 +79,7 @@ def show_before_sampling(
     title: str, cases: Sequence[Case], per_class: int, env: dict[str, Any]
 ) -> None:
     """What --dry-run prints.  env: `machine.environment()`."""
-    from bench.quality.reproduce import sizes
+    from bench.quality.sampling import sizes
     from bench.tables import hours
 
     images = {case: (per_class * sizes(case)[0], sizes(case)[1]) for case in cases}

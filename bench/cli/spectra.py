@@ -47,7 +47,7 @@ def spectra(
             for first in range(0, images, chosen.BATCH):
                 numbers = range(first, min(first + chosen.BATCH, images))
                 with sampling.one_line(case):
-                    parts.append(sampling.tokens_of(loaded, case.seed, numbers).tokens)
+                    parts.append(sampling.tokens_of(loaded, case.seed, numbers))
                 progress.count(name, numbers.stop, images)
             found.append(fourier.spectra_of(name, loaded.vqvae, torch.cat(parts)))
     if len({(len(one.made), len(one.made[0].cycles)) for one in found}) > 1:

@@ -89,10 +89,14 @@ def find(targets: list[str] | None, shipped: bool = False) -> list[Run]:
 
 
 def check_paths(*paths: Path) -> None:
-    """Raises UsageError, before torch is imported, for what is not there."""
+    """Raises OSError, before torch is imported, for what is not there or may not be read."""
     for path in paths:
-        if not os.path.exists(path):  # False too for a name that no file can have
-            raise UsageError(f"{path}: no such folder or file")
+        os.stat(path)
+
+
+def reference_paths(reference: str | None) -> list[Path]:
+    """Of a REF, the path that it is, if it is one."""
+    return [] if reference is None or reference.startswith("mini:") else [Path(reference)]
 
 
 def check_targets(targets: Sequence[str], changes: Sequence[str]) -> None:

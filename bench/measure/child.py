@@ -8,11 +8,9 @@ and a reason.  Nothing else goes to standard output.  Mostly there is one job; s
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -28,6 +26,7 @@ from bench.methods.loaded import Generator, Loaded, load
 from bench.methods.sources import reason
 from bench.study.cases import Case, make_case
 from bench.study.records import Stream
+from bench.study.signals import end_with_parent
 from bench.study.units import GIB, MIB
 from codevar import graphs
 from codevar.compiled import cannot_compile
@@ -57,9 +56,7 @@ def main() -> None:
 
 def die_with_runner(runner: int) -> None:
     """A runner that is killed takes its case along, so that nothing measures beside an orphan."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != runner:  # killed while this process was starting
         sys.exit(1)
 

@@ -10,7 +10,7 @@ import torch
 
 from bench.methods.loaded import Loaded
 from bench.quality.against import structural_similarity
-from bench.quality.sampling import load, one_line, tokens_of
+from bench.quality.sampling import generated, load, one_line, tokens_of
 from bench.study import calibrated
 from bench.study.cases import VARCase
 from bench.study.errors import UsageError
@@ -76,7 +76,7 @@ def skipvar_settings(
         numbers = range(first, min(first + BATCH, images))
 
         def image_of(way: Plan, numbers: range = numbers) -> torch.Tensor:
-            of_way = tokens_of(replace(loaded, plan=way), seed, numbers)
+            of_way = generated(replace(loaded, plan=way), seed, numbers)
             return images_of(of_way, loaded.vqvae, loaded.how).double()
 
         until = [skip_scales(plan, range(k + 1, plan.scales.K + 1)) for k in (at - 1, at)]
@@ -104,6 +104,6 @@ def made(loaded: Loaded, images: int, seed: int, progress: Progress):
     classes = loaded.plan.models[0].config.classes
     for first in range(0, images, BATCH):
         numbers = range(first, min(first + BATCH, images))
-        tokens_BL = tokens_of(loaded, seed, numbers).tokens
+        tokens_BL = tokens_of(loaded, seed, numbers)
         progress.count("calibrate", numbers.stop, images, "images")
         yield torch.tensor([n % classes for n in numbers], device=tokens_BL.device), tokens_BL

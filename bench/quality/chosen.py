@@ -13,7 +13,7 @@ import codevar
 from bench.measure import devices
 from bench.methods.loaded import Loaded
 from bench.quality import ablations
-from bench.quality.sampling import one_line
+from bench.quality.sampling import check, one_line
 from bench.study import experiment
 from bench.study.cases import Case, VARCase, is_method, planned
 from bench.study.errors import UsageError
@@ -52,7 +52,7 @@ def cases_of(
         drawn.setdefault(case.model_dump_json(exclude=SPEED_ONLY), case)
     cases = list(drawn.values())
     devices.check_devices(cases)
-    devices.check_weights(cases, download)
+    check(cases, download)
     return cases
 
 

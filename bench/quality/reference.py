@@ -33,6 +33,7 @@ from bench.study.errors import UsageError
 from codevar.files import atomic_write
 
 MINI_IMAGES = 10_000  # of the test split, unless the user says
+MINI_END = 1_000_000  # there are more, but nobody waits for hours of them
 #: (mu, sigma) of each layer, as OpenAI's file names them.
 KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -86,10 +87,10 @@ def floor_of(reference: Reference, count: int) -> ImageSet | None:
 def _mini(text: str, size: tuple[int, int]) -> Reference:
     parts = re.fullmatch(r"mini:([a-z]+)(?::(?:(\d+)-)?(\d+))?", text)
     start, end = (int(parts[2] or 0), int(parts[3] or MINI_IMAGES)) if parts else (0, 0)
-    if parts is None or start >= end:
+    if parts is None or start >= end or end > MINI_END:
         raise UsageError(
             f"{text}: write mini:test, mini:test:2000 for so many images, or "
-            "mini:test:10000-20000 for a block of them"
+            f"mini:test:10000-20000 for a block of them; its last number is {MINI_END:,}"
         )
     images = mini_world(parts[1], end - start, size, start)
     return Reference(f"mini:{parts[1]}", images=images, size=size, end=end)

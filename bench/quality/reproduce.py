@@ -20,9 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.methods.adapter import Adapter
-from bench.methods.meta import configs, vqvae_config
-from bench.methods.sources import source_of
 from bench.metrics.jackknife import GROUPS
 from bench.quality import evaluate, sampling
 from bench.quality.evaluate import METRICS, Protocol
@@ -30,12 +27,11 @@ from bench.quality.images import ImageSet, as_jpeg, first_of, open_images
 from bench.quality.reference import open_reference
 from bench.quality.wanted import FREE, drawn_by, sets_of
 from bench.study import evaluations
-from bench.study.cases import Case, VARCase
+from bench.study.cases import Case
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import View
 from bench.study.printing import Printed
-from codevar import files
 from codevar.progress import Progress
 
 SAMPLES = "samples"
@@ -133,7 +129,7 @@ def viewed(images: ImageSet, view: View) -> ImageSet:
 
 def check(case: Case, per_class: int, reference: str, protocol: Protocol) -> None:
     """Raises UsageError if so many images, or the reference, cannot give every figure."""
-    classes, side = sizes(case)
+    classes, side = sampling.sizes(case)
     count = per_class * classes
     if count <= (width := protocol.extractor.widths.get("pool", 0)):
         raise UsageError(
@@ -144,25 +140,6 @@ def check(case: Case, per_class: int, reference: str, protocol: Protocol) -> Non
     samples = ImageSet(case.label, count, (side, side), lambda: iter(()), labels)
     exact = replace(protocol, reference=open_reference(reference, samples.size))
     evaluate.chosen(samples, exact)
-
-
-def sizes(case: Case) -> tuple[int, int]:
-    """Classes of the case's models and the side of their images, by files' shapes alone.
-
-    Raises UsageError for a file that is not there or none of a model.
-    """
-    if isinstance(case, Adapter):
-        return case.classes, case.side
-    assert isinstance(case, VARCase)
-    model, vqvae = configs(case)[0], vqvae_config(case)
-    source = str(source_of(case, case.model_names()[0]))
-    try:
-        if Path(source).suffix:  # a file of one's own, not a name
-            model = files.var_config(source)
-            vqvae = files.vqvae_config(str(source_of(case, case.vqvae_name)))
-    except files.CheckpointError as e:
-        raise UsageError(str(e)) from None
-    return model.classes, model.patch_sizes[-1] * vqvae.stride
 
 
 def evaluated(

@@ -23,8 +23,11 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
+from bench.measure.devices import check_weights
+from bench.methods.adapter import Adapter
 from bench.methods.loaded import Loaded, LoadedAdapter
 from bench.methods.loaded import load as load_case
+from bench.methods.meta import check_depths, configs, meta_plan, vqvae_config
 from bench.methods.sources import reason, sources_of
 from bench.quality.sample_set import (
     FILE,
@@ -42,8 +45,8 @@ from bench.quality.writing import ImageFiles, Writer, threads_here
 from bench.study.cases import Case, VARCase
 from bench.study.errors import UsageError
 from bench.study.storage import write_json
-from codevar.checkpoints import weights_sha256
-from codevar.decoding import Choose, generate, images_of
+from codevar.checkpoints import check_var, check_vqvae, weights_sha256
+from codevar.decoding import Choose, check_finite, generate, images_of
 from codevar.files import CheckpointError, is_oom
 from codevar.outputs import Generated
 from codevar.progress import Progress
@@ -93,16 +96,26 @@ def decode(loaded: Loaded | LoadedAdapter, seed: int, numbers: Sequence[int]) ->
     """(B, H, W, 3) uint8: the images of a set with these numbers, on the device.  Somebody else's
     code has one seed for all, the first one's."""
     if isinstance(loaded, Loaded):
-        return pixels(loaded, tokens_of(loaded, seed, numbers))
+        return pixels(loaded, generated(loaded, seed, numbers))
     labels = [number % loaded.case.classes for number in numbers]
     with one_line(loaded.case):
         return bytes_of(loaded.draw(labels, image_seed(seed, numbers[0])))
 
 
-def tokens_of(
+def tokens_of(loaded: Loaded, seed: int, numbers: Sequence[int]) -> torch.Tensor:
+    """(B, L) the tokens of these images.
+
+    Raises FloatingPointError for models whose numbers are not finite, which no token shows.
+    """
+    made = generated(loaded, seed, numbers)
+    check_finite(loaded.how, made.f_hat)
+    return made.tokens
+
+
+def generated(
     loaded: Loaded, seed: int, numbers: Sequence[int], choose: Choose | None = None
 ) -> Generated:
-    """The same up to the VQVAE's decoder.  choose: as for `generate`."""
+    """The images of a set up to the VQVAE's decoder.  choose: as for `generate`."""
     classes = loaded.plan.models[0].config.classes
     return generate(
         loaded.plan,
@@ -188,6 +201,35 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     case = {key: value for key, value in values.get("case", {}).items() if key != "seed"}
     case_seed = {"the case's seed": values["case"]["seed"]} if "case" in values else {}
     return {**case, **{k: v for k, v in values.items() if k != "case"}, **case_seed}
+
+
+def check(cases: Sequence[Case], download: bool) -> None:
+    """Raises UsageError, before anything is loaded, for weights that are not here and for what
+    `sizes` refuses."""
+    check_weights(cases, download)
+    for case in cases:
+        sizes(case)
+
+
+def sizes(case: Case) -> tuple[int, int]:
+    """Classes of the case's models and the side of their images, by files' shapes alone.
+
+    Raises UsageError for a file that is not there or none of a model, and for settings that do not
+    suit the model.
+    """
+    if isinstance(case, Adapter):
+        return case.classes, case.side
+    assert isinstance(case, VARCase)
+    with one_line(case):
+        plan, vqvae = meta_plan(case), vqvae_config(case)
+        (model, *_), (*sources, of_vqvae) = configs(case), sources_of(case)
+        if Path(sources[0]).suffix:  # files of one's own, not names
+            (model, *others) = map(check_var, sources)
+            check_depths(case, [model, *others])
+        if Path(of_vqvae).suffix:
+            vqvae = check_vqvae(of_vqvae)
+        case.sampling_settings().numbers(plan.scales, vqvae.vocab)
+    return model.classes, model.patch_sizes[-1] * vqvae.stride
 
 
 @overload

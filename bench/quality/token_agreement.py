@@ -20,7 +20,7 @@ import torch
 
 from bench.quality.against import image_distances, summary
 from bench.quality.sample_set import Images, Manifest, SampleSet, common
-from bench.quality.sampling import load, one_line, pixels, tokens_of
+from bench.quality.sampling import generated, load, one_line, pixels, tokens_of
 from bench.quality.wanted import FREE
 from bench.study.cases import make_case, planned
 from bench.study.errors import UsageError
@@ -113,7 +113,7 @@ def tokens(
     with one_line(case):
         for first in range(0, len(numbers), batch_size):
             part = numbers[first : first + batch_size]
-            own = tokens_of(loaded, seed, part).tokens
+            own = tokens_of(loaded, seed, part)
             along = own if leader is None else leader[part.start : part.stop].to(own.device)
             picked: list[torch.Tensor] = []
 
@@ -126,7 +126,7 @@ def tokens(
                 picked.append(logits_BlV.argmax(dim=-1))
                 return along[:, scales.slices[k]]
 
-            made = tokens_of(loaded, seed, part, choose)
+            made = generated(loaded, seed, part, choose)
             drawn.append(own.cpu())
             best.append(torch.cat(picked, dim=1).cpu())
             forced.append(pixels(loaded, made).cpu().numpy())

@@ -6,11 +6,8 @@ larger.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import signal
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,9 +84,6 @@ def join(device: str) -> Group:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        if sys.platform == "linux":  # else a process whose torchrun was killed would live on
-            set_parent_death_signal = 1
-            ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
         # While rank 0 computes token maps the others wait, for hours on ImageNet.
         backend = "nccl" if device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=12))

@@ -1,20 +1,27 @@
 """Bad input to the command line: what files users have, and where a command takes them.
 
-python tests/cli/bad_input.py 1500      # through the real command line, counted
+python tests/cli/bad_input.py 1500           # through the real command line, counted
+python tests/cli/bad_input.py 500 1000 7     # the inputs 1000 to 1499 in the order of seed 7
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import random
 import resource
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
@@ -24,6 +31,8 @@ from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
 TRAINING = ROOT / "experiments" / "train" / "mini-cpu"
+#: In front of a command; to a root without these permissions no file is locked.
+AS_NO_ROOT = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (os.geteuid() == 0)
 SECONDS = 300  # after which a command hangs
 CONTROL = "\x1b[31mred\x07\r\n[/bold] =1+1 <b> & _"
 
@@ -39,7 +48,7 @@ COMMANDS = [
     "table {}",
     "table {} --format latex",
     "plot {}",
-    "plot speed {} -o out",
+    "plot speed {} --out out",
     "report {} -o out/report.html",
     "report {} --samples {} -o out/report.html",
     "bundle {} -o out/mine.zip",
@@ -52,7 +61,8 @@ COMMANDS = [
     "profile {}",
     "eval {} --reference mini:test:100",
     "eval {} --reference {}",
-    "eval mini:test:100 --reference {}",
+    "eval GOOD --reference {} --extractor mini --device cpu",
+    "eval GOOD --reference mini:test:200 --extractor mini --metrics {} --out out --device cpu",
     "eval {} --against {}",
     "iqa {}",
     "grid quick --run {} -o out/grid.png",
@@ -85,7 +95,8 @@ COMMANDS = [
     "grid var --classes {} SMALL -o out/grid.png",
     "edit {} --class 1 --mask {} --plan var SMALL -o out/edit.png",
     "inpaint var --mask {} --set weights=mini --count 1 --device cpu --out out/inpaint",
-    "eval mini:test:{} --reference mini:test:100",
+    "eval GOOD --reference mini:test:{} --extractor mini --out out --device cpu",
+    "eval GOOD --reference mini:test:200 --cache {} --out {} --metrics fid --device cpu",
     "eval {} --extractor {} --device cpu",
     "import {} --out out/import",
     "pack {} --out out/pack",
@@ -161,6 +172,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
             "run.json": "[" * 99_999,
             "records.jsonl": b"\xff\xfe\x00",
         },
+        "locked": {"run/run.json": "{}"},
         "folder.toml": {"x": ""},
         "folder.png": {"x": ""},
         "bombs": {"a/1.png": bomb(60_000)},
@@ -170,6 +182,8 @@ def bad_files(folder: Path) -> dict[str, Path]:
         for path, content in files.items():
             (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
             write(f"{name}/{path}", content)
+    (folder / "locked").chmod(0)
+    good_pictures(folder / "good")
     link = folder / "loop"
     if not link.is_symlink():
         link.symlink_to(link)
@@ -177,11 +191,35 @@ def bad_files(folder: Path) -> dict[str, Path]:
     return made | {
         "absent": folder / "absent",
         "below a file": folder / "empty" / "x",
+        "locked": folder / "locked" / "run",
         "long name": folder / ("n" * 300),
         "control characters": Path(CONTROL),
         "braces": Path("{depth:1999999999}"),
         **{name: Path(name) for name in ("/dev/null", "/dev/zero", "/proc/self/mem", "/", ".")},
     }
+
+
+def good_pictures(folder: Path) -> Path:
+    """A folder of 200 pictures of 64 x 64 pixels, enough for every metric of the mini world."""
+    folder.mkdir(exist_ok=True)
+    for number in range(200):
+        pixels = numpy.random.default_rng(number).integers(0, 255, (64, 64, 3), numpy.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@contextmanager
+def as_no_root() -> Iterator[None]:
+    """Permissions of files count in this thread, as they do for everybody but root."""
+    libc, head = ctypes.CDLL(None), struct.pack("Ii", 0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    libc.capget(head, sets)
+    before = sets[0]
+    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    libc.capset(head, sets)
+    yield
+    sets[0] = before
+    libc.capset(head, sets)
 
 
 def bomb(side: int) -> bytes:
@@ -197,11 +235,11 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def words_of(command: str, bad: list[str], out: Path) -> list[str]:
-    """The words of a command with bad input in the places of {}."""
+def words_of(command: str, bad: list[str], out: Path, good: Path) -> list[str]:
+    """The words of a command with bad input in the places of {}, and `good` pictures for GOOD."""
     left = itertools.cycle(bad)
     words = []
-    for word in command.replace("SMALL", SMALL).split():
+    for word in command.replace("SMALL", SMALL).replace("GOOD", str(good)).split():
         if "{}" in word:
             word = word.replace("{}", next(left))
         elif word.startswith("out"):
@@ -227,35 +265,57 @@ def complaint_of(code: int, stderr: str) -> str:
     return ""
 
 
-def main(count: int) -> None:
-    """Runs `count` commands in processes of their own; prints and counts what is wrong."""
-    with tempfile.TemporaryDirectory() as folder:
+def answer_of(words: list[str], folder: str) -> tuple[str, list[str], float]:
+    """What is wrong with the answer of a command, its last line on stderr, and its seconds."""
+    began = time.monotonic()
+    try:
+        ran = subprocess.run(
+            [*AS_NO_ROOT, sys.executable, str(ROOT / "bench.py"), *words],
+            cwd=folder, capture_output=True, text=True, timeout=SECONDS,
+            stdin=subprocess.DEVNULL, errors="replace",
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "hang", [], time.monotonic() - began
+    wrong = complaint_of(ran.returncode, ran.stderr)
+    told = wrong or f"exit code {ran.returncode}, told in a line"
+    return told, ran.stderr.strip().splitlines()[-1:], time.monotonic() - began
+
+
+def main(count: int, first: int = 0, seed: int = 0) -> None:
+    """Runs `count` commands, two at once, in processes of their own; prints and counts what is
+    wrong.
+
+    first: of the shuffled inputs, to go on after a stop.
+    """
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         bad = [*map(str, bad_files(Path(folder) / "bad").values()), *VALUES]
-        chance = random.Random(0)
-        trials = list(itertools.product(COMMANDS, bad))
+        chance = random.Random(seed)
+        trials = [(*trial, chance.choice(bad)) for trial in itertools.product(COMMANDS, bad)]
         chance.shuffle(trials)
+        trials = trials[first : first + count]
+        asked = [
+            words_of(command, values, Path(folder) / f"out{number}", Path(folder) / "bad/good")
+            for number, (command, *values) in enumerate(trials)
+        ]
         counts: Counter[str] = Counter()
-        for number, (command, value) in enumerate(itertools.islice(itertools.cycle(trials), count)):
-            words = words_of(command, [value, chance.choice(bad)], Path(folder) / f"out{number}")
-            try:
-                ran = subprocess.run(
-                    [sys.executable, str(ROOT / "bench.py"), *words],
-                    cwd=folder, capture_output=True, text=True, timeout=SECONDS,
-                    stdin=subprocess.DEVNULL, errors="replace",
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                )  # fmt: skip
-                wrong = complaint_of(ran.returncode, ran.stderr)
-                said = ran.stderr.strip().splitlines()[-1:]
-            except subprocess.TimeoutExpired:
-                wrong, said = "hang", []
-            counts[wrong or f"exit code {ran.returncode}, told in a line"] += 1
-            if wrong:
-                print(wrong, [word[:200] for word in words], *said, sep="\n    ", flush=True)
-            if (number + 1) % 100 == 0:
+        took = []
+        answers = pool.map(lambda words: answer_of(words, folder), asked)
+        for number, (words, (told, said, seconds)) in enumerate(zip(asked, answers, strict=True)):
+            counts[told] += 1
+            took.append((seconds, " ".join(words)[:200]))
+            if not told.endswith("told in a line"):
+                print(told, [word[:200] for word in words], *said, sep="\n    ", flush=True)
+            if (number + 1) % 50 == 0:
                 print(number + 1, "inputs:", dict(counts), flush=True)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        print(count, "inputs:", dict(counts), f"{peak:.1f} GiB of memory at most")
+        print(len(asked), "inputs:", dict(counts), f"{peak:.1f} GiB of memory at most")
+        print(
+            "slowest:",
+            *(f"{seconds:.0f} s {words}" for seconds, words in sorted(took)[-5:]),
+            sep="\n    ",
+        )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

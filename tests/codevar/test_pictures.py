@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codevar import pictures
 from codevar.pictures import PictureError, find_classes, find_pictures, read_picture
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -34,6 +35,16 @@ def png_of_16_bits(channels: int) -> bytes:
     rows = b"".join(b"\0" + bytes(4 * channels * 2) for _ in range(3))
     end = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
+
+
+def test_a_disk_is_no_folder_of_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_OTHERS", 3)
+    for number in range(3):
+        (tmp_path / f"{number}.txt").touch()
+    assert len(find_pictures(tmp_path).left_out) == 3
+    (tmp_path / "3.txt").touch()
+    with pytest.raises(PictureError, match="holds 4 other files and 0 pictures"):
+        find_pictures(tmp_path)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

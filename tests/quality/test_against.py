@@ -283,7 +283,7 @@ def test_the_command_with_a_reference_tells_the_difference(
     assert record.against["differences"].keys() == {"fid"}
     refused = bench(b.folder, "--against", a.folder, "--reference", "nowhere")
     assert refused.exit_code == 2
-    assert "nowhere: no such folder or file" in refused.stderr
+    assert "nowhere: No such file or directory" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 

@@ -157,7 +157,10 @@ def test_edit_writes_a_page_for_a_picture_of_any_size(bench, weights, tmp_path):
         ("photo.png --class 10 --box 30 9 60 40", "--class 10: the classes of VAR-d3 are 0..9"),
         ("photo.png --box 30 9 60 40", "--class, or --own-class"),
         ("photo.png --own-class --box 30 9 60 40", "nothing says which class photo.png is"),
-        ("none.png --class 1 --box 0 0 9 9", "none.png: no such file"),
+        (
+            "none.png --class 1 --box 0 0 9 9",
+            "none.png: no readable image (No such file or directory)",
+        ),
         ("text.png --class 1 --box 0 0 9 9", "text.png: no readable image"),
         ("cut.png --class 1 --box 0 0 9 9", "cut.png: no readable image"),
         ("mini:1 --class 1 --box 0 0 9 33", "0 <= y0 < y1 <= 32"),

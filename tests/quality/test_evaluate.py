@@ -688,6 +688,7 @@ def test_weights_that_are_none_are_one_line(run, sets, tmp_path, classifier):
         ("--metrics fid,lpips", "--metrics lpips: no such metric; there are fid, sfid"),
         ("--metrics sfid", "--metrics sfid: codevar-mini has no spatial features"),
         ("--reference mini:train:x", "write mini:test"),
+        ("--reference mini:test:1-99999999999", "its last number is 1,000,000"),
         ("--reference mini:train:20-10", "mini:test:10000-20000 for a block of them"),
         ("--reference mini:valid", "the mini world has train, test"),
         ("--reference mini:test:50", "mini:test: 50 images are too few for a FID"),

@@ -225,7 +225,7 @@ def test_an_npz_scores_as_its_pictures_do(squares, tmp_path):
         ("flat --metrics niqe", "flat: the niqe features of image 0 are not finite"),
         ("mixed --metrics niqe", "images of one set must be of one size"),
         ("empty --metrics niqe", "no picture in this folder"),
-        ("nowhere --metrics niqe", "no such folder or file"),
+        ("nowhere --metrics niqe", "No such file or directory"),
         ("bad.npz --metrics niqe", "bad.npz: damaged or no .npz"),
         ("float.npz --metrics niqe", "arr_0 must be uint8 (N, H, W, 3)"),
         ("cut --metrics niqe", "300.png: no readable image"),

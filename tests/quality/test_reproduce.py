@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bench.cli import app, targets
 from bench.cli import reproduce as reproduce_cli
 from bench.measure import machine
-from bench.quality import ablations, features, reproduce, sampling
+from bench.quality import ablations, features, sampling
 from bench.study import evaluations, experiment, storage
 from bench.study.cases import make_case
 from codevar.checkpoints import weights_sha256
@@ -157,7 +157,7 @@ def test_sets_of_another_folder_are_used(bench, tmp_path, monkeypatch):
         ("--per-class 13 --reference mini:test:128", "128 images are too few"),
         ("--per-class 13 --reference mini:test:128", "give more than 128"),
         ("--per-class 13 --reference mini:nope", "the mini world has train, test"),
-        ("--per-class 13 --reference a.npz", "Inception's weights"),
+        ("--per-class 13 --reference a.npz", "a.npz: No such file"),
         ("--per-class 13 --set weights=nowhere", "weights nowhere: no such folder"),
         ("--per-class 13 --set weights=seeded", "VAR-d3: random weights have no quality; --set "),
         ("--per-class 13 one.toml two.toml more/one.toml", "two experiments of this name"),
@@ -182,7 +182,7 @@ def test_what_gives_no_figure_is_refused_before_sampling(bench, tmp_path, words,
     ],
 )
 def test_sizes_are_told_without_weights(values, classes, side):
-    assert reproduce.sizes(make_case(values)) == (classes, side)
+    assert sampling.sizes(make_case(values)) == (classes, side)
 
 
 MISSING = """

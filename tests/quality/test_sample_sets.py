@@ -19,6 +19,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import codevar
@@ -32,7 +33,7 @@ from bench.study.cases import make_case
 from bench.study.errors import UsageError
 from codevar.files import SHIPPED
 from codevar.progress import Progress
-from tests import tiny
+from tests import ten_scales, tiny
 from tests.quality.tiny_sets import (
     CLASSES,
     ENV,
@@ -608,9 +609,26 @@ def test_a_file_of_another_depth_is_refused_by_every_command(words, tmp_path, mo
         assert not list(tmp_path.glob("out/samples*"))
 
 
-def test_hashes_of_weights_are_of_their_tensors(tmp_path):
-    from safetensors.torch import save_file
+def test_what_a_later_cases_file_tells_is_told_before_the_first_is_sampled(
+    bench, tmp_path, monkeypatch
+):
+    monkeypatch.undo()
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    for folder in (good, bad):
+        folder.mkdir()
+        ten_scales.write(folder)
+    tensors = load_file(bad / "var_d3.safetensors")
+    tensors["blocks.1.ffn.fc2.bias"] = tensors["blocks.1.ffn.fc2.bias"][1:].contiguous()
+    save_file(tensors, bad / "var_d3.safetensors")
+    words = [*ten_scales.words(good), "--set", f"weights={good},{bad}", "--device", "cpu"]
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app.app, ["sample", "var", *words, "--out", str(out)])
+    assert result.exit_code == 2
+    assert "bad/var_d3.safetensors: tensor blocks.1.ffn.fc2.bias is (63,)" in result.stderr
+    assert not out.exists()
 
+
+def test_hashes_of_weights_are_of_their_tensors(tmp_path):
     tensors = tiny.state_dict(codevar.VAR, tiny.var_config())
     save_file(tensors, tmp_path / "var.safetensors")
     torch.save(tensors, tmp_path / "var.pth")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import codevar
@@ -98,6 +99,20 @@ def test_the_command_writes_picture_and_table(tmp_path):
     assert table["scale"].nunique() == 10
     shares = table.groupby(["method", "scale"])["energy_share"].sum()
     assert shares.to_numpy() == pytest.approx(1)
+
+
+def test_weights_that_are_no_numbers_have_no_spectrum(tmp_path):
+    """Their tokens are tokens as others are."""
+    weights = ten_scales.write(tmp_path)
+    file = weights / "var_d3.safetensors"
+    tensors = load_file(file)
+    tensors["blocks.0.ffn.fc1.weight"][0] = torch.nan
+    save_file(tensors, file)
+    words = ["spectra", "var", *ten_scales.words(weights), "--device", "cpu"]
+    result = CliRunner().invoke(app.app, [*map(str, words), "-o", str(tmp_path / "new/a.png")])
+    assert result.exit_code == 2
+    assert "the models gave NaN or infinity" in result.stderr
+    assert not [*(tmp_path / "new").iterdir()]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_before_any_work():
