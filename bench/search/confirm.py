@@ -105,7 +105,7 @@ class Confirmation:
     def check(self) -> None:
         """Raises UsageError, before the search, for fewer images than a paired FID needs."""
         case = self.case([{"scales": "1"}], WHOLE)
-        classes, _ = whole.sizes(case)
+        classes, _ = sampling.sizes(case)
         width = self.protocol.extractor.widths["pool"]
         least = evaluate.enough_for_intervals(width)
         if self.images < least:
@@ -122,7 +122,7 @@ class Confirmation:
     def images_of(self, steps: Steps, name: str) -> ImageSet:
         """The set of a plan, made where it is not there."""
         case = self.case(steps, name)
-        classes, _ = whole.sizes(case)
+        classes, _ = sampling.sizes(case)
         wanted = Wanted(case, self.seed, self.images // classes, "npz")
         folder = self.folder / whole.SAMPLES / case.key
         sampling.sample(wanted, folder, self.env, self.progress, resume=True)
