@@ -23,10 +23,11 @@ from torch.utils.benchmark import Timer
 from bench.measure import machine
 from codevar import VQVAE, VQVAEConfig, eviction, pruning
 from codevar.cache import quantised, restored
-from codevar.noise import Noise
+from codevar.noise import Noise, hashed
 from codevar.packed import attend, can_pack, packed
 from codevar.quantised import KINDS, of_linear
-from codevar.sampling import Sampling, ScaleSampling, draw, draw_as_published
+from codevar.sampling import ScaleSampling, draw, draw_as_published
+from codevar.sampling_settings import Sampling
 from codevar.scales import PATCH_SIZES_256, Scales
 
 Run = Callable[[], object]
@@ -88,21 +89,29 @@ def added() -> Iterator[tuple[str, str, Run]]:
     """What methods that leave something out add to a layer, at the last scale of VAR-d16."""
     B, H, L, K, C = 2, 16, 256, 680, 1024
     x_BlC, source_BmC = torch.randn(B, L, C), torch.randn(B, 100, C)
-    kept_Bk = pruning.farthest(x_BlC, L // 2)
+    salt_B, about = torch.arange(B), (9, 0)
+    tokens_by_chance = functools.partial(hashed, salt_B, about, L)
+    farthest = functools.partial(pruning.farthest, x_BlC, L // 2, tokens_by_chance)
+    at_random = functools.partial(pruning.random, x_BlC, L // 2, tokens_by_chance)
+    kept_Bk = farthest()
     some_BkC, full_BlC = pruning.taken(x_BlC, kept_Bk), pruning.enlarged(source_BmC, L)
-    salt_B = torch.arange(B)
     size = f"B {B}, {L} tokens, half of them kept, C {C}"
-    yield "choose by distance", size, lambda: pruning.farthest(x_BlC, L // 2)
-    yield "choose at random", size, lambda: pruning.random(salt_B, (9, 0), L, L // 2)
+    yield "choose by distance", size, farthest
+    yield "choose at random", size, at_random
     yield "gather", size, lambda: pruning.taken(x_BlC, kept_Bk)
     yield "enlarge what is restored", f"B {B}, 100 to {L}", lambda: pruning.enlarged(source_BmC, L)
     yield "scatter", size, lambda: pruning.put(full_BlC, kept_Bk, some_BkC)
     q, k = torch.randn(B, H, 16, C // H), torch.randn(B, H, K, C // H)
     seen_o = torch.arange(K - L, K, L // 16)
     size = f"B {B}, H {H}, {K} keys, 200 stay"
-    yield "choose keys by attention", size, lambda: eviction.observed(q, k, seen_o, 200)
-    yield "choose keys at random", size, lambda: eviction.random(salt_B, (9, 0), K, H, 200)
-    at_BHn1 = eviction.observed(q, k, seen_o, 200)[..., None].expand(-1, -1, -1, C // H)
+    of = eviction.Keys(k, q, seen_o, lambda: hashed(salt_B, about, H * K).unflatten(-1, (H, K)))
+
+    def by_attention() -> torch.Tensor:
+        return eviction.chosen(eviction.observed(of), seen_o, 200)
+
+    yield "choose keys by attention", size, by_attention
+    yield "choose keys at random", size, lambda: eviction.random(of).topk(200)
+    at_BHn1 = by_attention()[..., None].expand(-1, -1, -1, C // H)
     yield "gather keys", size, lambda: k.gather(2, at_BHn1)
     for bits in (8, 4):
         codes, factor = quantised(k, bits)

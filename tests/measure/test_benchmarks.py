@@ -11,6 +11,7 @@ import pytest
 
 from bench.tables import compare, sides
 from bench.tables.sides import NotComparableError
+from benchmarks import kernels
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,3 +36,8 @@ def test_a_case_is_measured_and_compared(tmp_path, monkeypatch):
     other.write_text(json.dumps(told))
     with pytest.raises(NotComparableError, match="other hardware, host"):
         compare.compare(sides.of_benchmarks(file.parent), sides.of_benchmarks(other))
+
+
+def test_the_parts_that_methods_add_to_a_layer_run():
+    for _, _, run in kernels.added():
+        run()
