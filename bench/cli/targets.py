@@ -128,5 +128,5 @@ def record_folder(out: Path | None, name: str) -> Path:
     from bench.measure import machine
 
     folder = out or RESULTS / machine.environment()["machine"] / name
-    storage.prepare(folder)
+    storage.check_writable(folder)
     return folder

@@ -104,7 +104,7 @@ class Confirmation:
 
     def check(self) -> None:
         """Raises UsageError, before the search, for fewer images than a paired FID needs."""
-        case = self.case([{"scales": "1"}], WHOLE)
+        case = self.case([{"scales": f"1-{self.target.scales}"}], WHOLE)
         classes, _ = sampling.sizes(case)
         width = self.protocol.extractor.widths["pool"]
         least = evaluate.enough_for_intervals(width)

