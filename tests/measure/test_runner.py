@@ -613,7 +613,7 @@ def test_a_case_that_takes_too_long_is_ended(tmp_path):
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("seconds", [0, 3])
+@pytest.mark.parametrize("seconds", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_case_does_not_outlive_its_runner(tmp_path, seconds):
     """A runner that is killed leaves nothing that would disturb the next measurement, be the case
     running or still loading torch."""

@@ -261,18 +261,8 @@ def bench(tmp_path, monkeypatch):
 
 def test_the_command_prints_json_and_draws(bench, tmp_path):
     result = bench(
-        *[
-            "--memory",
-            "16GiB",
-            "--batch",
-            "32",
-            "--max-fid",
-            "2.1",
-            "--device",
-            "cuda",
-            "--format",
-            "json",
-        ]
+        *["code_table1", "--memory", "16GiB", "--batch", "32", "--max-fid", "2.1"],
+        *["--device", "cuda", "--format", "json"],
     )
     assert result.exit_code == 0, result.output
     rows = {row["method"]: row for row in json.loads(result.stdout)}
@@ -286,7 +276,7 @@ def test_the_command_prints_json_and_draws(bench, tmp_path):
     ("words", "line"),
     [
         ("--memory potato", "a size must be like 48GiB, 80GB or 500MiB, not 'potato'"),
-        ("--memory 1GiB", "nothing fits 1,024 MiB at batch 1"),
+        ("d16_cpu --memory 1GiB", "nothing fits 1,024 MiB at batch 1"),
         ("--batch 0", "'--batch'"),
         ("--max-fid nan", "'--max-fid'"),
         ("--max-fid inf", "'--max-fid': inf is not a finite number"),
