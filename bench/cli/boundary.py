@@ -66,7 +66,12 @@ def one_line() -> Iterator[None]:
 
 def check_words(words: Sequence[str]) -> None:
     """Raises UsageError for what no record or page could hold, as a file's name that is no UTF-8,
-    and for a pipe or a device, of which nobody knows whether it ever ends."""
+    and for a pipe or a device, of which nobody knows whether it ever ends.  Nor does anything work
+    in a folder that has been deleted: MKL ends the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the working folder has been deleted; change to another") from None
     for word in words:
         try:
             word.encode()

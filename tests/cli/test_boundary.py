@@ -47,6 +47,15 @@ def test_a_pipe_is_refused_before_it_is_opened(words, tmp_path):
     assert "pipe.toml: is a pipe or a device; give a file or a folder" in result.stderr
 
 
+def test_a_deleted_working_folder_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = CliRunner().invoke(app.app, ["predict", "quick"])
+    assert result.exit_code == 2
+    assert result.stderr == "bench.py: the working folder has been deleted; change to another\n"
+
+
 def test_control_characters_of_a_name_are_shown_as_text():
     result = CliRunner().invoke(app.app, ["table", "\x1b[31mred"])
     assert result.exit_code == 2
