@@ -54,6 +54,14 @@ class OneLineErrors(TyperGroup):
             code = super().main(args or ["--help"], **{**kwargs, "standalone_mode": False})
         sys.exit(code)
 
+    def invoke(self, ctx: typer.Context) -> Any:
+        """A reader that goes away is told apart here: typer would end with 1, which is a verdict
+        of `compare`."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as e:
+            raise boundary.ReaderGoneError from e
+
 
 app = typer.Typer(
     cls=OneLineErrors,

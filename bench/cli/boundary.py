@@ -28,6 +28,10 @@ Complaint: Any = typer.BadParameter.__mro__[-4]
 LONGEST_LINE = 900  # characters: the names of all experiments, but no user's data whole
 
 
+class ReaderGoneError(Exception):
+    """Who read our output has gone, as `| head` does."""
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
     """Ends the process with one line on standard error for whatever is no fault of the program."""
@@ -49,7 +53,7 @@ def one_line() -> Iterator[None]:
         fail(str(e))
     except Complaint as e:
         fail(e.format_message())
-    except BrokenPipeError:  # who read our output has gone, as `| head` does
+    except (ReaderGoneError, BrokenPipeError):
         drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as e:

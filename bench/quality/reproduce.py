@@ -177,7 +177,7 @@ def printed(title: str, found: Mapping[str, Evaluation]) -> Printed:
         row: dict[str, Any] = {"setting": name, "images": one.images}
         for metric in ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy"):
             if metric in one.metrics:
-                row[METRICS[metric].heading] = METRICS[metric].format.format(one.metrics[metric])
+                row[METRICS[metric].heading] = METRICS[metric].text(one.metrics[metric])
         if "fid" in against["differences"]:
             low, high = against["difference_intervals"]["fid"]
             row["FID - baseline's"] = f"{against['differences']['fid']:+.2f}"

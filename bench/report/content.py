@@ -29,6 +29,7 @@ from bench.report.sections import (
     table_of_text,
 )
 from bench.study import experiment, papers
+from bench.study.columns import written
 from bench.study.errors import UsageError
 from bench.study.names import is_finetuned, is_training_free, trained_as
 from bench.study.records import Record
@@ -264,7 +265,7 @@ def tiles(row: Row, base: Row) -> list[Tile]:
     for name, heading in shown.items():
         if name in row:
             value, other = (
-                forms.get(name, "{:.3g}").format(side[name]) if name in side else "none"
+                written(forms.get(name, "{:.3g}"), side[name]) if name in side else "none"
                 for side in (row, base)
             )
             found.append(Tile(heading, value, against + other))

@@ -5,6 +5,8 @@ A column is registered beside the function that computes it: what is measured in
 columns that there are and know none by name.
 """
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,7 +36,24 @@ class Column:
 
     def text(self, value: float) -> str:
         """The value as a table shows it."""
-        return self.format.format(value)
+        return written(self.format, value)
+
+
+def written(form: str, value: float) -> str:
+    """A value by its format, of `{:.3g}` by `digits`."""
+    wanted = re.search(r"\{:(\+?)\.(\d)g\}", form)
+    if wanted is None:
+        return form.format(value)
+    sign = wanted[1] if value >= 0 else ""
+    return form.replace(wanted[0], sign + digits(value, int(wanted[2])))
+
+
+def digits(value: float, count: int = 3) -> str:
+    """So many digits, zeros too, and no exponent unless it is tiny: 1.40, 0.990, 1520."""
+    if not math.isfinite(value) or abs(value) < 1e-4:
+        return f"{value:.{count}g}"
+    rounded = float(f"{value:.{count}g}")
+    return f"{rounded:.{max(0, count - 1 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 COLUMNS: dict[str, Column] = {}

@@ -136,9 +136,18 @@ def escape_latex(text: Any) -> str:
     return " ".join(text.split()).translate(LATEX)
 
 
+class Terminal(Console):
+    """Standard output; a reader that goes away is the boundary's, not rich's exit code 1, which is
+    a verdict of `compare`."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises BrokenPipeError, which is being handled."""
+        raise
+
+
 def show_rich(printed: Printed) -> None:
     """On a terminal: each table in as many blocks as its width, or COLUMNS, asks for."""
-    console = Console()
+    console = Terminal()
     edge = console.is_terminal or "COLUMNS" in os.environ
     console.width = max(LEAST, console.width) if edge else WIDE  # a log has no edge to wrap at
     for table in (printed, *printed.more):

@@ -7,11 +7,13 @@ table on any machine.  A batch of n runs at the smallest measured size that hold
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.study.columns import written
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from bench.tables.frames import Run
@@ -161,7 +163,7 @@ def as_text(data: pd.DataFrame) -> pd.DataFrame:
         ("goodput_rank", "rank", "{}"),
         ("capacity_rank", "by capacity", "{}"),
     ):
-        text[heading] = data[name].map(form.format)
+        text[heading] = data[name].map(partial(written, form))
     late = data["rate"] > data["capacity"]
     text.loc[late, ["p50 s", "p90 s", "p99 s"]] = "-"  # the queue only grows
     return text

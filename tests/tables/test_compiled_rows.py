@@ -97,7 +97,7 @@ def test_what_graphs_take_is_told():
     (note,) = [note for note in printed.notes if "CUDA graphs" in note]
     assert note.endswith("VAR-d16 300 MiB.")
     (shown,) = tables.how_measured(printed.data).text["capture s"]
-    assert shown == "1.5"
+    assert shown == "1.50"
 
 
 def test_why_there_are_no_graphs_is_told(monkeypatch):
