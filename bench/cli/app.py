@@ -54,7 +54,7 @@ class OneLineErrors(TyperGroup):
             code = super().main(args or ["--help"], **{**kwargs, "standalone_mode": False})
         sys.exit(code)
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """A reader that goes away is told apart here: typer would end with 1, which is a verdict
         of `compare`."""
         try:

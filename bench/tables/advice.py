@@ -465,12 +465,11 @@ def printed(advice: Advice, limits: Limits) -> Printed:
 
 def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
     """A candidate's cells as they are printed."""
-    timed = c.latency_s is not None
     return {
         "method": c.name,
         "best": "*" if c in advice.best else "",
-        "latency s": digits(c.latency_s) if timed else "",
-        "images/s": digits(c.case.batch_size / c.cost) if timed else "",
+        "latency s": digits(c.latency_s) if c.latency_s is not None else "",
+        "images/s": digits(c.case.batch_size / c.cost) if c.latency_s is not None else "",
         "time is": c.latency_from,
         "TFLOP": digits(c.flops / 1e12) if c.flops else "",
         "memory MiB": f"{c.memory_mib:,.0f}",

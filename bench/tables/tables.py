@@ -558,7 +558,7 @@ def millions(count: int) -> str:
 def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
     """A 95 % interval as text: "1.2-1.4", "-0.3 to 0.1"."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    if low is None or missing(low) or missing(high):
+    if low is None or high is None or missing(low) or missing(high):
         return ""
     between = " to " if low < 0 or "+" in form else "-"
     return f"{written(form, low)}{between}{written(form, high)}".replace("x", "")
