@@ -6,7 +6,6 @@ Nothing here loads torch but reading a pickle, so that a case can be checked wit
 from __future__ import annotations
 
 import errno
-import glob
 import logging
 import os
 import pickle
@@ -271,6 +270,10 @@ def first_line(e: BaseException) -> str:
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
+STALLED_S = 3600  # a file that is being written changes more often
+_tidied: set[Path] = set()
+
+
 @contextmanager
 def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Where to write a file that appears under its name complete, or not at all.
@@ -280,9 +283,10 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
     sync: on disk when this returns; without it a power cut may leave a file that is cut short.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent)
     part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
+        part.touch()
+        _remove_leftovers(path.parent, part.stat().st_mtime)
         yield part
         part.chmod(0o644)  # safetensors writes for its owner only
         if sync:
@@ -295,15 +299,29 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-@cache
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes of this machine left half written; once for each folder."""
+def _remove_leftovers(folder: Path, now: float) -> None:
+    """Removes what killed processes left half written; once for each folder.
+
+    Of this machine those whose process is gone; of others, as of a container whose name is new at
+    each start, those that nobody has written to for STALLED_S.  now: by the clock of the folder's
+    file system.
+    """
+    if folder in _tidied:
+        return
+    _tidied.add(folder)
     import psutil
 
-    for part in folder.glob(f".*.{glob.escape(platform.node())}.*.part"):
-        process = part.suffixes[-2][1:]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            part.unlink(missing_ok=True)
+    for part in folder.glob(".*.part"):
+        host, _, process = part.stem.rpartition(".")
+        if not process.isdecimal():
+            continue
+        with suppress(OSError):  # another process may tidy too
+            if host.endswith(f".{platform.node()}"):
+                gone = not psutil.pid_exists(int(process))
+            else:
+                gone = now - part.stat().st_mtime > STALLED_S
+            if gone:
+                part.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -25,7 +25,7 @@ from codevar.files import is_oom
 # The base of typer's own complaints (its module has moved between versions).
 Complaint: Any = typer.BadParameter.__mro__[-4]
 
-LONGEST_LINE = 900  # characters: the names of all experiments, but no user's data whole
+LONGEST_LINE = 300  # characters; what is longer holds a user's data whole
 
 
 class ReaderGoneError(Exception):

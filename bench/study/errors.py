@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -22,10 +23,11 @@ class NotInstalledError(NoPredictionError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """What was meant, or all there are, as the end of a sentence."""
+    """What was meant, or what there is, as the end of a sentence."""
     known = [*known]
-    meant = difflib.get_close_matches(str(name), known, 1)
-    return f"; did you mean {meant[0]}?" if meant else f"; there are {', '.join(known)}"
+    if meant := difflib.get_close_matches(str(name), known, 1):
+        return f"; did you mean {meant[0]}?"
+    return f"; there are {textwrap.shorten(', '.join(known), 160, placeholder=' and more')}"
 
 
 @contextmanager

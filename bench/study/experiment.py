@@ -308,7 +308,8 @@ def load(name: str, changes: Sequence[str] = (), device: str | None = None) -> S
     """
     path = Path(name) if name.endswith(".toml") else EXPERIMENTS / f"{name}.toml"
     if not path.is_file():
-        raise UsageError(f"{name}: no such folder or experiment{nearest(name, names())}")
+        what = "no such folder or experiment (bench.py list shows all)"
+        raise UsageError(f"{name}: {what}{nearest(name, names())}")
     try:
         text = path.read_text("utf-8-sig")
         raw = tomllib.loads(text)

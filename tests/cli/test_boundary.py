@@ -56,9 +56,12 @@ def test_a_deleted_working_folder_is_one_line(tmp_path, monkeypatch):
     assert result.stderr == "bench.py: the working folder has been deleted; change to another\n"
 
 
-def test_control_characters_of_a_name_are_shown_as_text():
-    result = CliRunner().invoke(app.app, ["table", "\x1b[31mred"])
+def test_a_name_is_shown_as_text_and_cut():
+    """Control characters do nothing; its end is what matters of a long path."""
+    result = CliRunner().invoke(app.app, ["table", "\x1b[31mred" + "x" * 5000 + "end"])
     assert result.exit_code == 2
+    assert len(result.stderr) < 320
+    assert "xend: " in result.stderr
     assert "\x1b" not in result.stderr
     assert r"\x1b[31mred" in result.stderr
 

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -29,7 +30,8 @@ def test_what_is_raised_leaves_the_file_that_was_there(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    """Only that: another process, or one of another machine, may be writing still."""
+    """Only that: another process, or one of another machine, may be writing still; not one that
+    has written nothing for over an hour."""
     script = (
         "import os, sys; from pathlib import Path; from codevar.files import atomic_write\n"
         "with atomic_write(Path(sys.argv[1])) as part: part.write_text('half'); os._exit(1)"
@@ -39,7 +41,12 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     writing = [f".b.{platform.node()}.{os.getppid()}.part", ".b.elsewhere.1.part"]
     for name in writing:
         (tmp_path / name).touch()
+    (tmp_path / ".b.old-container.1.part").touch()
+    (tmp_path / ".mine.part").touch()
+    for path in tmp_path.glob(".[bm]*"):
+        if path.name not in writing:
+            os.utime(path, (0, time.time() - 3700))
     with atomic_write(tmp_path / "a") as part:
         part.write_text("whole")
     assert not left.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"a", *writing}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".mine.part", *writing}
