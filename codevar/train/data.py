@@ -138,7 +138,7 @@ class FolderImages:
         )
 
     def _checked(self, batch: dict[str, Any]) -> Batch:
-        if bad := batch["unreadable"]:
+        if bad := [*dict.fromkeys(batch["unreadable"])]:  # a small folder comes several times
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise TrainError(
                 f"data: {len(bad)} unreadable images: {', '.join(bad[:3])}{more}; remove them"
