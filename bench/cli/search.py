@@ -66,6 +66,7 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only what the published plans cost, and how long")
     ] = False,
+    plugin: options.Plugins = [],  # noqa: B006
     format: options.OutputFormat = Format.rich,
 ) -> None:
     """Finds plans that fit a budget of a model and keep most on the mini world; confirms them.

@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.search.space import VERSION, published
+from bench.search.space import VERSION
 from bench.search.target import COSTS, Target
-from bench.study import storage
+from bench.study import plugins, storage
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from codevar.checkpoints import weights_sha256
@@ -42,6 +42,7 @@ def begin(folder: Path, target: Target, seed: int, images: int) -> list[dict[str
         "ceilings": target.top.measured_at if target.top else None,
         "seed": seed,
         "images": images,
+        "plugins": plugins.hashes(),
         "weights": {name: weights_sha256(name) for name in ("mini_large", "mini_small")},
     }
     before = storage.read_json(folder / FILE)
@@ -54,7 +55,7 @@ def begin(folder: Path, target: Target, seed: int, images: int) -> list[dict[str
     if before is None:
         listed = [
             {"name": name, "by_scale": steps, "costs": target.exact(steps)}
-            for name, steps in published(target.scales, target.small).items()
+            for name, steps in target.rivals().items()
         ]
         storage.write_json(folder / PUBLISHED, {"plans": listed})
         storage.write_json(folder / FILE, asked)
@@ -64,7 +65,7 @@ def begin(folder: Path, target: Target, seed: int, images: int) -> list[dict[str
 def listing(target: Target) -> Printed:
     """What the published plans cost: each is a budget that a search may be given."""
     rows, plans = [], {"VAR": [{"scales": f"1-{target.scales}"}]}
-    for name, steps in (plans | published(target.scales, target.small)).items():
+    for name, steps in (plans | target.rivals()).items():
         costs = target.exact(steps)
         rows.append({"plan": name, **costs, "fits": target.within(costs)})
     data = pd.DataFrame(rows)

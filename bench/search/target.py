@@ -12,8 +12,8 @@ from bench.methods.meta import meta_plan, vqvae_config
 from bench.predict.ceilings import Ceilings
 from bench.predict.floor import floor_of
 from bench.predict.prediction import flops, kv_cache_bytes, params_bytes, predict
-from bench.search.space import Saving, Steps, plan_of, savings
-from bench.study.cases import VARCase, make_case, planned
+from bench.search.space import Saving, Steps, plan_of, published, savings
+from bench.study.cases import VARCase, is_ours, make_case, methods, planned
 from bench.study.errors import UsageError
 from bench.study.units import MIB
 from codevar.stacks import stack
@@ -101,6 +101,23 @@ class Target:
         found = dict(self.costs(steps))
         if "memory_mib" in found:
             found["memory_mib"] = predict(self.case(steps)).total_bytes / MIB
+        return found
+
+    def rivals(self) -> dict[str, Steps]:
+        """The published plans by name, and of each method from outside that of its defaults.
+
+        Raises UsageError for one whose plan fits no model but its own.
+        """
+        found = published(self.scales, self.small)
+        for method, kind in methods().items():
+            if not issubclass(kind, VARCase) or is_ours(kind):
+                continue
+            own = {key: value for key, value in self.settings.items() if key in kind.model_fields}
+            (case,) = planned([make_case({**own, "method": method})], method)
+            try:
+                found[case.label] = meta_plan(case).to_dict(relative=True)["steps"]
+            except ValueError as e:
+                raise UsageError(f"{method}: cannot be searched against: {e}") from None
         return found
 
     def within(self, costs: Mapping[str, float]) -> bool:

@@ -416,9 +416,10 @@ class Foreign(Case):
         return ()
 
 
-def is_ours(case: Case) -> bool:
+def is_ours(case: Case | type[Case]) -> bool:
     """Whether the method comes with the project, so that any reader knows it."""
-    return type(case).__module__.startswith(OURS)
+    kind = case if isinstance(case, type) else type(case)
+    return kind.__module__.startswith(OURS)
 
 
 KEPT = ("key", "label", "steps", "has_scales", "look")

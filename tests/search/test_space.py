@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 
 from bench.search.space import plan_of, published, savings
+from bench.search.target import Target
+from bench.study import cases, plugins
+from bench.study.folders import CODE
 from codevar import plan
 from codevar.plan import Plan
 from tests import tiny
@@ -55,3 +59,16 @@ def test_savings_make_the_plans_of_the_papers(models):
         plan.keep_cache(large, 2, 1, scales=[9]), 8
     )
     assert not any(saving.kind == "model" for saving in savings(SIZES, small=False))
+
+
+def test_a_method_from_outside_is_one_to_beat(monkeypatch, tmp_path):
+    """At its defaults, as shares, so that it fits any depth."""
+    monkeypatch.setattr(cases, "_registered", dict(cases.methods()))
+    monkeypatch.setenv(plugins.FILES, "")
+    shutil.copy(CODE / "examples/my_method.py", tmp_path)
+    cases.add_plugins([tmp_path / "my_method.py"])
+    for text, label in (("mini,1,modern", "d12"), ("d30+d16,1,modern", "d30")):
+        target = Target(text, {"flops": 1.0}, "cpu", "float32")
+        steps = target.rivals()[f"Funnel N=7 -2 ({label})"]
+        assert [step["scales"] for step in steps] == ["1-7", "8", "9", "10"]
+        assert target.costs(steps)["flops"] < target.costs([{"scales": "1-10"}])["flops"]
