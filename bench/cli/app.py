@@ -111,6 +111,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Look": {
         "table": tables.table,
+        "claims": tables.claims,
         "plot": plot.plot,
         "report": report.report,
         "history": tables.history,

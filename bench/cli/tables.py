@@ -55,6 +55,16 @@ def table(
         printing.show(tables.measured(*same, view=view), format)
 
 
+def claims(shipped: options.Shipped = False, format: options.OutputFormat = Format.rich) -> None:
+    """What the papers claim, and whether it holds for the mini world's images.
+
+    One that is not resolved says how many images would resolve it.
+    """
+    from bench.tables.claims import table as of_claims
+
+    printing.show(of_claims(lambda name: find([name], shipped)), format)
+
+
 def history(
     experiments: Annotated[
         list[str] | None, typer.Argument(help="only runs of these experiments")
