@@ -394,11 +394,13 @@ def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any], table: str = "") -> None:
+    # A constant rate is as any schedule with a later cooldown has it.
+    free = _FREE | ({"decay", "cooldown", "final"} if before.get("decay") == "constant" else set())
     for key, value in now.items():
         was = before.get(key, value)  # a key that is newer had its default
         if isinstance(value, dict) and isinstance(was, dict):
             _check_same(out, was, value, f"{key}.")
-        elif key not in _FREE and was != value:
+        elif key not in free and was != value:
             raise TrainError(
                 f"{out} was begun with {table}{key} = {json.dumps(was)}, not "
                 f"{json.dumps(value)}; choose another --out"

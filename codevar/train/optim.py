@@ -62,11 +62,13 @@ def set_rate(
 
 
 def rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Share of the full rate: a linear warm-up, then constant, linear or cosine."""
+    """Share of the full rate: a linear warm-up, then constant, or falling in a line or by a
+    cosine over the last `cooldown` of the steps."""
     warmup = round(config.warmup * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, steps - warmup)
+    left = (steps - step) / max(1, steps - warmup)
+    done = max(0.0, 1 - left / config.cooldown)
     match config.decay:
         case "linear":
             return 1 - (1 - config.final) * done

@@ -81,6 +81,7 @@ class OptimizerConfig(Table):
     name: adamw, or muon for the matrices of a VAR's blocks with AdamW for the rest.
     lr, muon_lr: after the warm-up.  clip: norm of the gradient, 0 for none.
     warmup: share of the steps.  final: share of the rate at the end, if it decays.
+    cooldown: share of the steps, the last ones, in which it decays; it is constant before.
     weight_decay: of matrices and kernels, not of position and scale embeddings,
         codes, biases and gains.
     """
@@ -94,6 +95,7 @@ class OptimizerConfig(Table):
     warmup: Share = 0.0
     decay: Literal["constant", "linear", "cosine"] = "constant"
     final: Share = 0.0
+    cooldown: float = Field(1.0, gt=0, le=1)
 
 
 class VQVAESizes(Table):

@@ -24,7 +24,7 @@ from codevar.mini.classifier import load_classifier
 from codevar.mini.factors import OUTPUTS, load_factor_reader
 from codevar.progress import Progress
 from codevar.train import checkpoint, loop, optim, parallel
-from codevar.train.recipes import TrainVAR, TrainVQVAE
+from codevar.train.recipes import OptimizerConfig, TrainVAR, TrainVQVAE
 from codevar.train.step import Step
 from tests.train.small import CLEAN, PATCH_SIZES, config, files, refused, same, toml, train
 
@@ -473,6 +473,19 @@ def test_a_finished_model_without_its_checkpoint_is_not_overwritten(folder, tmp_
         train(values, resume=True)
     path.unlink()
     assert train(values) == path
+
+
+def test_a_run_at_a_constant_rate_may_end_with_a_falling_one(folder, tmp_path):
+    falling = {"lr": 1e-3, "decay": "linear", "cooldown": 0.25, "final": 0.2}
+    rates = [optim.rate(OptimizerConfig(**falling), step, 100) for step in (0, 75, 85, 100)]
+    assert rates == pytest.approx([1, 1, 1 - 0.8 * 0.4, 0.2])
+    values = config(folder, "var", out=str(tmp_path / "o"))
+    values["optimizer"] = {"lr": 1e-3}
+    path = train(values)
+    train(values | {"optimizer": falling, "steps": 8}, resume=True)
+    assert json.loads(path.with_name(checkpoint.CARD).read_text())["steps"] == 8
+    with refused('begun with optimizer.decay = "linear"'):
+        train(values | {"optimizer": {"lr": 1e-3}, "steps": 9}, resume=True)
 
 
 def test_weights_without_a_checkpoint_go_on_with_a_new_warm_up(folder, tmp_path, monkeypatch):
