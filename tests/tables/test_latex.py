@@ -59,6 +59,9 @@ def test_any_words_are_set_as_they_stand():
         f"table {RUN}",
         f"compare {RUN} {RUN}",
         "history --shipped",
+        "list",
+        "claims --shipped",
+        "search --for mini,1,modern --max-flops 2.05e9 --dry-run",
     ],
 )
 def printed(request):
