@@ -291,7 +291,10 @@ def one_line(error) -> str:
 def test_unknown_figure_names_the_known(tmp_path):
     with pytest.raises(UsageError) as error:
         registry.draw(run_of("variant_predicted"), ["speed", "qqq"], tmp_path)
-    assert all(name in one_line(error) for name in ("qqq", *registry.figures()))
+    line = one_line(error)
+    assert "qqq" in line
+    assert next(iter(registry.figures())) in line  # as many of them as a line holds
+    assert len(line) < 300
     assert list(tmp_path.iterdir()) == []
 
 
