@@ -55,8 +55,8 @@ class OneLineErrors(TyperGroup):
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
-        """A reader that goes away is told apart here: typer would end with 1, which is a verdict
-        of `compare`."""
+        """Takes a reader's going away out of typer's hands, which would end with exit code 1: a
+        verdict of `compare`."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as e:

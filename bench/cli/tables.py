@@ -58,7 +58,7 @@ def table(
 def claims(shipped: options.Shipped = False, format: options.OutputFormat = Format.rich) -> None:
     """What the papers claim, and whether it holds for the mini world's images.
 
-    One that is not resolved says how many images would resolve it.
+    For a claim that is not resolved: how many images would resolve it.
     """
     from bench.tables.claims import table as of_claims
 

@@ -28,7 +28,7 @@ from bench.quality.reference import open_reference
 from bench.quality.wanted import FREE, drawn_by, sets_of
 from bench.study import evaluations
 from bench.study.cases import Case
-from bench.study.columns import written
+from bench.study.columns import format_figure
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.experiment import View
@@ -178,7 +178,9 @@ def printed(title: str, found: Mapping[str, Evaluation]) -> Printed:
         row: dict[str, Any] = {"setting": name, "images": one.images}
         for metric in ("fid", "kid", "inception_score", "precision", "recall", "class_accuracy"):
             if metric in one.metrics:
-                row[METRICS[metric].heading] = written(METRICS[metric].format, one.metrics[metric])
+                row[METRICS[metric].heading] = format_figure(
+                    METRICS[metric].format, one.metrics[metric]
+                )
         if "fid" in against["differences"]:
             low, high = against["difference_intervals"]["fid"]
             row["FID - baseline's"] = f"{against['differences']['fid']:+.2f}"

@@ -7,7 +7,7 @@ import pandas as pd
 from bench.figures import gate_figure
 from bench.report.embed import panel
 from bench.report.sections import Figures, Note, Page, Section, table_of_text
-from bench.study.columns import written
+from bench.study.columns import format_figure
 from bench.tables import gate
 from bench.tables.compare import Comparison, Finding
 
@@ -108,7 +108,7 @@ def in_full(findings: list[Finding]) -> pd.DataFrame:
         value = getattr(found, name)
         if isinstance(value, bool):
             return "yes" if value else ""
-        return "" if value is None else written(form, value)
+        return "" if value is None else format_figure(form, value)
 
     return pd.DataFrame(
         {heading: [cell(found, name, form) for found in findings]

@@ -29,7 +29,7 @@ from bench.report.sections import (
     table_of_text,
 )
 from bench.study import experiment, papers
-from bench.study.columns import written
+from bench.study.columns import format_figure
 from bench.study.errors import UsageError
 from bench.study.names import is_finetuned, is_training_free, trained_as
 from bench.study.records import Record
@@ -265,7 +265,7 @@ def tiles(row: Row, base: Row) -> list[Tile]:
     for name, heading in shown.items():
         if name in row:
             value, other = (
-                written(forms.get(name, "{:.3g}"), side[name]) if name in side else "none"
+                format_figure(forms.get(name, "{:.3g}"), side[name]) if name in side else "none"
                 for side in (row, base)
             )
             found.append(Tile(heading, value, against + other))

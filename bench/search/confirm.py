@@ -30,7 +30,7 @@ from bench.search.target import WITHIN, Target, said
 from bench.search.world import case_of
 from bench.study import evaluations, storage
 from bench.study.cases import VARCase
-from bench.study.columns import written
+from bench.study.columns import format_figure
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.printing import Printed
@@ -172,8 +172,8 @@ def printed(target: Target, front: Mapping[str, Raced], found: Sequence[Versus])
             "plan": one.found,
             "against": one.other,
             "metric": METRICS[one.metric].heading,
-            "found": written(METRICS[one.metric].format, one.value),
-            "other": written(METRICS[one.metric].format, one.other_value),
+            "found": format_figure(METRICS[one.metric].format, one.value),
+            "other": format_figure(METRICS[one.metric].format, one.other_value),
             "difference": f"{one.difference:+.3g}",
             "95 %": f"{one.interval[0]:+.3g} to {one.interval[1]:+.3g}",
             "p (Holm)": "" if one.p is None else f"{one.p:.2g}",

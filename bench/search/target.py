@@ -104,7 +104,7 @@ class Target:
         return found
 
     def rivals(self) -> dict[str, Steps]:
-        """The published plans by name, and of each method from outside that of its defaults.
+        """The published plans by name, and the plan of each plugin's method at its defaults.
 
         Raises UsageError for one whose plan fits no model but its own.
         """

@@ -36,24 +36,25 @@ class Column:
 
     def text(self, value: float) -> str:
         """The value as a table shows it."""
-        return written(self.format, value)
+        return format_figure(self.format, value)
 
 
-def written(form: str, value: float) -> str:
-    """A value by its format, of `{:.3g}` by `digits`."""
+def format_figure(form: str, value: float) -> str:
+    """A value by its format; one like `{:.3g}` is by `rounded`."""
     wanted = re.search(r"\{:(\+?)\.(\d)g\}", form)
     if wanted is None:
         return form.format(value)
     sign = wanted[1] if value >= 0 else ""
-    return form.replace(wanted[0], sign + digits(value, int(wanted[2])))
+    return form.replace(wanted[0], sign + rounded(value, int(wanted[2])))
 
 
-def digits(value: float, count: int = 3) -> str:
-    """So many digits, zeros too, and no exponent unless it is tiny: 1.40, 0.990, 1520."""
+def rounded(value: float, count: int = 3) -> str:
+    """A value rounded to so many digits.  Zeros at the end stay, and only a tiny value has an
+    exponent: 1.40, 0.990, 1520."""
     if not math.isfinite(value) or abs(value) < 1e-4:
         return f"{value:.{count}g}"
-    rounded = float(f"{value:.{count}g}")
-    return f"{rounded:.{max(0, count - 1 - math.floor(math.log10(abs(rounded))))}f}"
+    number = float(f"{value:.{count}g}")
+    return f"{number:.{max(0, count - 1 - math.floor(math.log10(abs(number))))}f}"
 
 
 COLUMNS: dict[str, Column] = {}

@@ -137,8 +137,8 @@ def escape_latex(text: Any) -> str:
 
 
 class Terminal(Console):
-    """Standard output; a reader that goes away is the boundary's, not rich's exit code 1, which is
-    a verdict of `compare`."""
+    """Standard output.  When its reader goes away, rich would end with exit code 1, which is a
+    verdict of `compare`; here the boundary decides."""
 
     def on_broken_pipe(self) -> None:
         """Raises BrokenPipeError, which is being handled."""

@@ -30,7 +30,7 @@ from bench.predict.floor import beaten, floor_of
 from bench.predict.prediction import prediction_or_none
 from bench.study import papers
 from bench.study.cases import Case, VARCase, is_ours, make_case
-from bench.study.columns import digits
+from bench.study.columns import rounded
 from bench.study.errors import UsageError
 from bench.study.evaluations import Evaluation
 from bench.study.names import name_of
@@ -316,7 +316,7 @@ def why_not(candidate: Candidate, limits: Limits) -> str:
         return f"FID {candidate.fid:.2f} ({candidate.quality.table})"
     latency = candidate.latency_s
     if limits.max_latency is not None and latency is not None and latency > limits.max_latency:
-        return f"takes {digits(latency)} s ({candidate.latency_from})"
+        return f"takes {rounded(latency)} s ({candidate.latency_from})"
     return ""
 
 
@@ -337,7 +337,7 @@ def nothing(found: Sequence[Candidate], limits: Limits, batch_size: int) -> str:
         parts.append(f"the best FID that fits is {best.fid:.2f} ({best.name})")
     if limits.max_latency is not None:
         fastest = min(fits, key=lambda c: c.cost)
-        parts.append(f"the fastest that fits takes {digits(fastest.cost)} s ({fastest.name})")
+        parts.append(f"the fastest that fits takes {rounded(fastest.cost)} s ({fastest.name})")
     told = ", ".join(parts) or (
         "nobody has measured the FID of what fits (`bench.py reproduce` measures it)"
     )
@@ -407,8 +407,8 @@ def saved(own: Candidate, base: Candidate) -> Printed:
     rows = [
         {
             "scale": str(k),
-            "TFLOP": digits(before / 1e12),
-            "left": digits(after / 1e12),
+            "TFLOP": rounded(before / 1e12),
+            "left": rounded(after / 1e12),
             "of all saved": f"{(before - after) / all_saved:.0%}",
             "KV MiB": f"{held / MIB:,.1f}",
             "KV left": f"{kept / MIB:,.1f}",
@@ -433,7 +433,7 @@ def saved(own: Candidate, base: Candidate) -> Printed:
 def describe(candidate: Candidate) -> str:
     """A candidate in a sentence: its label, cost and FID."""
     assert candidate.quality is not None
-    time = f"{digits(candidate.latency_s)} s, " if candidate.latency_s is not None else ""
+    time = f"{rounded(candidate.latency_s)} s, " if candidate.latency_s is not None else ""
     fid = f"FID {candidate.fid:.2f}, {candidate.quality.table}"
     return f"{candidate.name} ({time}{candidate.memory_mib:,.0f} MiB, {fid})"
 
@@ -468,10 +468,10 @@ def row_of(c: Candidate, advice: Advice) -> dict[str, str]:
     return {
         "method": c.name,
         "best": "*" if c in advice.best else "",
-        "latency s": digits(c.latency_s) if c.latency_s is not None else "",
-        "images/s": digits(c.case.batch_size / c.cost) if c.latency_s is not None else "",
+        "latency s": rounded(c.latency_s) if c.latency_s is not None else "",
+        "images/s": rounded(c.case.batch_size / c.cost) if c.latency_s is not None else "",
         "time is": c.latency_from,
-        "TFLOP": digits(c.flops / 1e12) if c.flops else "",
+        "TFLOP": rounded(c.flops / 1e12) if c.flops else "",
         "memory MiB": f"{c.memory_mib:,.0f}",
         "memory is": c.memory_from,
         "FID": f"{c.fid:.2f}" if c.quality else "unknown",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.metrics import METRICS
 from bench.study import papers
-from bench.study.columns import written
+from bench.study.columns import format_figure
 from bench.study.folders import PAPERS
 from bench.study.printing import Printed
 from bench.tables.frames import Run
@@ -58,14 +58,11 @@ def read() -> list[Claim]:
     for entry in tomllib.loads(FILE.read_text("utf-8"))["claims"]:
         claim = Claim.model_validate(entry)
         for values in claim.each:
-
-            def filled(keys: Keys, values: Mapping[str, Any] = values) -> dict[str, str]:
-                return {key: text.format_map(values) for key, text in keys.items()}
-
-            sides = ("better", "worse", "paper_better", "paper_worse")
-            given = {side: filled(getattr(claim, side)) for side in sides}
-            says = claim.says.format_map(values)
-            found.append(claim.model_copy(update={**given, "says": says, "each": [values]}))
+            row: dict[str, Any] = {"says": claim.says.format_map(values), "each": [values]}
+            for side in ("better", "worse", "paper_better", "paper_worse"):
+                keys: Keys = getattr(claim, side)
+                row[side] = {key: text.format_map(values) for key, text in keys.items()}
+            found.append(claim.model_copy(update=row))
     return found
 
 
@@ -80,8 +77,8 @@ def known(run: Run, keys: Keys) -> tuple[Known, int] | None:
     return None
 
 
-def verdict(difference: float, interval: tuple[float, float] | None) -> str:
-    """Of what a claim says is better, less the other: FID is better where it is less."""
+def verdict(interval: tuple[float, float] | None) -> str:
+    """From the interval of the better case's FID minus the other's: less FID is better."""
     if interval is None:
         return "no interval"
     return "holds" if interval[1] < 0 else "does not hold" if interval[0] > 0 else "not resolved"
@@ -111,19 +108,20 @@ def table(runs_of: Callable[[str], Sequence[Run]]) -> Printed:
             (better, images), (worse, _) = (one for one in pair if one)
             apart, span = better.less(worse)
             row |= {"better": better.value, "worse": worse.value, "difference": apart}
-            row |= {"verdict": verdict(apart, span), "images": images}
+            row |= {"verdict": verdict(span), "images": images}
             if span:
                 row["difference_low"], row["difference_high"] = span
                 if row["verdict"] == "not resolved":
-                    row["images_to_decide"] = min(images_to_decide(apart, span, images), math.inf)
+                    row["images_to_decide"] = images_to_decide(apart, span, images)
         rows.append(row)
     data = pd.DataFrame(rows)
     text = pd.DataFrame([cells(row, heading, form) for row in rows])
     held = data["verdict"].value_counts()
     notes = [
-        f"{heading} of the one that the claim calls better, and of the other; the difference is "
-        "less than 0 where it holds.",
-        "Intervals are of 95 %, paired where both sets are of the same seeds; one in twenty errs.",
+        f"{heading} of the case that the claim calls better, then of the other.  The difference "
+        "is below 0 where the claim holds.",
+        "Intervals are of 95 %, paired where both sets are of the same seeds; one in twenty is "
+        "wrong by chance.",
         "; ".join(f"{count} {words}" for words, count in held.items()) + ".",
     ]
     return Printed("What the papers claim", data, text, notes, names=2)
@@ -133,8 +131,8 @@ def cells(row: Mapping[str, Any], heading: str, form: str) -> dict[str, str]:
     """A row as text."""
 
     def pair(end: str) -> str:
-        both = [row.get(f"better{end}"), row.get(f"worse{end}")]
-        return "" if None in both else " against ".join(written(form, one) for one in both if one)
+        both = [row[side + end] for side in ("better", "worse") if row.get(side + end) is not None]
+        return " against ".join(format_figure(form, one) for one in both)
 
     low, high = row.get("difference_low"), row.get("difference_high")
     needed = row.get("images_to_decide")

@@ -17,7 +17,7 @@ from bench.predict.durations import Span, Speed, decoder_flops, of_round
 from bench.predict.prediction import predict
 from bench.predict.shares import families
 from bench.study.cases import Case, sampled
-from bench.study.columns import digits
+from bench.study.columns import rounded
 from bench.study.errors import UsageError
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed
@@ -138,8 +138,8 @@ def shortened(sweep: Sweep, speed: Speed, seconds: float) -> list[str]:
     if not fitting:
         least = min(took for took, _ in tried) / 60
         raise UsageError(
-            f"--minutes: a round of all {len(sweep.cases)} cases takes {digits(least, 2)}; give so "
-            "many, or choose fewer cases with --set"
+            f"--minutes: a round of all {len(sweep.cases)} cases takes {rounded(least, 2)}; give "
+            "so many, or choose fewer cases with --set"
         )
     best = max(fitting, key=lambda one: one[0])[1]
     names = ("rounds", "max_seconds")
@@ -188,7 +188,7 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
         ("hours_least", "hours at least"),
         ("hours_most", "at most"),
     ):
-        text[heading] = data[name].map(digits)
+        text[heading] = data[name].map(rounded)
     if terms.images:  # all cards share the images of each case
         shared = [sampling(case, terms.images, speed, terms.gpus).most for case in cases]
         ends = Span(sum(shared) / 3600, sum(shared) / 3600)
@@ -214,5 +214,5 @@ def estimate(sweep: Sweep, terms: Terms) -> Printed:
 
 def said(span: Span) -> str:
     """The least and the most, or one number where they are the same."""
-    least, most = digits(span.least, 2), digits(span.most, 2)
+    least, most = rounded(span.least, 2), rounded(span.most, 2)
     return least if least == most else f"{least} to {most}"

@@ -13,7 +13,7 @@ from typing import Any
 from bench.methods.sources import hashes_of
 from bench.study import evaluations, records
 from bench.study.cases import Case
-from bench.study.columns import digits
+from bench.study.columns import rounded
 from bench.study.errors import UsageError
 from bench.tables import case_rows, frames, links
 from bench.tables.frames import Run
@@ -73,7 +73,7 @@ def facts_of(cases: Sequence[Case], results: Path, folder: Path | None = None) -
 def speed_lines(row: dict[str, Any]) -> list[str]:
     """What stands beside a case's pictures: speed-up, rate, memory."""
     speed = [f"{row['speedup']:.1f}x"] if "speedup" in row else []
-    speed += [f"{digits(row['throughput_img_s'])} images/s"] if "throughput_img_s" in row else []
+    speed += [f"{rounded(row['throughput_img_s'])} images/s"] if "throughput_img_s" in row else []
     memory = [f"{row['total_mib']:,.0f} MiB"] if "total_mib" in row else []
     return [", ".join(speed), *memory] if speed else memory
 

@@ -14,7 +14,7 @@ from bench.predict.ceilings import Ceilings
 from bench.predict.ceilings import load as load_ceilings
 from bench.predict.floor import Floor, beats, compute_bound_from, floor_of, launches
 from bench.study.cases import VARCase
-from bench.study.columns import digits
+from bench.study.columns import rounded
 from bench.study.printing import Printed
 from bench.study.records import SESSION
 from bench.tables import case_rows, frames, session_tables
@@ -89,12 +89,12 @@ def ceilings_table(run: Run, ceilings: Ceilings) -> Printed:
 
 def rate(flop_per_s: float) -> str:
     """FLOP/s as text, in TFLOP/s."""
-    return f"{digits(flop_per_s / 1e12)} TFLOP/s"
+    return f"{rounded(flop_per_s / 1e12)} TFLOP/s"
 
 
 def bandwidth(bytes_per_s: float) -> str:
     """Bytes a second as text, in GiB/s."""
-    return f"{digits(bytes_per_s / 2**30)} GiB/s"
+    return f"{rounded(bytes_per_s / 2**30)} GiB/s"
 
 
 def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
@@ -106,18 +106,18 @@ def methods_table(rows: list[Row], run: Run, ceilings: Ceilings) -> Printed:
         alone, turns, launched = row["case"].model_copy(update={"batch_size": 1}), "", ""
         if row["name"] in looked_into:
             turns = str(turns_of(alone) or "never")
-            launched = digits(launches(alone) * ceilings.launch_s)
+            launched = rounded(launches(alone) * ceilings.launch_s)
         lines.append(
             {
                 "method": row["name"],
                 "batch": row["batch_size"],
                 "stack": row["stack"],
-                "latency s": digits(row["latency_s"]),
-                "images/s": digits(row["throughput_img_s"]),
+                "latency s": rounded(row["latency_s"]),
+                "images/s": rounded(row["throughput_img_s"]),
                 "speed-up": f"{row['speedup']:.2f}x" if "speedup" in row else "",
                 "total MiB": f"{row['total_mib']:.0f}",
                 "reached": rate(sum(floor.flops) / row["latency_s"]),
-                "floor s": digits(sum(floor.seconds)),
+                "floor s": rounded(sum(floor.seconds)),
                 "over floor": f"{row['latency_s'] / sum(floor.seconds):.2f}x"
                 + ", invalid" * row["beats_floor"],
                 "bound by": "compute" if floor.compute_bound else "memory",
@@ -210,7 +210,7 @@ def winners(rows: Sequence[Row]) -> Printed:
                 {
                     "stack": stack,
                     "batch": batch,
-                    **{name: digits(rates[name]) if name in rates else "" for name in shown},
+                    **{name: rounded(rates[name]) if name in rates else "" for name in shown},
                     "fastest": fastest,
                     "over the next": f"{rates[fastest] / rates[second]:.2f}x {second}",
                 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.study.columns import written
+from bench.study.columns import format_figure
 from bench.study.errors import UsageError
 from bench.study.printing import Printed
 from bench.tables.frames import Run
@@ -163,7 +163,7 @@ def as_text(data: pd.DataFrame) -> pd.DataFrame:
         ("goodput_rank", "rank", "{}"),
         ("capacity_rank", "by capacity", "{}"),
     ):
-        text[heading] = data[name].map(partial(written, form))
+        text[heading] = data[name].map(partial(format_figure, form))
     late = data["rate"] > data["capacity"]
     text.loc[late, ["p50 s", "p90 s", "p99 s"]] = "-"  # the queue only grows
     return text

@@ -20,7 +20,7 @@ from bench.metrics.frechet import DIFFERENCE
 from bench.predict.prediction import largest_batch, predict
 from bench.study import papers
 from bench.study.cases import MINI, Case, with_batch
-from bench.study.columns import COLUMNS, Column, digits, in_order, written
+from bench.study.columns import COLUMNS, Column, format_figure, in_order, rounded
 from bench.study.errors import UsageError, nearest
 from bench.study.experiment import Sweep
 from bench.study.printing import Printed, missing
@@ -406,7 +406,7 @@ def by_parts(title: str, data: pd.DataFrame, parts: int | None, notes: list[str]
                 if len(values) < steps:  # of few steps, each of which stands for some
                     values = np.repeat(values, row["stands_for"])
                 split = np.array_split(values, min(parts or steps, steps))
-                told = [written("{:.4g}" if parts else form, fold(part)) for part in split]
+                told = [format_figure("{:.4g}" if parts else form, fold(part)) for part in split]
                 if not found or ("KV" in what and told not in found.values()):
                     found[label] = told
             for label, cells in found.items():
@@ -533,7 +533,7 @@ def column(data: pd.DataFrame, name: str, form: str) -> list[str]:
     if name not in data:
         return ["" for _ in data.index]
     return [
-        "" if missing(value) else value if isinstance(value, str) else written(form, value)
+        "" if missing(value) else value if isinstance(value, str) else format_figure(form, value)
         for value in data[name]
     ]
 
@@ -552,7 +552,7 @@ def ours_or_papers(data: pd.DataFrame, name: str) -> list[str]:
 
 def millions(count: int) -> str:
     """To the million, and of the mini world's models to two digits."""
-    return f"{count / 1e6:.0f}" if count >= 1e7 else digits(count / 1e6, 2)
+    return f"{count / 1e6:.0f}" if count >= 1e7 else rounded(count / 1e6, 2)
 
 
 def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
@@ -561,7 +561,7 @@ def interval_text(row: Mapping[Any, Any], name: str, form: str) -> str:
     if low is None or high is None or missing(low) or missing(high):
         return ""
     between = " to " if low < 0 or "+" in form else "-"
-    return f"{written(form, low)}{between}{written(form, high)}".replace("x", "")
+    return f"{format_figure(form, low)}{between}{format_figure(form, high)}".replace("x", "")
 
 
 def status_text(row: Mapping[Any, Any]) -> str:

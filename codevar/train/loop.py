@@ -139,6 +139,17 @@ class Run:
             raise TrainError(
                 f"{out} is at step {self.done} already, which is more than {self.steps}"
             )
+        was = before["config"] if before else model["recipe"] if model else {}
+        falls = self.steps * (1 - recipe.optimizer.cooldown)
+        if (
+            was
+            and was["optimizer"]["decay"] == "constant" != recipe.optimizer.decay
+            and self.done > falls
+        ):
+            raise TrainError(
+                f"{out}: the cooldown would have begun at step {falls:.0f}, and {self.done} are "
+                "done; choose more steps, or a shorter cooldown"
+            )
         self.lengths = before["config"].get("lengths", []) if before else []
         if model:
             past = model.get("lengths") or [{"from": 0, "steps": self.done}]
@@ -394,7 +405,7 @@ def _left_finished(recipe: Recipe, out: Path, resume: bool) -> bool:
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any], table: str = "") -> None:
-    # A constant rate is as any schedule with a later cooldown has it.
+    # Before its cooldown a schedule is constant too; `Run` refuses one that had begun by now.
     free = _FREE | ({"decay", "cooldown", "final"} if before.get("decay") == "constant" else set())
     for key, value in now.items():
         was = before.get(key, value)  # a key that is newer had its default

@@ -75,8 +75,8 @@ def test_a_new_metric_is_computed_with_its_own_arithmetic_under_its_own_heading(
 
 def test_figures_keep_their_zeros_and_have_no_exponent():
     values = (1.4, 0.99, 0.99996, 1520, 130, -2.5, 0, 1e-5)
-    assert [columns.written("{:.3g}", value) for value in values] == [
+    assert [columns.format_figure("{:.3g}", value) for value in values] == [
         *("1.40", "0.990", "1.00", "1520", "130", "-2.50", "0", "1e-05"),
     ]
-    assert columns.written("{:+.3g} s", 1.2) == "+1.20 s"
-    assert columns.written("{:.2f}x", 1.234) == "1.23x"
+    assert columns.format_figure("{:+.3g} s", 1.2) == "+1.20 s"
+    assert columns.format_figure("{:.2f}x", 1.234) == "1.23x"

@@ -48,6 +48,6 @@ def test_a_claim_is_decided_by_the_paired_difference():
 
 
 def test_what_is_not_resolved_says_what_would_resolve_it():
-    assert claims.verdict(-0.5, (-2.0, 1.0)) == "not resolved"
+    assert claims.verdict((-2.0, 1.0)) == "not resolved"
     assert claims.images_to_decide(-0.5, (-2.0, 1.0), 500) == 4500
     assert [claims.at_least(n) for n in (4501, 99, math.inf)] == ["4,600", "99", "over 1,000,000"]

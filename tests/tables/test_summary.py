@@ -8,7 +8,7 @@ from copy import deepcopy
 
 import pytest
 
-from bench.study.columns import digits
+from bench.study.columns import rounded
 from bench.study.records import Paired, Stream
 from bench.tables import summary, tables
 from tests.synthetic import fake_run
@@ -181,12 +181,12 @@ def test_how_it_was_measured_is_a_table(run):
     assert (first["rounds"], first["stopped by"]) == ("3", "target 3")
     record = run.records[0]
     latency = statistics.median(record.samples.latency_s)
-    assert first["warm decode s"] == digits(latency)
+    assert first["warm decode s"] == rounded(latency)
     assert first["to first image s"] == "20.0"
     parts = [first[f"{name} s"] for name in ("import", "load", "prepare")]
     assert parts == ["5.00", "9.00", "0.500"]
     decoder = statistics.median(record.samples.vqvae_latency_s)
-    assert first["to warm image s"] == digits(latency + decoder)
+    assert first["to warm image s"] == rounded(latency + decoder)
 
 
 def test_records_from_before_the_start_up_was_split_have_no_columns_of_its_parts(run):

@@ -482,6 +482,8 @@ def test_a_run_at_a_constant_rate_may_end_with_a_falling_one(folder, tmp_path):
     values = config(folder, "var", out=str(tmp_path / "o"))
     values["optimizer"] = {"lr": 1e-3}
     path = train(values)
+    with refused("would have begun at step 5, and 6 are done"):
+        train(values | {"optimizer": falling, "steps": 7}, resume=True)
     train(values | {"optimizer": falling, "steps": 8}, resume=True)
     assert json.loads(path.with_name(checkpoint.CARD).read_text())["steps"] == 8
     with refused('begun with optimizer.decay = "linear"'):
